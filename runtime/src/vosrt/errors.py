@@ -1,0 +1,86 @@
+"""Everything vosrt raises on purpose.
+
+    VosrtError
+    ├── InputError              something the user gave is wrong            (CLI exit code 2)
+    │   ├── SourceError         a video, folder, camera or URL cannot be read
+    │   ├── MaskError           a mask, box or polygon does not fit
+    │   ├── BundleError         a bundle is missing, altered, unsafe or too new
+    │   ├── OptionError         an option has an impossible value
+    │   └── OutputError         the place for results cannot be written
+    ├── MissingExtraError       an optional package is needed (names the pip command; exit code 2)
+    └── WorkError               the work itself failed                      (CLI exit code 1)
+        ├── EngineError         an engine failed to load or to run
+        └── BrokenVideoError    a video broke half-way; what came before is kept
+
+Each message is one line: what was given, what was expected, what to do.
+"""
+
+from __future__ import annotations
+
+
+class VosrtError(Exception):
+    """Base of all errors that vosrt raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(VosrtError):
+    """Something the user gave is wrong."""
+
+    exit_code = 2
+
+
+class SourceError(InputError):
+    """A video, frame folder, camera or URL cannot be read."""
+
+
+class MaskError(InputError):
+    """A mask, box or polygon does not fit the video or the format."""
+
+
+class BundleError(InputError):
+    """A bundle is missing, altered, unsafe or too new."""
+
+
+class OptionError(InputError):
+    """An option has an impossible value."""
+
+
+class OutputError(InputError):
+    """The place for results cannot be written."""
+
+
+class MissingExtraError(VosrtError):
+    """An optional package is needed.
+
+    Args:
+        what: what was asked for, e.g. ``"the OpenVINO engine"``.
+        extra: the extra of this distribution that brings it, e.g. ``"openvino"``.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} is not installed; install it with: pip install 'vosrt[{extra}]'")
+        self.extra = extra
+
+
+class WorkError(VosrtError):
+    """The work itself failed although the input was accepted."""
+
+
+class EngineError(WorkError):
+    """An engine failed to load or to run."""
+
+
+class BrokenVideoError(WorkError):
+    """A video broke half-way.
+
+    Args:
+        message: the one-line explanation.
+        frame_index: index of the first frame that could not be read (from 0).
+    """
+
+    def __init__(self, message: str, frame_index: int) -> None:
+        super().__init__(message)
+        self.frame_index = frame_index
