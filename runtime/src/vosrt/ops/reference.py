@@ -1,0 +1,244 @@
+"""NumPy twins of the native operations: the definition of correct, and the fallback where no compiler was.
+
+Pure functions, written to be read next to the formulas, not to be fast. Symbols as in :mod:`vosrt.types`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vosrt.errors import MaskError
+from vosrt.types import F32Array, I32Array, U8Array, Window
+
+_RESIZE_BITS = 11
+_ONE = 1 << _RESIZE_BITS
+
+
+def resize_bgr(image: U8Array, height: int, width: int) -> U8Array:
+    """Resize an image: bilinear, pixel centres at half-integers, edges repeated, no antialiasing.
+
+    All arithmetic is on integers (11-bit weights), so that every implementation gives the same bytes.
+
+    Args:
+        image: u8 [H, W, 3].
+        height: rows of the result.
+        width: columns of the result.
+
+    Returns:
+        u8 [height, width, 3].
+    """
+    top, bottom, wy = _half_pixel_taps(image.shape[0], height)
+    left, right, wx = _half_pixel_taps(image.shape[1], width)
+    wy, wx = wy[:, None, None], wx[None, :, None]
+    pixels = image.astype(np.int64)
+    upper = (_ONE - wx) * pixels[top][:, left] + wx * pixels[top][:, right]
+    lower = (_ONE - wx) * pixels[bottom][:, left] + wx * pixels[bottom][:, right]
+    total = (_ONE - wy) * upper + wy * lower
+    half = 1 << (2 * _RESIZE_BITS - 1)
+    return ((total + half) >> (2 * _RESIZE_BITS)).astype(np.uint8)
+
+
+def _half_pixel_taps(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """First tap, second tap and the second tap's weight (0 to 2048), each i64 [target]."""
+    denominator = 2 * target
+    position = (2 * np.arange(target, dtype=np.int64) + 1) * source - target
+    position = np.clip(position, 0, (source - 1) * denominator)
+    first = position // denominator
+    weight = ((position - first * denominator) * _ONE + target) // denominator
+    return first, np.minimum(first + 1, source - 1), weight
+
+
+def resize_mask(mask: U8Array, ids: Sequence[int], height: int, width: int) -> F32Array:
+    """Bring an annotation to the feature grid as one soft plane per object.
+
+    Each object's one-hot plane is resized bilinearly with aligned corners and no antialiasing. An object whose
+    largest value is at most one half would be lost, so it is rescued: the cell that holds most of its pixels (each
+    pixel counted for its nearest cell; the first of equals) becomes its own entirely. A rescued cell is not
+    given away again.
+
+    Args:
+        mask: u8 [H, W], object ids.
+        ids: the objects to resize, ascending.
+        height: grid rows.
+        width: grid columns.
+
+    Returns:
+        f32 [height, width, len(ids)].
+
+    Raises:
+        MaskError: every cell an object could be rescued to belongs to another rescued object.
+    """
+    rows, columns = _corner_taps(mask.shape[0], height), _corner_taps(mask.shape[1], width)
+    planes = [_sample((mask == object_id).astype(np.float32), rows, columns) for object_id in ids]
+    soft = np.stack(planes, axis=-1)
+    taken = np.zeros((height, width), dtype=bool)
+    while (lost := np.flatnonzero(soft.max(axis=(0, 1)) <= 0.5)).size:
+        channel = lost[0]
+        count = np.where(taken, 0, _pixels_per_cell(mask == ids[channel], height, width))
+        cell = np.unravel_index(np.argmax(count), count.shape)
+        if count[cell] == 0:
+            raise MaskError(
+                f"object {ids[channel]} is too small for the {height} x {width} feature grid and shares its cell with "
+                "another small object; annotate it larger, or use a larger working size"
+            )
+        soft[cell] = 0
+        soft[(*cell, channel)] = 1
+        taken[cell] = True
+    return soft
+
+
+def _pixels_per_cell(plane: NDArray[np.bool_], height: int, width: int) -> NDArray[np.int64]:
+    """How many of a plane's pixels are nearest to each cell, corners aligned: i64 [height, width]."""
+    y, x = np.nonzero(plane)
+    count = np.zeros((height, width), dtype=np.int64)
+    np.add.at(count, (_nearest_cell(y, plane.shape[0], height), _nearest_cell(x, plane.shape[1], width)), 1)
+    return count
+
+
+def _nearest_cell(pixel: NDArray[np.int64], pixels: int, cells: int) -> NDArray[np.int64]:
+    """round_half_up(pixel * (cells - 1) / (pixels - 1)) in exact integers."""
+    if pixels == 1:
+        return np.zeros_like(pixel)
+    return (2 * pixel * (cells - 1) + (pixels - 1)) // (2 * (pixels - 1))
+
+
+class Neighbours(NamedTuple):
+    """Top-k of every query cell, most similar first; NaN and -1 where there are fewer candidates than k."""
+
+    similarity: F32Array  # [h*w, k]
+    slot: I32Array  # [h*w, k]
+    cell: I32Array  # [h*w, k], row-major
+
+
+def match(
+    query: F32Array, keys: Sequence[F32Array], local: Sequence[bool], *, window: Window, radius: float, top_k: int
+) -> Neighbours:
+    """Joint top-k of every query cell over all slots (Araslanov et al. 2021, appendix C).
+
+    The order is by similarity, then slot, then cell. NaN similarities are never selected.
+
+    Args:
+        query: f32 [h, w, K], unit length per cell.
+        keys: one f32 [h, w, K] per slot.
+        local: per slot, whether it is attended within the window only.
+        window: ``"circle"`` keeps ``sqrt(dx² + dy²) < radius``, ``"square"`` keeps ``|dx|, |dy| <= radius``.
+        radius: in cells.
+        top_k: neighbours kept, k.
+
+    Returns:
+        The neighbours of all h*w query cells.
+    """
+    height, width, _ = query.shape
+    found = Neighbours(
+        np.full((height * width, top_k), np.nan, dtype=np.float32),
+        np.full((height * width, top_k), -1, dtype=np.int32),
+        np.full((height * width, top_k), -1, dtype=np.int32),
+    )
+    for y in range(height):
+        inside = _inside_window(y, height, width, window, radius)
+        blocks = []
+        for key, is_local in zip(keys, local, strict=True):
+            similarity = query[y] @ key.reshape(height * width, -1).T
+            usable = ~np.isnan(similarity) & (inside | (not is_local))
+            blocks.append(np.where(usable, similarity, -np.inf))
+        candidates = np.stack(blocks, axis=1).reshape(width, -1)
+        queries = np.arange(width)
+        for rank in range(min(top_k, candidates.shape[1])):
+            best = np.argmax(candidates, axis=1)  # the first of equals: lower slot, then lower cell
+            value = candidates[queries, best]
+            kept = np.flatnonzero(value > -np.inf)
+            found.similarity[y * width + kept, rank] = value[kept]
+            found.slot[y * width + kept, rank] = best[kept] // (height * width)
+            found.cell[y * width + kept, rank] = best[kept] % (height * width)
+            candidates[queries, best] = -np.inf
+    return found
+
+
+def _inside_window(y: int, height: int, width: int, window: Window, radius: float) -> NDArray[np.bool_]:
+    """Which cells the queries of grid row y may attend to: bool [width, height*width]."""
+    reach = float(np.float32(radius))
+    dy = np.arange(height)[None, :, None] - y
+    dx = np.arange(width)[None, None, :] - np.arange(width)[:, None, None]
+    circle = dx**2 + dy**2 < reach**2
+    square = (np.abs(dx) <= reach) & (np.abs(dy) <= reach)
+    inside: NDArray[np.bool_] = circle if window == "circle" else square
+    return inside.reshape(width, height * width)
+
+
+def read_out(neighbours: Neighbours, labels: F32Array, temperature: float) -> F32Array:
+    """Weighted sum of the neighbours' labels; the weights are a softmax over similarity / temperature.
+
+    The result is not renormalised. A cell without neighbours gets zeros.
+
+    Args:
+        neighbours: what :func:`match` found.
+        labels: f32 [N, h, w, M], soft labels of every slot.
+        temperature: τ.
+
+    Returns:
+        f32 [h, w, M].
+    """
+    slots, height, width, channels = labels.shape
+    missing = neighbours.slot < 0
+    scaled = np.where(missing, -np.inf, neighbours.similarity / np.float32(temperature)).astype(np.float32)
+    largest = np.where(missing.all(axis=1), 0, scaled.max(axis=1)).astype(np.float32)
+    weight = np.exp(scaled - largest[:, None])
+    weight /= np.maximum(weight.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    flat = labels.reshape(slots * height * width, channels)
+    attended = flat[np.where(missing, 0, neighbours.slot * (height * width) + neighbours.cell)]
+    attended[missing] = 0
+    total: F32Array = np.einsum("qk,qkm->qm", weight, attended)
+    return total.reshape(height, width, channels)
+
+
+def upsample_labels(soft: F32Array, height: int, width: int) -> tuple[I32Array, F32Array]:
+    """Upsample soft masks (bilinear, corners aligned) and take the largest channel, the first of equals.
+
+    Args:
+        soft: f32 [h, w, M].
+        height: rows of the result.
+        width: columns of the result.
+
+    Returns:
+        The channel index i32 [height, width] and its value f32 [height, width].
+    """
+    rows, columns = _corner_taps(soft.shape[0], height), _corner_taps(soft.shape[1], width)
+    confidence = _sample(soft[:, :, 0], rows, columns)
+    index = np.zeros((height, width), dtype=np.int32)
+    for channel in range(1, soft.shape[2]):
+        value = _sample(soft[:, :, channel], rows, columns)
+        larger = value > confidence
+        index[larger] = channel
+        confidence[larger] = value[larger]
+    return index, confidence
+
+
+class _Taps(NamedTuple):
+    """Two source coordinates and the second's weight, per target coordinate."""
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    weight: F32Array
+
+
+def _corner_taps(source: int, target: int) -> _Taps:
+    """Bilinear taps with aligned corners, in float32 as PyTorch computes them."""
+    scale = np.float32(source - 1) / np.float32(target - 1) if target > 1 else np.float32(0)
+    position = scale * np.arange(target, dtype=np.float32)
+    first = np.minimum(position.astype(np.int64), source - 1)
+    return _Taps(first, np.minimum(first + 1, source - 1), position - first.astype(np.float32))
+
+
+def _sample(plane: F32Array, rows: _Taps, columns: _Taps) -> F32Array:
+    """Bilinear samples of one f32 plane."""
+    one = np.float32(1)
+    wy, wx = rows.weight[:, None], columns.weight[None, :]
+    upper, lower = plane[rows.first], plane[rows.second]
+    upper = (one - wx) * upper[:, columns.first] + wx * upper[:, columns.second]
+    lower = (one - wx) * lower[:, columns.first] + wx * lower[:, columns.second]
+    sampled: F32Array = (one - wy) * upper + wy * lower
+    return sampled
