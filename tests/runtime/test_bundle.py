@@ -1,0 +1,337 @@
+"""The manifest's contract: a sound bundle loads, and every unsound one is refused with one clear line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vosrt.bundle import (
+    SCHEMA,
+    EncoderSpec,
+    GraphFile,
+    Manifest,
+    file_sha256,
+    load_bundle,
+    write_manifest,
+)
+from vosrt.errors import BundleError
+from vosrt.types import PropagationOptions
+
+Edit = Callable[[dict[str, Any]], object]
+
+
+def make_bundle(root: Path, **changes: Any) -> Path:
+    """Write a small valid bundle; the graph's content is irrelevant to the contract."""
+    root.mkdir()
+    graph = root / "encoder.onnx"
+    graph.write_bytes(b"not really a graph")
+    manifest = Manifest(
+        name="test",
+        trained=False,
+        summary="A test.",
+        encoder=EncoderSpec(channels=4, feature="res3"),
+        graphs={
+            "encoder": GraphFile(
+                file="encoder.onnx", sha256=file_sha256(graph), bytes=graph.stat().st_size, precision="fp16"
+            )
+        },
+        verification={"max_abs": 1e-6},
+        provenance={"licence": "Apache-2.0"},
+    )
+    write_manifest(dataclasses.replace(manifest, **changes), root / "manifest.json")
+    return root
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return make_bundle(tmp_path / "bundle")
+
+
+def edit(bundle: Path, change: Edit) -> None:
+    path = bundle / "manifest.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def refusal(bundle: Path | str, **options: bool) -> str:
+    """The one line with which a bundle is refused."""
+    with pytest.raises(BundleError) as caught:
+        load_bundle(bundle, **options)
+    message = str(caught.value)
+    assert message
+    assert message.isprintable(), "an error is one line that is safe to print on a terminal"
+    assert len(message) < 600
+    return message
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    """Every field survives, those that are not the default included."""
+    options = PropagationOptions(context=3, window="square", radius=2.5, top_k=4, temperature=0.1, pad_context=False)
+    loaded = load_bundle(make_bundle(tmp_path / "b", inference=options, size=240, trained=True, name="naïve"))
+    assert loaded.manifest.inference == options
+    assert loaded.manifest.size == 240
+    assert loaded.manifest.trained is True
+    assert loaded.manifest.name == "naïve"
+    assert loaded.manifest.encoder == EncoderSpec(channels=4, feature="res3")
+    assert loaded.manifest.verification == {"max_abs": 1e-6}
+    assert loaded.graph_path("encoder").read_bytes() == b"not really a graph"
+
+
+def test_the_same_manifest_gives_the_same_bytes(tmp_path: Path) -> None:
+    first, second = make_bundle(tmp_path / "a"), make_bundle(tmp_path / "b")
+    assert (first / "manifest.json").read_bytes() == (second / "manifest.json").read_bytes()
+
+
+def test_a_manifest_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="channels"):
+        make_bundle(tmp_path / "b", encoder=EncoderSpec(channels=0, feature="res3"))
+    assert not (tmp_path / "b" / "manifest.json").exists()
+    with pytest.raises(BundleError, match="not a finite number"):
+        make_bundle(tmp_path / "c", verification={"max_abs": float("nan")})
+
+
+def test_unknown_graph_names_those_that_exist(bundle: Path) -> None:
+    with pytest.raises(BundleError, match="no graph 'decoder'; it has: encoder"):
+        load_bundle(bundle).graph_path("decoder")
+
+
+def test_options_newer_than_the_bundle_keep_their_default(bundle: Path) -> None:
+    edit(bundle, lambda d: d["inference"].pop("global_reference"))
+    assert load_bundle(bundle).manifest.inference == PropagationOptions()
+
+
+@pytest.mark.parametrize(("side", "cells"), [(480, 60), (854, 107), (1, 1), (8, 1), (9, 2), (96, 12), (97, 13)])
+def test_grid_follows_the_convolution_arithmetic(side: int, cells: int) -> None:
+    """Three stages of stride 2 that each give floor((x - 1) / 2) + 1."""
+    chained = side
+    for _ in range(3):
+        chained = (chained - 1) // 2 + 1
+    assert chained == cells
+    assert EncoderSpec(channels=4, feature="res3").grid(side, 2 * side)[0] == cells
+
+
+def test_missing_pieces(tmp_path: Path, bundle: Path) -> None:
+    assert "no such bundle" in refusal(tmp_path / "nowhere")
+    assert "a bundle is a directory" in refusal(bundle / "encoder.onnx")
+    (bundle / "encoder.onnx").unlink()
+    assert "lacks its file encoder.onnx" in refusal(bundle)
+    (bundle / "encoder.onnx").mkdir()
+    assert "lacks its file encoder.onnx" in refusal(bundle)
+    (bundle / "manifest.json").unlink()
+    assert "it has no manifest.json" in refusal(bundle)
+
+
+def test_altered_files(bundle: Path) -> None:
+    graph = bundle / "encoder.onnx"
+    graph.write_bytes(b"not really A graph")
+    assert "was altered: its SHA-256" in refusal(bundle)
+    assert load_bundle(bundle, verify_hashes=False).path == bundle
+    graph.write_bytes(b"truncated")
+    assert "has 9 bytes, the manifest says 18" in refusal(bundle)
+    assert "has 9 bytes" in refusal(bundle, verify_hashes=False), "a size costs nothing to compare"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../bundle/encoder.onnx",
+        "a/../encoder.onnx",
+        "..",
+        ".",
+        "",
+        "/etc/passwd",
+        "C:/encoder.onnx",
+        "..\\encoder.onnx",
+        "encoder.onnx\n",
+        "encoder.onnx\x00",
+        "\ud800.onnx",
+        ".hidden",
+        "a//b",
+        7,
+        None,
+    ],
+)
+def test_file_names_that_escape(bundle: Path, name: object) -> None:
+    edit(bundle, lambda d: d["graphs"]["encoder"].update(file=name))
+    assert "graphs.encoder.file" in refusal(bundle)
+
+
+def test_links_that_escape(tmp_path: Path, bundle: Path) -> None:
+    """A link to the very same content outside is refused; one that stays inside is not."""
+    graph = bundle / "encoder.onnx"
+    outside = tmp_path / "outside.onnx"
+    graph.rename(outside)
+    graph.symlink_to(outside)
+    assert "leads out of the bundle" in refusal(bundle)
+    graph.unlink()
+    outside.rename(bundle / "stored.onnx")
+    graph.symlink_to("stored.onnx")
+    assert load_bundle(bundle).graph_path("encoder").read_bytes() == b"not really a graph"
+    (bundle / "manifest.json").rename(tmp_path / "manifest.json")
+    (bundle / "manifest.json").symlink_to(tmp_path / "manifest.json")
+    assert "leads out of the bundle" in refusal(bundle)
+
+
+def test_linked_folders_that_escape(tmp_path: Path, bundle: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (bundle / "encoder.onnx").rename(outside / "encoder.onnx")
+    (bundle / "engines").symlink_to(outside)
+    edit(bundle, lambda d: d["graphs"]["encoder"].update(file="engines/encoder.onnx"))
+    assert "leads out of the bundle" in refusal(bundle)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_not_waited_for(bundle: Path) -> None:
+    (bundle / "encoder.onnx").unlink()
+    os.mkfifo(bundle / "encoder.onnx")
+    assert "lacks its file" in refusal(bundle)
+
+
+def test_a_newer_schema_is_named_before_anything_else(bundle: Path) -> None:
+    def renew(document: dict[str, Any]) -> None:
+        document.clear()
+        document.update(schema=SCHEMA + 1, novelty=True)
+
+    edit(bundle, renew)
+    assert f"made by a newer vosrt (schema {SCHEMA + 1}; this one reads up to {SCHEMA}); upgrade" in refusal(bundle)
+
+
+WRONG: dict[str, Edit] = {
+    "schema": lambda d: d.update(schema="1"),
+    "schema zero": lambda d: d.update(schema=0),
+    "schema true": lambda d: d.update(schema=True),
+    "schema missing": lambda d: d.pop("schema"),
+    "family": lambda d: d.update(family="mask-embedding"),
+    "family list": lambda d: d.update(family=["correspondence"]),
+    "name": lambda d: d.update(name=""),
+    "name escape": lambda d: d.update(name="\x1b[31mred"),
+    "name long": lambda d: d.update(name="x" * 101),
+    "trained": lambda d: d.update(trained=0),
+    "trained missing": lambda d: d.pop("trained"),
+    "summary": lambda d: d.update(summary="two\nlines"),
+    "encoder": lambda d: d.update(encoder=[]),
+    "encoder missing": lambda d: d.pop("encoder"),
+    "channels": lambda d: d["encoder"].update(channels=10**9),
+    "channels float": lambda d: d["encoder"].update(channels=4.0),
+    "channels true": lambda d: d["encoder"].update(channels=True),
+    "channels negative": lambda d: d["encoder"].update(channels=-4),
+    "feature": lambda d: d["encoder"].update(feature="res5"),
+    "stride": lambda d: d["encoder"].update(stride=16),
+    "input_name": lambda d: d["encoder"].update(input_name="a b"),
+    "output_name": lambda d: d["encoder"].update(output_name=None),
+    "sides": lambda d: d["encoder"].update(min_side=64, max_side=32),
+    "max_side": lambda d: d["encoder"].update(max_side=1 << 40),
+    "encoder unknown": lambda d: d["encoder"].update(padding=3),
+    "graphs": lambda d: d.update(graphs=None),
+    "graphs empty": lambda d: d.update(graphs={}),
+    "graph": lambda d: d["graphs"].update(encoder="encoder.onnx"),
+    "sha256": lambda d: d["graphs"]["encoder"].update(sha256="ABC"),
+    "bytes": lambda d: d["graphs"]["encoder"].update(bytes=-1),
+    "precision": lambda d: d["graphs"]["encoder"].update(precision="int4"),
+    "graph unknown": lambda d: d["graphs"]["encoder"].update(url="https://example.org"),
+    "context": lambda d: d["inference"].update(context=-1),
+    "context float": lambda d: d["inference"].update(context=1.5),
+    "window": lambda d: d["inference"].update(window="hexagon"),
+    "radius": lambda d: d["inference"].update(radius=0),
+    "radius text": lambda d: d["inference"].update(radius="12"),
+    "top_k": lambda d: d["inference"].update(top_k=100000),
+    "temperature": lambda d: d["inference"].update(temperature=0.0),
+    "pad_context": lambda d: d["inference"].update(pad_context=1),
+    "size": lambda d: d["inference"].update(size=0),
+    "size missing": lambda d: d["inference"].pop("size"),
+    "size text": lambda d: d["inference"].update(size="480"),
+    "inference unknown": lambda d: d["inference"].update(raduis=12),
+    "verification": lambda d: d.update(verification=3),
+    "provenance": lambda d: d.pop("provenance"),
+    "unknown": lambda d: d.update(script="rm"),
+}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())
+def test_wrong_types_and_absurd_values(bundle: Path, change: Edit) -> None:
+    """Each refusal names the manifest, so that the user knows which file to look at."""
+    edit(bundle, change)
+    assert "manifest.json" in refusal(bundle)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[]", "expected a JSON object"),
+        (b"null", "expected a JSON object"),
+        (b'{"schema": 1, "schema": 1}', "occurs twice"),
+        (b'{"schema": 1, "encoder": {"\\u001b": 1, "\\u001b": 1}}', "occurs twice"),
+        (b'{"schema": NaN}', "not a finite number"),
+        (b'{"schema": 1, "verification": {"x": 1e999}}', "not a finite number"),
+        (b'{"schema": -Infinity}', "not a finite number"),
+        (b'{"schema": ' + b"1" * 5000 + b"}", "cannot be used"),
+        (b"[" * 100_000, "cannot be used"),
+        (b"\xff\xfe{}", "not UTF-8"),
+        (b" " * (1 << 20) + b"{}", "at most"),
+    ],
+    ids=lambda value: repr(value[:20]),
+)
+def test_files_that_are_no_manifest(bundle: Path, content: bytes, says: str) -> None:
+    (bundle / "manifest.json").write_bytes(content)
+    assert says in refusal(bundle)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    path=st.sampled_from([(s, k) for s in ("encoder", "inference", "graphs") for k in (None, "file", "size")]),
+    key=st.text(),
+    value=json_values,
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_content_crashes_the_reader(bundle: Path, path: tuple[str, str | None], key: str, value: object) -> None:
+    """Whatever a section holds, the outcome is a bundle or a BundleError, never another exception."""
+    original = (bundle / "manifest.json").read_text()
+    document = json.loads(original)
+    if path[1] is None:
+        document[path[0]] = value
+    else:
+        document[path[0]][path[1]] = value
+        document[path[0]][key] = value
+    try:
+        (bundle / "manifest.json").write_text(json.dumps(document))
+        with contextlib.suppress(BundleError):
+            load_bundle(bundle)
+    finally:
+        (bundle / "manifest.json").write_text(original)
+
+
+def test_unreadable_directory_is_a_bundle_error(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+    """Operating-system errors become one line too."""
+
+    def denied(self: Path, **_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    assert "cannot be read: Permission denied" in refusal(bundle)
+
+
+def test_default_is_a_name_only_as_a_string(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of the user's called "default" is reached through a path."""
+    monkeypatch.chdir(tmp_path)
+    make_bundle(tmp_path / "default")
+    assert load_bundle(Path("default")).manifest.name == "test"
+    assert load_bundle("./default").manifest.name == "test"
