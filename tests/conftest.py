@@ -1,0 +1,91 @@
+"""Fixtures shared by all tests: data beside the checkout, tiny synthetic clips, memories on every core."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from vosrt.memory import Memory, NumpyMemory
+from vosrt.types import F32Array, PropagationOptions, U8Array
+
+settings.register_profile("vosrt", deadline=None, max_examples=50)
+settings.load_profile("vosrt")
+
+MemoryFactory = Callable[..., Memory]
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def skip_or_fail(reason: str, *, required: str) -> None:
+    """Skip, or fail where the environment names this requirement: ``VOSRT_TEST_REQUIRE=native,openvino,shared``."""
+    if required in os.environ.get("VOSRT_TEST_REQUIRE", "").split(","):
+        pytest.fail(f"{reason} (VOSRT_TEST_REQUIRE names {required!r})")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Directory with the data that are not part of the repository: ``shared`` beside it, or ``VOSRT_SHARED``."""
+    path = Path(os.environ.get("VOSRT_SHARED", REPOSITORY.parent / "shared"))
+    if not path.is_dir():
+        skip_or_fail(f"no shared data at {path}; set VOSRT_SHARED to the directory that holds them", required="shared")
+    return path
+
+
+@pytest.fixture(scope="session")
+def native() -> Any:
+    """The native module; tests that need it are skipped where it is not built."""
+    try:
+        return importlib.import_module("vosrt._native")
+    except ImportError as error:
+        return skip_or_fail(f"native core not built: {error}", required="native")
+
+
+@pytest.fixture(params=["numpy", "native"])
+def memory_factory(request: pytest.FixtureRequest) -> MemoryFactory:
+    """Creates memories in fp32 on each core: ``memory_factory(height, width, channels, **propagation_options)``."""
+    if request.param == "numpy":
+        return lambda h, w, k, **options: NumpyMemory(h, w, k, PropagationOptions(**options))
+    module = request.getfixturevalue("native")
+
+    def create(height: int, width: int, channels: int, **options: Any) -> Memory:
+        chosen = vars(PropagationOptions(**options))
+        memory: Memory = module.Memory(height, width, channels, **chosen, precision="fp32", threads=2)
+        return memory
+
+    return create
+
+
+@pytest.fixture
+def unit_embedding() -> Callable[..., F32Array]:
+    """Random embeddings with unit length per cell: ``unit_embedding(seed, height, width, channels)``."""
+
+    def create(seed: int, height: int, width: int, channels: int) -> F32Array:
+        array = np.random.default_rng(seed).standard_normal((height, width, channels)).astype(np.float32)
+        normalised: F32Array = array / np.linalg.norm(array, axis=-1, keepdims=True)
+        return normalised
+
+    return create
+
+
+@pytest.fixture(scope="session")
+def tiny_clip() -> tuple[U8Array, U8Array]:
+    """Six frames u8 [6, 64, 96, 3] of two squares in motion over texture, and their masks u8 [6, 64, 96] (ids 1, 2)."""
+    texture = np.random.default_rng(7).integers(90, 130, (64, 96, 3), dtype=np.uint8)
+    frames = np.repeat(texture[None], 6, axis=0)
+    masks = np.zeros((6, 64, 96), dtype=np.uint8)
+    for t in range(6):
+        for object_id, (y, x), colour in (
+            (1, (8 + 2 * t, 8 + 6 * t), (20, 20, 240)),
+            (2, (36, 64 - 4 * t), (240, 40, 20)),
+        ):
+            area = (slice(y, y + 20), slice(x, x + 24))
+            frames[t][area] = colour
+            masks[t][area] = object_id
+    return frames, masks
