@@ -50,7 +50,7 @@ typedef enum vosrt_status {
     VOSRT_INVALID_ARGUMENT = 1, /* a value the caller gave cannot be used; vosrt_last_error names it */
     VOSRT_UNSUPPORTED = 2,      /* this processor or build cannot do what was asked for */
     VOSRT_OUT_OF_MEMORY = 3,
-    VOSRT_OBJECT_TOO_SMALL = 4, /* an annotated object cannot be represented on the feature grid */
+    VOSRT_INVALID_MASK = 4,     /* an annotation marks nothing, or an object that the feature grid cannot hold */
     VOSRT_INTERNAL = 5
 } vosrt_status;
 

@@ -1,0 +1,251 @@
+// Python binding over the C ABI: checks arrays, releases the GIL, turns status codes into vosrt's exceptions. No logic.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "vosrt.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+using Array = nb::ndarray<nb::ro>;
+using Shape = std::vector<size_t>;
+
+[[noreturn]] void raise(const char *type, const std::string &text) {
+    PyErr_SetString(nb::module_::import_("vosrt.errors").attr(type).ptr(), text.c_str());
+    throw nb::python_error();
+}
+
+void check(vosrt_status status) {
+    switch (status) {
+        case VOSRT_OK: return;
+        case VOSRT_INVALID_MASK: raise("MaskError", vosrt_last_error());
+        case VOSRT_INVALID_ARGUMENT:
+        case VOSRT_UNSUPPORTED: raise("OptionError", vosrt_last_error());
+        default: raise("WorkError", vosrt_last_error());
+    }
+}
+
+template <class Call>
+void run(const Call &call) {
+    vosrt_status status;
+    {
+        const nb::gil_scoped_release release;
+        status = call();
+    }
+    check(status);
+}
+
+std::string text_of(const char *type, const Shape &shape) {
+    std::string text = std::string(type) + " [";
+    for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+    return text + "]";
+}
+
+std::string text_of(const Array &array) {
+    Shape shape;
+    for (size_t i = 0; i < array.ndim(); ++i) shape.push_back(array.shape(i));
+    const auto type = array.dtype();
+    const char *kinds[] = {"int", "uint", "float"};
+    const std::string name = type.code <= 2 ? kinds[type.code] + std::to_string(type.bits) : "other type";
+    return text_of(name.c_str(), shape);
+}
+
+// The data of an array in host memory with this element type and shape (0 = any size) and dense rows.
+template <class T>
+const T *data_of(const Array &array, const char *name, const Shape &shape) {
+    bool fits = array.dtype() == nb::dtype<T>() && array.ndim() == shape.size();
+    for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] == 0 || array.shape(i) == shape[i];
+    const char *type = std::is_same_v<T, float> ? "float32" : "uint8";
+    if (!fits) raise("OptionError", std::string(name) + " is " + text_of(array) + "; expected " + text_of(type, shape));
+    if (array.device_type() != nb::device::cpu::value)
+        raise("OptionError", std::string(name) + " is on another device; expected an array in host memory");
+    int64_t dense = 1;
+    for (size_t i = array.ndim(); i-- > 0; dense *= static_cast<int64_t>(array.shape(i)))
+        if (array.shape(i) > 1 && array.stride(i) != dense)
+            raise("OptionError", std::string(name) + " has gaps between its elements; pass a contiguous copy");
+    return static_cast<const T *>(array.data());
+}
+
+template <class T>
+std::pair<nb::object, T *> make_array(const Shape &shape) {
+    size_t count = 1;
+    for (const size_t n : shape) count *= n;
+    auto *data = new T[count + 1];
+    const nb::capsule owner(data, [](void *memory) noexcept { delete[] static_cast<T *>(memory); });
+    return {nb::cast(nb::ndarray<nb::numpy, T>(data, shape.size(), shape.data(), owner)), data};
+}
+
+template <class T>
+T choice(const char *what, const std::string &name, const std::vector<std::pair<const char *, T>> &values) {
+    std::string expected;
+    for (const auto &[text, value] : values) {
+        if (name == text) return value;
+        expected += (expected.empty() ? "" : ", ") + std::string(text);
+    }
+    raise("OptionError", std::string(what) + " is '" + name + "'; expected one of " + expected);
+}
+
+vosrt_isa isa_of(const std::string &name) {
+    std::vector<std::pair<const char *, vosrt_isa>> values;
+    for (int isa = VOSRT_ISA_AUTO; isa <= VOSRT_ISA_AMX_EMULATED; ++isa)
+        values.emplace_back(vosrt_isa_name(static_cast<vosrt_isa>(isa)), static_cast<vosrt_isa>(isa));
+    return choice("isa", name, values);
+}
+
+class Memory {
+   public:
+    Memory(int32_t height, int32_t width, int32_t channels, int32_t context, const std::string &window, float radius,
+           int32_t top_k, float temperature, bool pad_context, bool global_reference, const std::string &precision,
+           const std::string &isa, int32_t threads)
+        : top_k_(top_k) {
+        vosrt_memory_options options{};
+        options.struct_size = sizeof options;
+        options.height = height;
+        options.width = width;
+        options.channels = channels;
+        options.context = context == 0 ? -1 : context;
+        options.window =
+            choice<vosrt_window>("window", window, {{"circle", VOSRT_WINDOW_CIRCLE}, {"square", VOSRT_WINDOW_SQUARE}});
+        options.radius = radius;
+        options.top_k = top_k;
+        options.temperature = temperature;
+        options.drop_padding = pad_context ? 0 : 1;
+        options.local_reference = global_reference ? 0 : 1;
+        options.precision = choice<vosrt_precision>(
+            "precision", precision,
+            {{"auto", VOSRT_PRECISION_AUTO}, {"fp32", VOSRT_PRECISION_FP32}, {"bf16", VOSRT_PRECISION_BF16}});
+        options.isa = isa_of(isa);
+        options.threads = threads;
+        run([&] { return vosrt_memory_create(&options, &memory_); });
+        grid_ = {static_cast<size_t>(height), static_cast<size_t>(width)};
+        channels_ = static_cast<size_t>(channels);
+    }
+    ~Memory() { vosrt_memory_destroy(memory_); }
+    Memory(const Memory &) = delete;
+    Memory &operator=(const Memory &) = delete;
+
+    void push(const Array &embedding) {
+        const float *data = data_of<float>(embedding, "embedding", {grid_[0], grid_[1], channels_});
+        run([&] { return vosrt_memory_push(memory_, data); });
+    }
+
+    void annotate(const Array &mask) {
+        const uint8_t *data = data_of<uint8_t>(mask, "mask", {0, 0});
+        const auto height = static_cast<int32_t>(mask.shape(0)), width = static_cast<int32_t>(mask.shape(1));
+        run([&] { return vosrt_memory_annotate(memory_, data, height, width, width); });
+    }
+
+    void remove(int32_t object_id) {
+        run([&] { return vosrt_memory_remove(memory_, object_id); });
+    }
+
+    nb::tuple labels(int32_t height, int32_t width) {
+        const Shape shape = {static_cast<size_t>(std::max(height, 0)), static_cast<size_t>(std::max(width, 0))};
+        auto [labels, label_data] = make_array<uint8_t>(shape);
+        auto [confidence, confidence_data] = make_array<float>(shape);
+        run([&, l = label_data, c = confidence_data] { return vosrt_memory_labels(memory_, height, width, l, c); });
+        return nb::make_tuple(labels, confidence);
+    }
+
+    nb::object soft_masks() {
+        auto [masks, data] = make_array<float>({grid_[0], grid_[1], channel_count()});
+        run([&, d = data] { return vosrt_memory_soft_masks(memory_, d); });
+        return masks;
+    }
+
+    void set_soft_masks(const Array &masks) {
+        const float *data = data_of<float>(masks, "soft masks", {grid_[0], grid_[1], channel_count()});
+        run([&] { return vosrt_memory_set_soft_masks(memory_, data); });
+    }
+
+    nb::object top_k() {
+        int32_t references = 0;
+        check(vosrt_memory_top_k_references(memory_, &references));
+        const Shape shape = {static_cast<size_t>(references), grid_[0] * grid_[1], static_cast<size_t>(top_k_)};
+        auto [similarity, s] = make_array<float>(shape);
+        auto [frame, f] = make_array<int32_t>(shape);
+        auto [cell, c] = make_array<int32_t>(shape);
+        run([&, s = s, f = f, c = c] { return vosrt_memory_top_k(memory_, s, f, c); });
+        return nb::module_::import_("vosrt.types").attr("TopK")(similarity, frame, cell);
+    }
+
+    nb::tuple object_ids() const {
+        uint8_t ids[255];
+        int32_t count = 0;
+        check(vosrt_memory_object_ids(memory_, ids, &count));
+        nb::list list;
+        for (int32_t i = 0; i < count; ++i) list.append(static_cast<int>(ids[i]));
+        return nb::tuple(list);
+    }
+
+    nb::dict info() const {
+        const vosrt_memory_info info = read_info();
+        nb::dict out;
+        out["isa"] = vosrt_isa_name(static_cast<vosrt_isa>(info.isa));
+        out["threads"] = info.threads;
+        out["objects"] = info.objects;
+        out["references"] = info.references;
+        out["frames"] = info.frames;
+        out["bytes"] = info.bytes;
+        return out;
+    }
+
+   private:
+    vosrt_memory_info read_info() const {
+        vosrt_memory_info info{};
+        info.struct_size = sizeof info;
+        check(vosrt_memory_get_info(memory_, &info));
+        return info;
+    }
+    size_t channel_count() const { return 1 + static_cast<size_t>(read_info().objects); }
+
+    vosrt_memory *memory_ = nullptr;
+    int32_t top_k_;
+    Shape grid_;
+    size_t channels_ = 0;
+};
+
+nb::object resize_bgr(const Array &image, int32_t height, int32_t width) {
+    const uint8_t *data = data_of<uint8_t>(image, "image", {0, 0, 3});
+    const auto rows = static_cast<int32_t>(image.shape(0)), columns = static_cast<int32_t>(image.shape(1));
+    auto [out, target] = make_array<uint8_t>(
+        {static_cast<size_t>(std::max(height, 0)), static_cast<size_t>(std::max(width, 0)), 3});
+    run([&, t = target] {
+        return vosrt_resize_bgr(data, rows, columns, int64_t{3} * columns, t, height, width, int64_t{3} * width);
+    });
+    return out;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.doc() = "Native core of vosrt: the C ABI of libvosrt as Python objects.";
+    m.def("version", &vosrt_version, "Version of libvosrt.");
+    m.def(
+        "isa_available", [](const std::string &name) { return vosrt_isa_available(isa_of(name)) != 0; }, "name"_a,
+        "Whether this build and this processor can run an instruction-set path.");
+    m.def("resize_bgr", &resize_bgr, "image"_a, "height"_a, "width"_a,
+          "Bilinear resize of u8 [H, W, 3] to u8 [height, width, 3]; the same bytes on every processor.");
+    nb::class_<Memory>(m, "Memory", "One video's memory; the methods of vosrt.memory.Memory.")
+        .def(nb::init<int32_t, int32_t, int32_t, int32_t, const std::string &, float, int32_t, float, bool, bool,
+                      const std::string &, const std::string &, int32_t>(),
+             "height"_a, "width"_a, "channels"_a, nb::kw_only(), "context"_a = 20, "window"_a = "circle",
+             "radius"_a = 12.0f, "top_k"_a = 10, "temperature"_a = 0.05f, "pad_context"_a = true,
+             "global_reference"_a = true, "precision"_a = "auto", "isa"_a = "auto", "threads"_a = 0)
+        .def("push", &Memory::push, "embedding"_a)
+        .def("annotate", &Memory::annotate, "mask"_a)
+        .def("remove", &Memory::remove, "object_id"_a)
+        .def("labels", &Memory::labels, "height"_a, "width"_a)
+        .def("soft_masks", &Memory::soft_masks)
+        .def("set_soft_masks", &Memory::set_soft_masks, "masks"_a)
+        .def("top_k", &Memory::top_k)
+        .def_prop_ro("object_ids", &Memory::object_ids)
+        .def_prop_ro("info", &Memory::info);
+}

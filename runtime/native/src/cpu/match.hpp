@@ -1,0 +1,66 @@
+// Match: for every cell of the newest frame (the query), the most similar cells of the memory.
+//
+// One task covers one frame. Queries are processed in patches of a few rows and columns whose cells sit in the lanes
+// of vector registers; memory cells (the keys) are broadcast against them, so a key loaded once serves a whole patch and
+// no affinity is ever stored. Each query keeps its k best candidates in a sorted list; a key enters the slow
+// path only when some lane of it reaches that lane's k-th best.
+//
+// Several references (appearance times) share the work on recent frames: recent frames are visited newest first, and a
+// reference that is `recent` frames old branches off after that many.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "vosrt.h"
+
+namespace vosrt {
+
+struct Candidate {
+    float similarity;
+    int32_t position;  // slot in the context: 0 = reference, then its copies, then recent frames, oldest first
+    int32_t cell;      // row-major in the grid
+};
+
+struct MatchReference {
+    const std::byte *keys;
+    int32_t recent;  // how many recent frames, from the newest, belong to this reference's context
+    int32_t copies;  // how many windowed copies of the reference stand in for missing frames
+};
+
+struct MatchTask {
+    int32_t height, width;                 // grid
+    int32_t channels;                      // K
+    const std::byte *query;                // keys of the newest frame, as MatchKernel::store left them
+    const std::byte *const *recent;        // [context] keys, newest first; as many as some reference needs
+    int32_t context;                       // windowed slots in a full context
+    const MatchReference *references;      // [reference_count], `recent` ascending
+    int32_t reference_count;
+    bool global_reference;                 // references are attended everywhere, else within the window
+    int32_t reach;                         // of the window, in rows and columns
+    const int32_t *half_width;             // [reach + 1]: columns attended to either side, by row distance
+    const uint32_t *window;                // [patch_height + 2 reach][patch_width + 2 reach] lanes that attend a cell
+    int32_t top_k;
+    Candidate *result;                     // [reference_count][height * width][top_k], best first; cell -1 = none
+};
+
+// What one instruction-set path offers. Keys are rows of `row_bytes`, one per cell, in the path's own number format.
+struct MatchKernel {
+    vosrt_isa isa;
+    int32_t patch_width, patch_height;
+    int32_t padding_rows;  // readable rows that must follow the last key
+    size_t (*row_bytes)(int32_t channels);
+    // Convert the embedding f32 [cells, channels] to keys.
+    void (*store)(const float *embedding, int32_t cells, int32_t channels, std::byte *keys);
+    // Match a run of patches (row-major); `workspace` has workspace_bytes and is 64-byte aligned.
+    size_t (*workspace_bytes)(int32_t channels, int32_t top_k, int32_t references, int32_t patches);
+    void (*match)(const MatchTask &task, int32_t first_patch, int32_t patches, std::byte *workspace);
+};
+
+// The kernel of a path, or nullptr where the build lacks it.
+const MatchKernel *match_kernel(vosrt_isa isa);
+
+// One definition per translation unit.
+extern const MatchKernel kMatchGeneric, kMatchAvx2, kMatchAvx512, kMatchAvx512Bf16, kMatchAmx, kMatchAmxEmulated;
+
+}  // namespace vosrt

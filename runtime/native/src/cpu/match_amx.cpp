@@ -1,0 +1,59 @@
+#include "match_amx.hpp"
+
+#include <immintrin.h>
+
+namespace vosrt {
+namespace {
+
+// Registers 0-3 hold sums (key tile, query tile), 4-5 keys, 6-7 queries. The intrinsics take literal numbers only.
+struct HardwareTiles {
+    // Tile shapes are per thread and cost other code nothing once released.
+    struct Configured {
+        Configured() {
+            struct alignas(64) {
+                uint8_t palette = 1, start_row = 0, reserved[14] = {};
+                uint16_t column_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+                uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+            } shape;
+            static_assert(sizeof shape == 64);
+            _tile_loadconfig(&shape);
+        }
+        ~Configured() { _tile_release(); }
+        Configured(const Configured &) = delete;
+        Configured &operator=(const Configured &) = delete;
+    };
+
+    static void clear() {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    static void load_keys0(const uint16_t *at, ptrdiff_t row) { _tile_loadd(4, at, row); }
+    static void load_keys1(const uint16_t *at, ptrdiff_t row) { _tile_loadd(5, at, row); }
+    static void load_query0(const uint16_t *at, ptrdiff_t row) { _tile_loadd(6, at, row); }
+    static void load_query1(const uint16_t *at, ptrdiff_t row) { _tile_loadd(7, at, row); }
+    static void multiply00() { _tile_dpbf16ps(0, 4, 6); }
+    static void multiply01() { _tile_dpbf16ps(1, 4, 7); }
+    static void multiply10() { _tile_dpbf16ps(2, 5, 6); }
+    static void multiply11() { _tile_dpbf16ps(3, 5, 7); }
+    static void store00(float *at, ptrdiff_t row) { _tile_stored(0, at, row); }
+    static void store01(float *at, ptrdiff_t row) { _tile_stored(1, at, row); }
+    static void store10(float *at, ptrdiff_t row) { _tile_stored(2, at, row); }
+    static void store11(float *at, ptrdiff_t row) { _tile_stored(3, at, row); }
+};
+
+struct Avx512Compare {
+    static uint32_t at_least(const float *scores, const float *thresholds) {
+        const __mmask16 low = _mm512_cmp_ps_mask(_mm512_load_ps(scores), _mm512_load_ps(thresholds), _CMP_GE_OQ);
+        const __mmask16 high =
+            _mm512_cmp_ps_mask(_mm512_load_ps(scores + 16), _mm512_load_ps(thresholds + 16), _CMP_GE_OQ);
+        return static_cast<uint32_t>(low) | static_cast<uint32_t>(high) << 16;
+    }
+};
+
+}  // namespace
+
+const MatchKernel kMatchAmx = make_kernel<AmxOps<HardwareTiles, Avx512Compare>>(VOSRT_ISA_AMX);
+
+}  // namespace vosrt

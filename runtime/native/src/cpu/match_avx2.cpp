@@ -1,0 +1,58 @@
+// AVX2 + FMA: 16 queries in two registers against up to 6 keys.
+#include <immintrin.h>
+
+#include <utility>
+
+#include "match_kernel.hpp"
+
+namespace vosrt {
+namespace {
+
+struct Avx2Ops {
+    using Element = float;
+    struct State {};
+    static constexpr int32_t kGroup = 1, kRowMultiple = 1, kWidth = 4, kHeight = 4, kLanes = 16, kKeys = 6;
+
+    template <int32_t N>
+    static void scores_of(const float *query, const float *keys, ptrdiff_t stride, int32_t steps, float *out) {
+        __m256 low[N], high[N];
+        for (int32_t j = 0; j < N; ++j) low[j] = high[j] = _mm256_setzero_ps();
+        for (int32_t step = 0; step < steps; ++step, query += kLanes) {
+            const __m256 q0 = _mm256_load_ps(query), q1 = _mm256_load_ps(query + 8);
+#pragma GCC unroll 6
+            for (int32_t j = 0; j < N; ++j) {
+                const __m256 key = _mm256_broadcast_ss(keys + j * stride + step);
+                low[j] = _mm256_fmadd_ps(q0, key, low[j]);
+                high[j] = _mm256_fmadd_ps(q1, key, high[j]);
+            }
+        }
+        for (int32_t j = 0; j < N; ++j) {
+            _mm256_store_ps(out + j * kLanes, low[j]);
+            _mm256_store_ps(out + j * kLanes + 8, high[j]);
+        }
+    }
+
+    static void scores(const float *query, const float *keys, ptrdiff_t stride, int32_t count, int32_t steps,
+                       float *out) {
+        switch (count) {
+            case 1: return scores_of<1>(query, keys, stride, steps, out);
+            case 2: return scores_of<2>(query, keys, stride, steps, out);
+            case 3: return scores_of<3>(query, keys, stride, steps, out);
+            case 4: return scores_of<4>(query, keys, stride, steps, out);
+            case 5: return scores_of<5>(query, keys, stride, steps, out);
+            default: return scores_of<6>(query, keys, stride, steps, out);
+        }
+    }
+
+    static uint32_t at_least(const float *scores, const float *thresholds) {
+        const __m256 low = _mm256_cmp_ps(_mm256_load_ps(scores), _mm256_load_ps(thresholds), _CMP_GE_OQ);
+        const __m256 high = _mm256_cmp_ps(_mm256_load_ps(scores + 8), _mm256_load_ps(thresholds + 8), _CMP_GE_OQ);
+        return static_cast<uint32_t>(_mm256_movemask_ps(low)) | static_cast<uint32_t>(_mm256_movemask_ps(high)) << 8;
+    }
+};
+
+}  // namespace
+
+const MatchKernel kMatchAvx2 = make_kernel<Avx2Ops>(VOSRT_ISA_AVX2);
+
+}  // namespace vosrt
