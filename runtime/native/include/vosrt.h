@@ -151,6 +151,7 @@ VOSRT_API vosrt_status vosrt_memory_labels(vosrt_memory *memory, int32_t height,
 
 /* Soft masks of the newest frame, f32 [h, w, 1 + objects]: background, then objects by ascending id. */
 VOSRT_API vosrt_status vosrt_memory_soft_masks(const vosrt_memory *memory, float *masks);
+/* Replace them, e.g. by refined ones; values are finite and at least 0. References keep theirs. */
 VOSRT_API vosrt_status vosrt_memory_set_soft_masks(vosrt_memory *memory, const float *masks);
 
 /* What the newest frame attended to when it was pushed, most similar first, for each of the `references` that existed

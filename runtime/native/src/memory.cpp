@@ -343,8 +343,8 @@ void Memory::set_soft_masks(const float *masks) {
     require_frame("setting soft masks");
     const size_t count = order_channels_.size();
     for (size_t i = 0; i < cells() * count; ++i)
-        if (!(masks[i] >= 0.0f && masks[i] <= 1.0f))
-            invalid("a soft mask holds " + std::to_string(masks[i]) + "; expected values from 0 to 1");
+        if (!(masks[i] >= 0.0f && std::isfinite(masks[i])))
+            invalid("a soft mask holds " + std::to_string(masks[i]) + "; expected finite values of at least 0");
     Slot &slot = newest();
     for (int32_t cell = 0; cell < cells(); ++cell)
         for (size_t i = 0; i < count; ++i) slot.soft[cell * capacity_ + order_channels_[i]] = masks[cell * count + i];
