@@ -1,0 +1,329 @@
+"""Decode → encode → track → write, each in its own thread, joined by short queues.
+
+The slowest stage sets the pace; the queues only hide jitter, so memory stays bounded. Whatever ends
+the run (the last frame, an error in any stage, Ctrl-C), results that exist are written and the sink is
+closed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from vosrt.errors import VosrtError
+from vosrt.types import StepResult, U8Array
+from vosrt.video.base import Frame, FrameSink, FrameSource, SegmentedFrame
+
+STAGES = ("decode", "encode", "track", "write")
+
+_FRAMES_AHEAD = 4
+_EMBEDDINGS_AHEAD = 2  # 13 MB each at 480p and 512 channels
+_RESULTS_AHEAD = 4
+_TIMINGS_KEPT = 20_000  # a camera may run for days
+_POLL_S = 0.1  # how long Ctrl-C may wait
+_ABANDON_S = 3.0  # how long a source may take to notice that nobody reads it
+
+Item = TypeVar("Item")
+
+
+class Encoder(Protocol):
+    """What turns a frame into features: `vosrt.Model`."""
+
+    def encode(self, frame: U8Array, size: int | None = None) -> Any:
+        """Return the embedding of u8 [H, W, 3] BGR at working size ``size`` (short side, pixels)."""
+
+
+class Tracker(Protocol):
+    """What carries labels from frame to frame: `vosrt.Stream`."""
+
+    def step(self, frame: Any, mask: U8Array | None = None) -> StepResult:
+        """Take an embedding, with the annotation u8 [H, W] of this frame if there is one."""
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """Busy milliseconds per frame of one stage, waiting for other stages excluded."""
+
+    p50_ms: float
+    p95_ms: float
+
+
+@dataclass(frozen=True)
+class PipelineReport:
+    """How a run went.
+
+    Attributes:
+        frames: results that were written.
+        dropped: frames of a live source that were skipped to keep up.
+        last_index: index of the last written frame in its source, -1 for none.
+        wall_s: seconds from start to the closed sink.
+        fps: frames per second from the first result to the last, so without warm-up.
+        stages: per stage of `STAGES`, and below them what the model reports (``resize``, ``match`` …).
+        interrupted: Ctrl-C ended it.
+        error: what ended it early, None if nothing did.
+    """
+
+    frames: int
+    dropped: int
+    last_index: int
+    wall_s: float
+    fps: float
+    stages: dict[str, StageTime] = field(default_factory=dict)
+    interrupted: bool = False
+    error: VosrtError | None = None
+
+
+class Channel(Generic[Item]):
+    """A bounded queue between two threads which either side can end.
+
+    Args:
+        capacity: items that may wait.
+        discardable: if given, a full channel makes room by discarding the oldest item that this
+            accepts, instead of blocking the sender.
+    """
+
+    def __init__(self, capacity: int, discardable: Callable[[Item], bool] | None = None) -> None:
+        self._capacity = capacity
+        self._discardable = discardable
+        self._items: deque[Item] = deque()
+        self._finished = False
+        self._cancelled = False
+        self._changed = threading.Condition()
+        self.discarded = 0
+
+    def send(self, item: Item) -> bool:
+        """Append an item, waiting for room; False if the receiver wants no more."""
+        with self._changed:
+            while len(self._items) >= self._capacity and not self._cancelled:
+                if self._discardable is None:
+                    self._changed.wait()
+                    continue
+                victim = next((waiting for waiting in self._items if self._discardable(waiting)), None)
+                if victim is not None:
+                    self._items.remove(victim)
+                elif self._discardable(item):
+                    self.discarded += 1
+                    return True
+                else:
+                    self._changed.wait()
+                    continue
+                self.discarded += 1
+            if not self._cancelled:
+                self._items.append(item)
+                self._changed.notify_all()
+            return not self._cancelled
+
+    def __iter__(self) -> Iterator[Item]:
+        """Yield items until the sender has finished and nothing waits."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._items or self._finished or self._cancelled)
+                if not self._items:
+                    return
+                item = self._items.popleft()
+                self._changed.notify_all()
+            yield item
+
+    def finish(self) -> None:
+        """Sender: nothing more will come; what waits is still delivered."""
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """Receiver: nothing more is wanted; what waits is thrown away."""
+        with self._changed:
+            self._cancelled = True
+            self._items.clear()
+            self._changed.notify_all()
+
+
+class _Stopwatch:
+    """Recent durations per name, in milliseconds; each name is written by one thread."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, deque[float]] = {}
+
+    def add(self, name: str, milliseconds: float) -> None:
+        if name not in self._times:
+            self._times[name] = deque(maxlen=_TIMINGS_KEPT)
+        self._times[name].append(milliseconds)
+
+    def since(self, name: str, began: float) -> None:
+        self.add(name, (time.perf_counter() - began) * 1e3)
+
+    def summary(self) -> dict[str, StageTime]:
+        names = [*STAGES, *(name for name in self._times if name not in STAGES)]
+        return {
+            name: StageTime(*(round(float(value), 3) for value in np.percentile(self._times[name], (50, 95))))
+            for name in names
+            if name in self._times
+        }
+
+
+class Pipeline:
+    """One run over one source.
+
+    Args:
+        source: opened; it is closed at the end.
+        encoder: makes embeddings.
+        tracker: makes labels; annotations are given to it in the order of the frames.
+        annotations: per frame index, u8 [H, W]. Frames before the first are background, and cost nothing.
+        sink: receives every result in order; it is closed at the end.
+        size: working size for the encoder, short side in pixels.
+        on_result: called after each written result, in the writing thread.
+    """
+
+    def __init__(
+        self,
+        source: FrameSource,
+        *,
+        encoder: Encoder,
+        tracker: Tracker,
+        annotations: Mapping[int, U8Array],
+        sink: FrameSink,
+        size: int | None = None,
+        on_result: Callable[[SegmentedFrame], None] | None = None,
+    ) -> None:
+        self._source = source
+        self._encoder = encoder
+        self._tracker = tracker
+        self._annotations = annotations
+        self._sink = sink
+        self._size = size
+        self._on_result = on_result
+        self._watch = _Stopwatch()
+        self._errors: list[BaseException] = []
+        self._written = 0
+        self._last_index = -1
+        self._first_s = self._last_s = 0.0
+        # A live source overwrites the frame that waits, so that what is shown is recent; an annotated one stays.
+        live = source.info.live
+        self._frames: Channel[Frame] = Channel(
+            1 if live else _FRAMES_AHEAD, (lambda frame: frame.index not in annotations) if live else None
+        )
+        self._embeddings: Channel[tuple[Frame, Any]] = Channel(1 if live else _EMBEDDINGS_AHEAD)
+        self._results: Channel[SegmentedFrame] = Channel(_RESULTS_AHEAD)
+
+    def run(self) -> PipelineReport:
+        """Run to the end of the source.
+
+        Returns:
+            The report. Errors of the input or the work are in it, since results were written all the same.
+
+        Raises:
+            Exception: a defect in a stage, after the sink was closed.
+        """
+        began = time.perf_counter()
+        stages = (self._decode, self._encode, self._track, self._write)
+        threads = [
+            threading.Thread(target=self._guarded, args=(stage,), name=f"vosrt-{name}", daemon=True)
+            for name, stage in zip(STAGES, stages, strict=True)
+        ]
+        interrupted = False
+        try:
+            for thread in threads:
+                thread.start()
+            _wait_for(threads)
+        except KeyboardInterrupt:
+            interrupted = True
+            self._frames.cancel()
+            self._embeddings.cancel()
+            _wait_for(threads[1:])
+            if threads[0].is_alive():
+                threads[0].join(_ABANDON_S)
+        return self._report(time.perf_counter() - began, interrupted)
+
+    def _guarded(self, stage: Callable[[], None]) -> None:
+        """Run one stage, keep its error, and let the neighbours know that it has ended."""
+        position = STAGES.index(stage.__name__.lstrip("_"))
+        channels: tuple[Channel[Any], ...] = (self._frames, self._embeddings, self._results)
+        try:
+            stage()
+        except BaseException as error:
+            self._errors.append(error)
+        finally:
+            for channel in channels[:position]:
+                channel.cancel()
+            for channel in channels[position : position + 1]:
+                channel.finish()
+
+    def _decode(self) -> None:
+        try:
+            began = time.perf_counter()
+            for frame in self._source:
+                self._watch.since("decode", began)
+                if not self._frames.send(frame):
+                    break
+                began = time.perf_counter()
+        finally:
+            self._source.close()
+
+    def _encode(self) -> None:
+        first_annotated = min(self._annotations, default=0)
+        for frame in self._frames:
+            embedding = None
+            if frame.index >= first_annotated:
+                began = time.perf_counter()
+                embedding = self._encoder.encode(frame.image, self._size)
+                self._watch.since("encode", began)
+            if not self._embeddings.send((frame, embedding)):
+                break
+
+    def _track(self) -> None:
+        for frame, embedding in self._embeddings:
+            if embedding is None:
+                result = SegmentedFrame(frame, np.zeros(frame.image.shape[:2], np.uint8), (), {})
+            else:
+                began = time.perf_counter()
+                step = self._tracker.step(embedding, self._annotations.get(frame.index))
+                self._watch.since("track", began)
+                for name, milliseconds in step.timings_ms.items():
+                    self._watch.add(name, milliseconds)
+                result = SegmentedFrame(frame, step.labels, step.object_ids, step.object_confidence)
+            if not self._results.send(result):
+                break
+
+    def _write(self) -> None:
+        try:
+            for result in self._results:
+                began = time.perf_counter()
+                self._sink.write(result)
+                self._watch.since("write", began)
+                self._last_s = time.perf_counter()
+                self._first_s = self._first_s or self._last_s
+                self._written += 1
+                self._last_index = result.frame.index
+                if self._on_result is not None:
+                    self._on_result(result)
+        finally:
+            self._sink.close()
+
+    def _report(self, wall_s: float, interrupted: bool) -> PipelineReport:
+        for error in self._errors:
+            if not isinstance(error, VosrtError):
+                raise error
+        steady_s = self._last_s - self._first_s
+        return PipelineReport(
+            frames=self._written,
+            dropped=self._frames.discarded,
+            last_index=self._last_index,
+            wall_s=wall_s,
+            fps=(self._written - 1) / steady_s if steady_s > 0 else 0.0,
+            stages=self._watch.summary(),
+            interrupted=interrupted,
+            error=next((error for error in self._errors if isinstance(error, VosrtError)), None),
+        )
+
+
+def _wait_for(threads: list[threading.Thread]) -> None:
+    """Join threads in steps, as a plain join would hold up Ctrl-C on some systems."""
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(_POLL_S)

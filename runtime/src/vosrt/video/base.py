@@ -1,0 +1,119 @@
+"""What every source of frames and every sink for results looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from vosrt.types import U8Array
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded picture.
+
+    Attributes:
+        image: u8 [H, W, 3], BGR, upright.
+        index: number of the frame in its source, from 0 (also where decoding started later).
+        time_s: presentation time in seconds; increases from frame to frame.
+        name: what results of this frame are called: the file stem, or ``"00037"``.
+    """
+
+    image: U8Array
+    index: int
+    time_s: float
+    name: str
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What is known of a source before it is read.
+
+    Attributes:
+        name: how the user named it.
+        width: frame width in pixels, as displayed.
+        height: frame height in pixels, as displayed.
+        fps: nominal frames per second.
+        frame_count: number of frames that will be yielded, None where unknown.
+        live: frames arrive at their own pace (a camera, a network stream).
+        stems: file stems of the frames, in order, for a folder of images.
+    """
+
+    name: str
+    width: int
+    height: int
+    fps: float
+    frame_count: int | None
+    live: bool = False
+    stems: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class FrameRange:
+    """The part of a source that is wanted: frames ``start`` to ``end - 1``.
+
+    Attributes:
+        start: first frame, from 0.
+        end: first frame that is not wanted; None reads to the end.
+    """
+
+    start: int = 0
+    end: int | None = None
+
+    def clip(self, count: int) -> int:
+        """Return how many of ``count`` frames lie in the range."""
+        return max(0, min(count, count if self.end is None else self.end) - self.start)
+
+
+class FrameSource(Protocol):
+    """An opened source. Iterate once; opening has already read the first frame."""
+
+    @property
+    def info(self) -> SourceInfo:
+        """What is known before reading."""
+
+    @property
+    def first(self) -> Frame:
+        """The first wanted frame; iteration yields it again."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames in order.
+
+        Raises:
+            BrokenVideoError: the source broke half-way; every frame before was yielded.
+        """
+
+    def close(self) -> None:
+        """Release the file, camera or connection. May be called twice."""
+
+
+@dataclass(frozen=True)
+class SegmentedFrame:
+    """A frame with its result, as sinks receive it.
+
+    Attributes:
+        frame: the decoded picture.
+        labels: u8 [H, W]; 0 is background, otherwise an object id.
+        object_ids: ids tracked at this frame, ascending.
+        object_confidence: mean confidence over each object's pixels, 0 to 1.
+    """
+
+    frame: Frame
+    labels: U8Array
+    object_ids: tuple[int, ...]
+    object_confidence: dict[int, float]
+
+
+class FrameSink(Protocol):
+    """Receives results in order. What was written when ``close`` returns is whole and usable."""
+
+    def write(self, item: SegmentedFrame) -> None:
+        """Take one result.
+
+        Raises:
+            WorkError: the result cannot be stored (a full disk, a vanished folder).
+        """
+
+    def close(self) -> None:
+        """Finish the output under its final name; after zero frames leave nothing behind."""
