@@ -1,0 +1,1 @@
+"""Export: checkpoints become bundles, and every bundle is compared with its checkpoint."""

@@ -1,0 +1,97 @@
+"""Graphs to export: the networks as the runtime wants them, from bytes of a frame to unit vectors."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from vosrt.bundle import Feature
+from vosrt.errors import OptionError
+from vosrt_train.model import Encoder, Features
+
+MEAN_RGB = (0.485, 0.456, 0.406)
+DEVIATION_RGB = (0.229, 0.224, 0.225)
+
+
+class EncoderGraph(nn.Module):
+    """The encoder with normalisation inside and batch-norm folded away.
+
+    Colours stay in the order of the frame: it is the first convolution that has its channels swapped.
+
+    Args:
+        encoder: the network; it is copied, not changed.
+        feature: the map that becomes the embedding.
+    """
+
+    def __init__(self, encoder: Encoder, feature: Feature) -> None:
+        super().__init__()
+        check_feature(encoder, feature)
+        self.feature = feature
+        self.encoder = fold_batch_norm(copy.deepcopy(encoder).eval())
+        stem = self.encoder.backbone.conv1
+        stem.weight = nn.Parameter(stem.weight.flip(1), requires_grad=False)
+        scale = 1 / (255 * torch.tensor(DEVIATION_RGB[::-1]))
+        offset = torch.tensor(MEAN_RGB[::-1]) / torch.tensor(DEVIATION_RGB[::-1])
+        self.register_buffer("scale", scale.view(1, 3, 1, 1))
+        self.register_buffer("offset", offset.view(1, 3, 1, 1))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Embed frames: u8 [n, H, W, 3] BGR -> f32 [n, h, w, K], unit length per cell."""
+        bgr = frames.permute(0, 3, 1, 2).float()
+        features = self.encoder(bgr * self.get_buffer("scale") - self.get_buffer("offset"))
+        return _unit_length(_pick(features, self.feature)).permute(0, 2, 3, 1)
+
+
+def reference_embedding(encoder: Encoder, feature: Feature, frames: Tensor) -> Tensor:
+    """What the checkpoint computes, written without the rearrangements of the graph: the yardstick.
+
+    Args:
+        encoder: the network as trained, in evaluation mode.
+        feature: the map that becomes the embedding.
+        frames: u8 [n, H, W, 3] BGR.
+
+    Returns:
+        f32 [n, h, w, K], unit length per cell.
+    """
+    rgb = frames.flip(-1).float() / 255
+    rgb = (rgb - torch.tensor(MEAN_RGB)) / torch.tensor(DEVIATION_RGB)
+    with torch.no_grad():
+        features = encoder(rgb.permute(0, 3, 1, 2))
+    return nn.functional.normalize(_pick(features, feature), dim=1).permute(0, 2, 3, 1)
+
+
+def check_feature(encoder: Encoder, feature: str) -> None:
+    """Refuse a feature that the encoder lacks.
+
+    Raises:
+        OptionError: it does.
+    """
+    have = encoder.config.channels
+    if feature not in have:
+        raise OptionError(f"this checkpoint has no feature {feature!r}; choose from: {', '.join(have)}")
+
+
+def fold_batch_norm(encoder: Encoder) -> Encoder:
+    """Multiply every batch-norm into the convolution before it, in place; evaluation mode only."""
+    for module in list(encoder.modules()):
+        children = list(module.named_children())
+        for (conv_name, conv), (norm_name, norm) in pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
+    return encoder
+
+
+def _unit_length(x: Tensor) -> Tensor:
+    """As `nn.functional.normalize`, whose expansion of the norm would put shape arithmetic into the graph."""
+    length: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return x / length.clamp_min(1e-12)
+
+
+def _pick(features: Features, feature: Feature) -> Tensor:
+    return cast(Tensor, getattr(features, feature))

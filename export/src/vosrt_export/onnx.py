@@ -1,0 +1,121 @@
+"""PyTorch to ONNX: a plain graph with dynamic sizes whose bytes depend on its content alone."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx
+import torch
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
+from torch import nn
+
+from vosrt.bundle import WeightPrecision
+from vosrt.errors import WorkError
+
+OPSET = 18
+INPUT_NAME = "frames"
+OUTPUT_NAME = "embedding"
+
+
+class ExportError(WorkError):
+    """A network could not be exported, or what came out does not compute what it should."""
+
+
+def export_onnx(graph: nn.Module, weights: WeightPrecision) -> bytes:
+    """Export a graph that maps u8 [n, height, width, 3] to f32 [n, h, w, K].
+
+    Args:
+        graph: the module, in evaluation mode.
+        weights: ``"fp16"`` stores the weights of convolutions as halves that are cast back when the model
+            is loaded: half the file, arithmetic as before.
+
+    Returns:
+        The serialised model.
+
+    Raises:
+        ExportError: the exporter failed, or a weight does not fit into fp16.
+    """
+    # Unequal, odd sizes: the exporter may not take a coincidence of the example for a rule.
+    example = torch.zeros((2, 35, 45, 3), dtype=torch.uint8)
+    sizes = {0: torch.export.Dim("n"), 1: torch.export.Dim("height"), 2: torch.export.Dim("width")}
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            graph.eval(),
+            (example,),
+            dynamo=True,
+            dynamic_shapes=(sizes,),
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError("the ONNX exporter of PyTorch returned nothing; try the versions that vosrt[export] names")
+    model = _canonical(program.model_proto)
+    if weights == "fp16":
+        _store_as_fp16(model.graph)
+    onnx.checker.check_model(model, full_check=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def _canonical(model: ModelProto) -> ModelProto:
+    """The same computation without what the exporter notes about itself: stack traces, paths, versions."""
+    source = model.graph
+    used = {name for node in source.node for name in node.input}
+    weights = [tensor for tensor in source.initializer if tensor.name in used]
+    for part in (*source.node, *weights):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    channels = source.output[0].type.tensor_type.shape.dim[3].dim_value
+    graph = helper.make_graph(
+        source.node,
+        "encoder",
+        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["n", "height", "width", 3])],
+        [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["n", "h", "w", channels])],
+        sorted(weights, key=lambda tensor: tensor.name),
+    )
+    return helper.make_model(
+        graph,
+        producer_name="vosrt",
+        ir_version=model.ir_version,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+    )
+
+
+def _store_as_fp16(graph: GraphProto) -> None:
+    """Halve the weights of convolutions; biases and constants are small and stay as they are."""
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or not _feeds_convolution(graph, tensor.name):
+            continue
+        name = tensor.name
+        values = numpy_helper.to_array(tensor)
+        if not abs(values).max() <= 65504:
+            raise ExportError(f"{name} has values beyond the range of fp16; export with --weights fp32")
+        tensor.CopyFrom(numpy_helper.from_array(values.astype("float16"), f"{name}.fp16"))
+        casts.append(helper.make_node("Cast", [f"{name}.fp16"], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _feeds_convolution(graph: GraphProto, name: str) -> bool:
+    return any(node.op_type == "Conv" and node.input[1] == name for node in graph.node)
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's remarks on itself and on torchvision, which is not used here, from the user."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            yield
+    finally:
+        registration.setLevel(level)

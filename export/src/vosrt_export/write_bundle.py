@@ -1,0 +1,182 @@
+"""From a checkpoint to a bundle on disk: export, compare, write, and only then put it in its place."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import shutil
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from vosrt.bundle import (
+    MANIFEST_NAME,
+    EncoderSpec,
+    Feature,
+    GraphFile,
+    Manifest,
+    WeightPrecision,
+    file_sha256,
+    load_bundle,
+    write_manifest,
+)
+from vosrt.errors import BundleError, OptionError, OutputError
+from vosrt_export.graphs import EncoderGraph, check_feature
+from vosrt_export.onnx import INPUT_NAME, OPSET, OUTPUT_NAME, ExportError, export_onnx
+from vosrt_export.verify import SIZES, TOLERANCES, Comparison, compare
+from vosrt_train.checkpoint import Checkpoint, Training, load_checkpoint
+
+_GRAPH_FILE = "encoder.onnx"
+_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What a bundle is to hold.
+
+    Attributes:
+        feature: the map that becomes the embedding; None: res4 where there is one, else res3.
+        weights: precision that the weights are stored in.
+        name: of the model; None makes one from what it is.
+        summary: one line for people; None makes one.
+        size: default short side of the working frame in pixels; None keeps the frame's own size.
+    """
+
+    feature: Feature | None = None
+    weights: WeightPrecision = "fp16"
+    name: str | None = None
+    summary: str | None = None
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        for option, text, longest in (("name", self.name, 100), ("summary", self.summary, 1000)):
+            if text is not None and not (0 < len(text) <= longest and text.isprintable()):
+                raise OptionError(f"the {option} is {text[:40]!r}; expected 1 to {longest} printable characters")
+
+
+def export_bundle(
+    checkpoint_path: Path, output: Path, options: ExportOptions | None = None, *, force: bool = False
+) -> Comparison:
+    """Export a checkpoint to a bundle. The bundle appears whole or not at all.
+
+    Args:
+        checkpoint_path: the safetensors file.
+        output: directory to make.
+        options: what the bundle is to hold.
+        force: replace a bundle that is there.
+
+    Returns:
+        The figures of the comparison between the checkpoint and the exported graph.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged or not one of this network.
+        OptionError: the checkpoint lacks the feature.
+        OutputError: the output is there already or cannot be written.
+        ExportError: the exported graph does not compute what the checkpoint does.
+    """
+    options = options or ExportOptions()
+    _check_output(output, force)
+    checkpoint = load_checkpoint(checkpoint_path)
+    feature = options.feature or ("res4" if checkpoint.encoder.config.layer4 else "res3")
+    check_feature(checkpoint.encoder, feature)
+    model = export_onnx(EncoderGraph(checkpoint.encoder, feature), options.weights)
+    comparison = compare(checkpoint.encoder, feature, model)
+    tolerance = TOLERANCES[options.weights]
+    if not comparison.passes(tolerance):
+        raise ExportError(
+            f"the exported graph does not compute what the checkpoint does: {comparison}; expected max abs up to "
+            f"{tolerance.max_abs:g}, min cosine from {tolerance.min_cosine:g}; nothing was written"
+        )
+    manifest = Manifest(
+        name=options.name or _name(checkpoint.training, feature),
+        trained=checkpoint.training.trained,
+        summary=options.summary or _summary(checkpoint.training, feature),
+        encoder=EncoderSpec(
+            channels=checkpoint.encoder.config.channels[feature],
+            feature=feature,
+            input_name=INPUT_NAME,
+            output_name=OUTPUT_NAME,
+        ),
+        graphs={
+            "encoder": GraphFile(
+                file=_GRAPH_FILE,
+                sha256=hashlib.sha256(model).hexdigest(),
+                bytes=len(model),
+                precision=options.weights,
+            )
+        },
+        size=options.size,
+        verification={
+            "compared": "PyTorch (fp32) with ONNX Runtime CPUExecutionProvider",
+            "sizes": [list(size) for size in SIZES],
+            "figures": asdict(comparison),
+            "tolerance": asdict(tolerance),
+        },
+        provenance=_provenance(checkpoint, checkpoint_path),
+    )
+    _write(manifest, model, output)
+    return comparison
+
+
+def _name(training: Training, feature: Feature) -> str:
+    return f"resnet18-{feature}" if training.trained else f"resnet18-{feature}-untrained"
+
+
+def _summary(training: Training, feature: Feature) -> str:
+    if training.trained:
+        return f"ResNet-18, feature {feature}; {training.summary}."
+    return f"ResNet-18, feature {feature}, with random weights ({training.summary}): it has learnt nothing."
+
+
+def _provenance(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
+    return {
+        "checkpoint_sha256": file_sha256(path),
+        "encoder": asdict(checkpoint.encoder.config),
+        "training": {"trained": checkpoint.training.trained, "summary": checkpoint.training.summary},
+        "licence": checkpoint.training.licence,
+        "tools": {tool: version(tool) for tool in _TOOLS} | {"onnx_opset": OPSET},
+    }
+
+
+def _check_output(output: Path, force: bool) -> None:
+    if output.is_symlink():
+        raise OutputError(f"{output} is a link; name the directory itself")
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not force:
+        raise OutputError(f"{output} is there already; name another directory, or replace a bundle with --force")
+    try:
+        files = {graph.file for graph in load_bundle(output, verify_hashes=False).manifest.graphs.values()}
+    except BundleError as error:
+        raise OutputError(
+            f"{output} is not a whole bundle and is not replaced ({error}); remove it yourself"
+        ) from error
+    if strangers := sorted({entry.name for entry in output.iterdir()} - files - {MANIFEST_NAME}):
+        raise OutputError(f"{output} holds more than a bundle ({strangers[0]}) and is not replaced; remove it yourself")
+
+
+def _write(manifest: Manifest, model: bytes, output: Path) -> None:
+    token = secrets.token_hex(4)
+    fresh = output.with_name(f".{output.name}.{token}.tmp")
+    old = output.with_name(f".{output.name}.{token}.old")
+    try:
+        fresh.mkdir()
+        try:
+            (fresh / _GRAPH_FILE).write_bytes(model)
+            write_manifest(manifest, fresh / MANIFEST_NAME)
+            load_bundle(fresh)
+            if output.exists():
+                output.rename(old)
+            try:
+                fresh.rename(output)
+            except OSError:
+                if old.exists():
+                    old.rename(output)
+                raise
+        finally:
+            for leftover in (fresh, old):
+                if leftover.exists():
+                    shutil.rmtree(leftover)
+    except OSError as error:
+        raise OutputError(f"cannot write the bundle {output}: {error.strerror or error}") from error

@@ -1,0 +1,1 @@
+"""Training: networks in PyTorch, their checkpoints, and the command ``vos-train``."""

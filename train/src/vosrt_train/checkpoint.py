@@ -1,0 +1,151 @@
+"""Checkpoints: safetensors with the configuration in the metadata. No code, no pickle."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from vosrt.errors import InputError, OptionError, OutputError
+from vosrt_train.config import EncoderConfig
+from vosrt_train.model.encoder import Encoder, empty_encoder
+
+FORMAT = 1
+_METADATA_KEY = "vosrt"
+
+
+class CheckpointError(InputError):
+    """A checkpoint is missing, damaged or not one of this network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How the weights came about.
+
+    Attributes:
+        trained: False while they are as initialised.
+        seed: of the initialisation.
+        summary: one line for people, e.g. ``"untrained, seed 0"``.
+        licence: of the weights, e.g. an SPDX identifier.
+    """
+
+    trained: bool
+    seed: int
+    summary: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network with its history.
+
+    Attributes:
+        encoder: in evaluation mode.
+        training: how its weights came about.
+    """
+
+    encoder: Encoder
+    training: Training
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint; the file appears whole or not at all.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    metadata = {
+        "format": FORMAT,
+        "encoder": asdict(checkpoint.encoder.config),
+        "training": asdict(checkpoint.training),
+    }
+    data = save(_tensors(checkpoint.encoder), {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+    try:
+        _write_atomically(data, path)
+    except OSError as error:
+        raise OutputError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: it is missing, damaged, made by a newer vosrt or not one of this network.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no such checkpoint: {path}; make one with vos-train")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
+    config, training = _read_metadata(metadata, path)
+    encoder = empty_encoder(config)
+    _check_tensors(tensors, _tensors(encoder), path)
+    encoder.load_state_dict(tensors)
+    return Checkpoint(encoder.eval(), training)
+
+
+def _tensors(encoder: Encoder) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
+
+
+def _write_atomically(data: bytes, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_metadata(metadata: Mapping[str, str], path: Path) -> tuple[EncoderConfig, Training]:
+    if _METADATA_KEY not in metadata:
+        raise CheckpointError(f"{path} has no vosrt configuration in its metadata; expected a file made by vos-train")
+    try:
+        document: dict[str, Any] = json.loads(metadata[_METADATA_KEY])
+        version = document["format"]
+        if version > FORMAT:
+            raise CheckpointError(
+                f"{path} was made by a newer vosrt (format {version}; this one reads up to {FORMAT}); upgrade vosrt"
+            )
+        config, training = document["encoder"], document["training"]
+        _check_types(config, EncoderConfig())
+        _check_types(training, Training(trained=False, seed=0, summary="", licence=""))
+        return EncoderConfig(**config), Training(**training)
+    except (ValueError, KeyError, TypeError, OptionError) as error:
+        raise CheckpointError(f"the vosrt metadata of {path} cannot be used: {error}") from error
+
+
+def _check_types(values: Mapping[str, object], example: EncoderConfig | Training) -> None:
+    for name, wanted in asdict(example).items():
+        if type(values[name]) is not type(wanted):
+            raise ValueError(f"{name} is {values[name]!r}; expected a value like {wanted!r}")
+
+
+def _check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise CheckpointError(f"{path} lacks {len(missing)} tensors of the encoder, the first {missing[0]}")
+    if unknown := sorted(found.keys() - wanted.keys()):
+        raise CheckpointError(f"{path} has {len(unknown)} tensors that the encoder has not, the first {unknown[0]}")
+    for name, tensor in wanted.items():
+        have = found[name]
+        if have.shape != tensor.shape or have.dtype != tensor.dtype:
+            raise CheckpointError(
+                f"{path}: {name} is {_shape(have)}; the encoder of its configuration has {_shape(tensor)}"
+            )
+        if not have.isfinite().all():
+            raise CheckpointError(f"{path}: {name} has values that are not finite; take an earlier checkpoint")
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

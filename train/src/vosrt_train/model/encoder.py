@@ -1,0 +1,105 @@
+"""The encoder: backbone and key head, with an initialisation that a seed determines."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vosrt_train.config import EncoderConfig
+from vosrt_train.model.resnet import ResNet18
+
+
+@dataclass(frozen=True)
+class Features:
+    """Feature maps of n frames, not normalised.
+
+    Attributes:
+        res3: f32 [n, 4 width, h, w].
+        res4: f32 [n, 8 width, h, w]; None without layer4.
+        key: f32 [n, key_channels, h, w]; None without layer4.
+    """
+
+    res3: Tensor
+    res4: Tensor | None = None
+    key: Tensor | None = None
+
+
+class KeyHead(nn.Module):
+    """Two 1x1 convolutions that project res4 to the key."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, inputs, 1)
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv2 = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, res4: Tensor) -> Tensor:
+        """f32 [n, inputs, h, w] -> [n, outputs, h, w]."""
+        key: Tensor = self.conv2(torch.relu(self.bn1(self.conv1(res4))))
+        return key
+
+
+class Encoder(nn.Module):
+    """The network of Araslanov et al. 2021; see `build_encoder` for one with weights."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = ResNet18(config.width, layer4=config.layer4)
+        self.emb_q = KeyHead(8 * config.width, config.key_channels) if config.layer4 else None
+
+    def forward(self, rgb: Tensor) -> Features:
+        """Compute the features of frames.
+
+        Args:
+            rgb: f32 [n, 3, H, W], normalised with the mean and deviation of ImageNet.
+        """
+        res3, res4 = self.backbone(rgb)
+        return Features(res3, res4, None if self.emb_q is None else self.emb_q(res4))
+
+
+def empty_encoder(config: EncoderConfig) -> Encoder:
+    """An encoder whose weights are still to be filled in; draws no random numbers."""
+    with torch.device("meta"):
+        encoder = Encoder(config)
+    return encoder.to_empty(device="cpu")
+
+
+def build_encoder(config: EncoderConfig, *, seed: int) -> Encoder:
+    """An untrained encoder whose weights depend on the configuration and the seed alone.
+
+    The distributions are those of torchvision's ResNet and of PyTorch's convolution. Each tensor has a
+    generator of its own, seeded by its name, so that the encoder without layer4 is a part of the whole one.
+
+    Args:
+        config: its shape.
+        seed: any non-negative integer.
+    """
+    encoder = empty_encoder(config)
+    with torch.no_grad():
+        for name, module in encoder.named_modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d):
+                _initialise_convolution(module, np.random.default_rng([seed, zlib.crc32(name.encode())]))
+    return encoder
+
+
+def _initialise_convolution(conv: nn.Conv2d, random: np.random.Generator) -> None:
+    """Backbone (no bias): He et al. 2015 by fan-out. Key head (bias): uniform within 1 / sqrt(fan-in)."""
+    outputs, inputs, height, width = conv.weight.shape
+    shape = tuple(conv.weight.shape)
+    if conv.bias is None:
+        weight = random.standard_normal(shape) * math.sqrt(2 / (outputs * height * width))
+    else:
+        bound = 1 / math.sqrt(inputs * height * width)
+        weight = random.uniform(-bound, bound, shape)
+        conv.bias.copy_(torch.from_numpy(random.uniform(-bound, bound, outputs)))
+    conv.weight.copy_(torch.from_numpy(weight))
