@@ -7,8 +7,6 @@ long as one of its objects is tracked (the first one for ever, because backgroun
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vosrt.errors import MaskError, OptionError
+from vosrt.native import find_native
 from vosrt.ops import reference
 from vosrt.types import F32Array, Precision, PropagationOptions, TopK, U8Array
 
@@ -285,13 +284,8 @@ def create_memory(
     Raises:
         OptionError: ``VOSRT_CORE`` or ``VOSRT_ISA`` forces what is not there, or no core has the precision.
     """
-    forced = os.environ.get("VOSRT_CORE", "")
-    if forced not in ("", "native", "numpy"):
-        raise OptionError(f"VOSRT_CORE is {forced!r}; expected 'native' or 'numpy', or leave it unset")
-    native, why_not = load_native() if forced != "numpy" else (None, "VOSRT_CORE=numpy")
+    native, why_not = find_native()
     if native is None:
-        if forced == "native":
-            raise OptionError(f"VOSRT_CORE=native, but {why_not}")
         if precision == "bf16":
             raise OptionError(f"precision is 'bf16', but NumPy computes in fp32 ({why_not}); use 'auto' or 'fp32'")
         return NumpyMemory(height, width, channels, options), f"NumPy, slow: {why_not}"
@@ -311,12 +305,3 @@ def create_memory(
     )
     info = memory.info
     return memory, f"native core {native.version()}, {info['isa']} on {info['threads']} threads"
-
-
-def load_native() -> tuple[Any, str]:
-    """The native module, or None and why it cannot be used, with what to do."""
-    try:
-        return importlib.import_module("vosrt._native"), ""
-    except ImportError as error:
-        remedy = "install a C++20 compiler and reinstall vosrt without VOSRT_NO_NATIVE"
-        return None, f"the native core is not built ({error}); {remedy}"

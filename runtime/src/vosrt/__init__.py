@@ -1,0 +1,48 @@
+"""Video object segmentation learnt without labels: mark objects in one frame, get their masks in all.
+
+model = vosrt.Model.load()
+with model.stream() as stream:
+    result = stream.start(first_frame, mask)     # u8 [H, W, 3] BGR, integers [H, W]
+    for frame in frames:
+        result = stream.step(frame)              # result.labels: u8 [H, W]
+"""
+
+from vosrt.bundle import Bundle, load_bundle
+from vosrt.encoder import Embedding
+from vosrt.errors import (
+    BrokenVideoError,
+    BundleError,
+    EngineError,
+    InputError,
+    MaskError,
+    MissingExtraError,
+    OptionError,
+    OutputError,
+    SourceError,
+    VosrtError,
+    WorkError,
+)
+from vosrt.model import Model
+from vosrt.stream import Stream
+from vosrt.types import PropagationOptions, StepResult
+
+__all__ = [
+    "BrokenVideoError",
+    "Bundle",
+    "BundleError",
+    "Embedding",
+    "EngineError",
+    "InputError",
+    "MaskError",
+    "MissingExtraError",
+    "Model",
+    "OptionError",
+    "OutputError",
+    "PropagationOptions",
+    "SourceError",
+    "StepResult",
+    "Stream",
+    "VosrtError",
+    "WorkError",
+    "load_bundle",
+]

@@ -1,0 +1,220 @@
+"""ONNX Runtime: its CPU provider, and the OpenVINO provider that comes as a plugin."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from vosrt.engines.base import EngineInfo
+from vosrt.errors import EngineError, MissingExtraError
+
+Axes = Mapping[str, Sequence[str | None]]
+Configure = Callable[[Any], None]
+
+_SESSIONS = 2
+_FATAL_ONLY = 4
+_OPENVINO_REGISTRATION = "vosrt.openvino"
+_openvino_lock = threading.Lock()
+
+
+class OnnxRuntimeEngine:
+    """Runs one graph with ONNX Runtime.
+
+    Shapes are made static per session, which lets providers plan memory and pick kernels ahead; sessions of the last
+    shapes are kept.
+
+    Args:
+        graph: the ONNX file.
+        axes: per input, the names of its dynamic axes, None for fixed ones.
+        info: what :attr:`info` says.
+        threads: in one operator; 0 is one per processor.
+        configure: adds a provider to the session options; None is the CPU provider.
+    """
+
+    def __init__(
+        self, graph: Path, axes: Axes, info: EngineInfo, *, threads: int = 0, configure: Configure | None = None
+    ) -> None:
+        self._graph = graph
+        self._axes = axes
+        self._info = info
+        self._threads = threads or _processors()
+        self._configure = configure
+        self._sessions: OrderedDict[tuple[tuple[str, int], ...], Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def info(self) -> EngineInfo:
+        """What runs and why."""
+        return self._info
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run the graph; the first run with new shapes takes longer.
+
+        Raises:
+            EngineError: the graph cannot be loaded or run.
+        """
+        session = self._session_for(self._sizes(inputs))
+        return self._run(session, inputs)
+
+    def probe(self, inputs: Mapping[str, NDArray[Any]]) -> None:
+        """Run the graph once and forget the session, to know early whether it can run at all.
+
+        Raises:
+            EngineError: it cannot.
+        """
+        self._run(self._create_session(self._sizes(inputs)), inputs)
+
+    def _sizes(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[tuple[str, int], ...]:
+        """Sizes of the named axes."""
+        sizes: dict[str, int] = {}
+        for name, axes in self._axes.items():
+            array = inputs.get(name)
+            if array is None or array.ndim != len(axes):
+                given = {key: list(value.shape) for key, value in inputs.items()}
+                raise EngineError(f"{self._graph.name} needs {name!r} with axes {list(axes)}; given {given}")
+            sizes.update({axis: size for axis, size in zip(axes, array.shape, strict=True) if axis})
+        return tuple(sorted(sizes.items()))
+
+    def _session_for(self, sizes: tuple[tuple[str, int], ...]) -> Any:
+        with self._lock:
+            session = self._sessions.pop(sizes, None) or self._create_session(sizes)
+            self._sessions[sizes] = session
+            if len(self._sessions) > _SESSIONS:
+                self._sessions.popitem(last=False)
+            return session
+
+    def _create_session(self, sizes: tuple[tuple[str, int], ...]) -> Any:
+        ort = load_onnxruntime()
+        options = ort.SessionOptions()
+        options.log_severity_level = _FATAL_ONLY  # failures are raised; the log would repeat them on stderr
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        # Idle workers must not burn the processors that decoding and matching run on.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        for axis, size in sizes:
+            options.add_free_dimension_override_by_name(axis, size)
+        try:
+            if self._configure:
+                self._configure(options)
+                return ort.InferenceSession(self._graph, options)
+            return ort.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise EngineError(f"{self._info.name} cannot load {self._graph.name}: {one_line(error)}") from error
+
+    def _run(self, session: Any, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        names = [output.name for output in session.get_outputs()]
+        try:
+            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        except Exception as error:
+            raise EngineError(f"{self._info.name} cannot run {self._graph.name}: {one_line(error)}") from error
+
+
+def cpu_engine(graph: Path, axes: Axes, *, threads: int = 0, reason: str) -> OnnxRuntimeEngine:
+    """ONNX Runtime's own CPU provider, fp32.
+
+    Raises:
+        EngineError: ONNX Runtime cannot be imported.
+    """
+    info = EngineInfo("cpu", "fp32", f"onnxruntime {load_onnxruntime().__version__}", reason)
+    return OnnxRuntimeEngine(graph, axes, info, threads=threads)
+
+
+def openvino_engine(graph: Path, axes: Axes, *, bf16: bool, threads: int = 0, reason: str) -> OnnxRuntimeEngine:
+    """The CPU device of the OpenVINO plugin provider.
+
+    Args:
+        graph: the ONNX file.
+        axes: see :class:`OnnxRuntimeEngine`.
+        bf16: arithmetic in bf16, else in fp32.
+        threads: 0 is one per processor.
+        reason: for :class:`EngineInfo`.
+
+    Raises:
+        MissingExtraError: the plugin is not installed.
+        EngineError: it offers no device for this processor.
+    """
+    device, version = find_openvino_device()
+    precision = "bf16" if bf16 else "fp32"
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        "INFERENCE_NUM_THREADS": str(threads or _processors()),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+
+    def configure(options: Any) -> None:
+        options.add_provider_for_devices([device], {"load_config": json.dumps({"CPU": settings})})
+
+    info = EngineInfo("openvino", precision, f"onnxruntime {load_onnxruntime().__version__}, {version}", reason)
+    return OnnxRuntimeEngine(graph, axes, info, threads=threads, configure=configure)
+
+
+def find_openvino_device() -> tuple[Any, str]:
+    """The plugin's CPU device (an ``OrtEpDevice``) and the plugin's version; registers the plugin if need be.
+
+    Raises:
+        MissingExtraError: the plugin is not installed.
+        EngineError: it cannot be loaded, or offers no device for this processor.
+    """
+    ort = load_onnxruntime()
+    try:
+        plugin = importlib.import_module("onnxruntime_ep_openvino")
+    except ImportError:
+        raise MissingExtraError("the OpenVINO engine", "openvino") from None
+    version = f"onnxruntime-ep-openvino {importlib.metadata.version('onnxruntime-ep-openvino')}"
+    with _openvino_lock:
+        device = _openvino_cpu(ort, plugin)
+        if device is None:
+            try:
+                ort.register_execution_provider_library(_OPENVINO_REGISTRATION, plugin.get_library_path())
+            except Exception as error:
+                if "already registered" not in str(error):
+                    raise EngineError(f"{version} cannot be loaded: {one_line(error)}") from error
+            device = _openvino_cpu(ort, plugin)
+    if device is None:
+        vendors = sorted({each.device.vendor for each in ort.get_ep_devices()})
+        raise EngineError(
+            f"{version} offers no CPU device here; it takes Intel processors only, this one is by {', '.join(vendors)}"
+        )
+    return device, version
+
+
+def _openvino_cpu(ort: ModuleType, plugin: ModuleType) -> Any:
+    for device in ort.get_ep_devices():
+        if device.ep_name == plugin.get_ep_name() and device.ep_metadata.get("ov_device") == "CPU":
+            return device
+    return None
+
+
+def load_onnxruntime() -> ModuleType:
+    """Import ONNX Runtime when it is needed, not with vosrt.
+
+    Raises:
+        EngineError: it is not installed, or broken.
+    """
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise EngineError(
+            f"onnxruntime cannot be imported ({one_line(error)}); install it with: pip install onnxruntime"
+        ) from error
+
+
+def one_line(error: Exception) -> str:
+    """An exception's words on one line, at most 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:299] + "…"
+
+
+def _processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

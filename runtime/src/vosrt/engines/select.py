@@ -1,0 +1,95 @@
+"""Choosing an engine: the fastest one that can run the graph, with the reasons why faster ones could not."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from vosrt.bundle import EncoderSpec
+from vosrt.engines.base import Engine
+from vosrt.engines.fake import FakeEngine
+from vosrt.engines.onnxruntime import OnnxRuntimeEngine, cpu_engine, openvino_engine
+from vosrt.errors import EngineError, MissingExtraError, OptionError
+from vosrt.native import find_native
+from vosrt.types import Precision
+
+EngineName = Literal["auto", "openvino", "cpu", "fake"]
+
+ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)
+AUTO_ORDER = ("openvino", "cpu")
+
+_PROBE_SIDE = 32
+
+
+def create_encoder_engine(
+    graph: Path, spec: EncoderSpec, *, engine: str = "auto", precision: Precision = "auto", threads: int = 0
+) -> Engine:
+    """Create the engine for an encoder graph and prove on a tiny frame that it runs.
+
+    Args:
+        graph: the ONNX file (not read by the fake engine).
+        spec: its contract.
+        engine: one of :data:`ENGINE_NAMES`; ``"auto"`` tries :data:`AUTO_ORDER`.
+        precision: inside the graph; ``"auto"`` is bf16 where engine and processor have it natively.
+        threads: 0 is one per processor.
+
+    Raises:
+        OptionError: no such engine, or one that does not have the precision.
+        MissingExtraError: the engine that was asked for is not installed.
+        EngineError: the engine that was asked for, or every one, cannot run the graph.
+    """
+    if engine not in ENGINE_NAMES:
+        raise OptionError(f"engine is {engine!r}; expected one of {', '.join(ENGINE_NAMES)}")
+    if precision == "bf16" and engine in ("cpu", "fake"):
+        raise OptionError(f"the {engine} engine computes in fp32 only; use precision 'auto', or engine 'openvino'")
+    if engine == "fake":
+        return FakeEngine(spec)
+    if engine != "auto":
+        return _create(engine, graph, spec, precision, threads, "asked for")
+    refusals: list[str] = []
+    for name in AUTO_ORDER:
+        reason = "; ".join(["fastest of those that can run here", *refusals])
+        try:
+            return _create(name, graph, spec, precision, threads, reason)
+        except (EngineError, MissingExtraError, OptionError) as error:
+            refusals.append(f"{name} refused: {error}")
+    raise EngineError("no engine can run the encoder: " + "; ".join(refusals))
+
+
+def _create(
+    name: str, graph: Path, spec: EncoderSpec, precision: Precision, threads: int, reason: str
+) -> OnnxRuntimeEngine:
+    axes = {spec.input_name: ("n", "height", "width", None)}
+    if name == "openvino":
+        bf16 = processor_has_bf16() if precision == "auto" else precision == "bf16"
+        created = openvino_engine(graph, axes, bf16=bf16, threads=threads, reason=reason)
+    else:
+        if precision == "bf16":
+            raise OptionError("the cpu engine computes in fp32 only")
+        created = cpu_engine(graph, axes, threads=threads, reason=reason)
+    side = max(_PROBE_SIDE, spec.min_side)
+    created.probe({spec.input_name: np.zeros((1, side, side, 3), dtype=np.uint8)})
+    return created
+
+
+@cache
+def processor_has_bf16() -> bool:
+    """Whether this processor multiplies bf16 natively (AVX512-BF16 or AMX); emulation would be slower than fp32."""
+    return any(detect() for detect in (_bf16_by_cpuinfo, _bf16_by_native_core))
+
+
+def _bf16_by_cpuinfo() -> bool:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    flags = {flag for line in text.splitlines() if line.startswith("flags") for flag in line.split()}
+    return not flags.isdisjoint({"avx512_bf16", "amx_bf16"})
+
+
+def _bf16_by_native_core() -> bool:
+    native, _ = find_native()
+    return native is not None and any(native.isa_available(isa) for isa in ("avx512bf16", "amx"))

@@ -1,0 +1,127 @@
+"""A bundle ready to run: engines loaded, nothing of any video held."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vosrt.bundle import Bundle, Manifest, load_bundle
+from vosrt.encoder import Embedding, FrameEncoder
+from vosrt.engines.base import Engine
+from vosrt.engines.select import create_encoder_engine
+from vosrt.errors import OptionError
+from vosrt.memory import create_memory
+from vosrt.stream import Stream
+from vosrt.types import Precision, PropagationOptions, U8Array
+
+
+class Model:
+    """A network and its settings. Immutable; shared by streams and threads.
+
+    Args:
+        manifest: what the bundle says.
+        engines: per graph of the bundle, what runs it; ``"encoder"`` is needed.
+        precision: of the products in matching, see :meth:`load`.
+        source: where the bundle came from, for :meth:`describe`.
+    """
+
+    def __init__(
+        self, manifest: Manifest, engines: Mapping[str, Engine], *, precision: Precision = "auto", source: str = ""
+    ) -> None:
+        self._manifest = manifest
+        self._engines = dict(engines)
+        self._precision: Precision = precision
+        self._source = source
+        self._encoder = FrameEncoder(manifest.encoder, self._engines["encoder"], manifest.size)
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | Path | Bundle = "default",
+        *,
+        engine: str = "auto",
+        precision: Precision = "auto",
+        threads: int = 0,
+    ) -> Model:
+        """Load a bundle and start an engine for it.
+
+        Args:
+            bundle: a bundle's directory; ``"default"`` is the one that comes with the package.
+            engine: ``"auto"`` (the fastest that runs here), ``"openvino"``, ``"cpu"``, or ``"fake"`` for tests.
+            precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 where the processor has it natively.
+            threads: of the engine; 0 is one per processor.
+
+        Raises:
+            BundleError: the bundle is missing, altered or made by a newer vosrt.
+            OptionError: an unknown engine or precision, or one without the other.
+            MissingExtraError: the engine is not installed; the message has the pip command.
+            EngineError: the engine cannot run the bundle.
+        """
+        if precision not in ("auto", "fp32", "bf16"):
+            raise OptionError(f"precision is {precision!r}; expected 'auto', 'fp32' or 'bf16'")
+        if threads < 0:
+            raise OptionError(f"threads is {threads}; expected 0 (one per processor) or more")
+        opened = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+        encoder = create_encoder_engine(
+            opened.graph_path("encoder"), opened.manifest.encoder, engine=engine, precision=precision, threads=threads
+        )
+        return cls(opened.manifest, {"encoder": encoder}, precision=precision, source=str(opened.path))
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says about itself."""
+        return self._manifest
+
+    def encode(self, frame: U8Array, size: int | None = None) -> Embedding:
+        """Embed one frame; may be called from several threads, ahead of the streams that use the result.
+
+        Args:
+            frame: u8 [H, W, 3], BGR.
+            size: short side of the working frame in pixels; None is the bundle's default (which never enlarges), or
+                the frame's own size.
+
+        Raises:
+            InputError: the frame is no such array, or its working size is out of the encoder's range.
+            EngineError: the engine failed.
+        """
+        return self._encoder.encode(frame, size)
+
+    def stream(self, *, size: int | None = None, options: PropagationOptions | None = None, threads: int = 0) -> Stream:
+        """Open a stream for one video.
+
+        Args:
+            size: short side of the working frame in pixels, as for :meth:`encode`.
+            options: how labels are propagated; None is what the bundle recommends.
+            threads: of the native core; 0 is one per processor.
+        """
+        return Stream(
+            lambda frame: self.encode(frame, size),
+            options or self._manifest.inference,
+            precision=self._precision,
+            threads=threads,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What runs and why, as plain values that print and serialise."""
+        _, core = create_memory(1, 1, self._manifest.encoder.channels, PropagationOptions(), precision=self._precision)
+        return {
+            "bundle": self._manifest.name,
+            "source": self._source,
+            "weights": "trained" if self._manifest.trained else "untrained",
+            "feature": f"{self._manifest.encoder.feature}, {self._manifest.encoder.channels} channels",
+            "engines": {name: vars(engine.info) for name, engine in self._engines.items()},
+            "core": core,
+            "versions": {"vosrt": _version(), "python": platform.python_version(), "numpy": np.__version__},
+        }
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("vosrt")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,234 @@
+"""One video's state: frames in, labels out. All array work is the core's; this holds the order of events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vosrt.encoder import Embedding, check_frame
+from vosrt.errors import InputError, MaskError
+from vosrt.memory import Memory, create_memory
+from vosrt.types import MAX_OBJECT_ID, F32Array, Precision, PropagationOptions, StepResult, U8Array
+
+MaskArray = NDArray[np.integer[Any]] | NDArray[np.bool_]
+
+
+class Stream:
+    """Tracks objects through one video. Made by ``Model.stream``; used by one thread at a time.
+
+        with model.stream() as stream:
+            result = stream.start(frame, mask)
+            for frame in frames:
+                result = stream.step(frame)
+
+    Masks are integer or boolean arrays [H, W] of the frame's size: 0 says nothing, another value is an object id.
+
+    Args:
+        encode: turns a frame into its embedding.
+        options: how labels are propagated.
+        precision: of the products in matching.
+        threads: of the native core; 0 is one per processor.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[U8Array], Embedding],
+        options: PropagationOptions,
+        *,
+        precision: Precision = "auto",
+        threads: int = 0,
+    ) -> None:
+        self._encode = encode
+        self._options = options
+        self._precision = precision
+        self._threads = threads
+        self._memory: Memory | None = None
+        self._shape: tuple[int, ...] = ()  # frame height and width, then the embedding's h, w, K
+        self._index = -1
+        self._annotation: U8Array | None = None  # [H, W], what was marked in the newest frame
+        self._closed = False
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """Tracked objects, ascending."""
+        return self._memory.object_ids if self._memory else ()
+
+    def start(self, frame: U8Array | Embedding, mask: MaskArray) -> StepResult:
+        """Take the first frame with its objects.
+
+        Args:
+            frame: u8 [H, W, 3] BGR, or its embedding.
+            mask: [H, W], objects of this frame.
+
+        Raises:
+            InputError: the stream has begun, or the frame does not fit.
+            MaskError: the mask does not fit the frame, is empty, or holds an object too small to represent.
+        """
+        if self._index >= 0:
+            raise InputError("the stream has begun; mark objects with step(frame, mask) or add(mask), or open another")
+        return self.step(frame, mask)
+
+    def step(self, frame: U8Array | Embedding, mask: MaskArray | None = None) -> StepResult:
+        """Take the next frame and follow the objects into it.
+
+        Frames may come before the first mask; they are background. If an object of the mask turns out to be too
+        small to represent, the frame counts as taken without a mask.
+
+        Args:
+            frame: u8 [H, W, 3] BGR, or its embedding.
+            mask: [H, W], objects that appear or are marked anew in this very frame.
+
+        Raises:
+            InputError: the stream is closed, or the frame has another size than the ones before.
+            MaskError: the mask does not fit the frame, is empty, or holds an object too small to represent.
+            EngineError: the encoder failed.
+        """
+        self._check_open()
+        marks = None if mask is None else _as_mask(mask, *_frame_size(frame))
+        embedding = frame if isinstance(frame, Embedding) else self._encode(frame)
+        memory = self._memory_for(embedding)
+        started = time.perf_counter()
+        memory.push(np.ascontiguousarray(embedding.array))
+        timings_ms = {**embedding.timings_ms, "match": 1e3 * (time.perf_counter() - started)}
+        self._index += 1
+        self._annotation = None
+        if marks is not None:
+            self._annotate(memory, marks)
+        return self._result(memory, timings_ms)
+
+    def add(self, mask: MaskArray) -> StepResult:
+        """Mark objects, new or anew, in the newest frame.
+
+        Raises:
+            InputError: no frame was given yet.
+            MaskError: as for ``step``; nothing has changed.
+        """
+        memory = self._begun("add objects")
+        self._annotate(memory, _as_mask(mask, *self._shape[:2]))
+        return self._result(memory, {})
+
+    def remove(self, object_id: int) -> None:
+        """Stop tracking an object; its area becomes background.
+
+        Raises:
+            InputError: no such object is tracked.
+        """
+        memory = self._begun("remove an object")
+        if object_id not in memory.object_ids:
+            raise InputError(f"object {object_id} is not tracked; tracked are {list(memory.object_ids)}")
+        memory.remove(object_id)
+        if self._annotation is not None:
+            self._annotation = np.where(self._annotation == object_id, 0, self._annotation).astype(np.uint8)
+
+    def soft_masks(self) -> F32Array:
+        """Soft masks of the newest frame, f32 [h, w, 1 + objects]: background, then ids ascending."""
+        return self._begun("read soft masks").soft_masks()
+
+    def close(self) -> None:
+        """Free the memory; the stream cannot be used afterwards."""
+        self._closed = True
+        self._memory = None
+        self._annotation = None
+
+    def __enter__(self) -> Stream:
+        """The stream itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the stream."""
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError("the stream is closed; open another with model.stream()")
+
+    def _begun(self, action: str) -> Memory:
+        self._check_open()
+        if self._memory is None:
+            raise InputError(f"cannot {action} before the first frame; call start(frame, mask) first")
+        return self._memory
+
+    def _memory_for(self, embedding: Embedding) -> Memory:
+        """The stream's memory, made for the first frame; later frames must be like it."""
+        shape = (embedding.frame_height, embedding.frame_width, *embedding.array.shape)
+        if self._memory is None:
+            self._memory, _ = create_memory(
+                *embedding.array.shape, self._options, precision=self._precision, threads=self._threads
+            )
+            self._shape = shape
+        if shape != self._shape:
+            was, now = (f"{w} x {h} pixels (grid {gw} x {gh} x {k})" for h, w, gh, gw, k in (self._shape, shape))
+            raise InputError(f"the frame size changed within the stream from {was} to {now}; open a stream per size")
+        return self._memory
+
+    def _annotate(self, memory: Memory, mask: U8Array) -> None:
+        memory.annotate(mask)
+        before = self._annotation if self._annotation is not None else np.zeros_like(mask)
+        before = np.where(np.isin(before, mask), 0, before)
+        self._annotation = np.where(mask != 0, mask, before).astype(np.uint8)
+
+    def _result(self, memory: Memory, timings_ms: dict[str, float]) -> StepResult:
+        started = time.perf_counter()
+        labels, confidence = memory.labels(*self._shape[:2])
+        if self._annotation is not None:
+            _overrule(labels, confidence, self._annotation)
+        timings_ms["upsample"] = 1e3 * (time.perf_counter() - started)
+        return StepResult(
+            index=self._index,
+            labels=labels,
+            confidence=confidence,
+            object_ids=memory.object_ids,
+            object_confidence=_mean_confidence(labels, confidence, memory.object_ids),
+            timings_ms=timings_ms,
+        )
+
+
+def _frame_size(frame: U8Array | Embedding) -> tuple[int, int]:
+    """Rows and columns of the frame, in pixels."""
+    if isinstance(frame, Embedding):
+        return frame.frame_height, frame.frame_width
+    check_frame(frame)
+    return frame.shape[0], frame.shape[1]
+
+
+def _as_mask(mask: MaskArray, height: int, width: int) -> U8Array:
+    """Check a mask and bring it to u8 [H, W]."""
+    array = np.asarray(mask)
+    if array.ndim != 2 or not (array.dtype == np.bool_ or np.issubdtype(array.dtype, np.integer)):
+        raise MaskError(
+            f"mask is {array.dtype} {list(array.shape)}; expected integers [height, width] with 0 for background"
+        )
+    if array.shape != (height, width):
+        raise MaskError(
+            f"mask is {array.shape[1]} x {array.shape[0]} pixels, the frame {width} x {height}; "
+            "give a mask of the frame's size"
+        )
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > MAX_OBJECT_ID:
+        raise MaskError(f"mask holds values from {low} to {high}; expected object ids from 1 to {MAX_OBJECT_ID}")
+    if high == 0:
+        raise MaskError("the mask marks no object; expected at least one pixel that is not 0")
+    return np.ascontiguousarray(array, dtype=np.uint8)
+
+
+def _overrule(labels: U8Array, confidence: F32Array, annotation: U8Array) -> None:
+    """Let an annotated frame show its annotation: inside, the marked ids; outside, none of them."""
+    marked = annotation != 0
+    spilled = np.isin(labels, np.unique(annotation[marked])) & ~marked
+    labels[spilled] = 0
+    labels[marked] = annotation[marked]
+    confidence[marked | spilled] = 1
+
+
+def _mean_confidence(labels: U8Array, confidence: F32Array, ids: tuple[int, ...]) -> dict[int, float]:
+    """Mean confidence over each object's pixels, 0 where it has none."""
+    pixels = np.bincount(labels.ravel(), minlength=MAX_OBJECT_ID + 1)
+    total = np.bincount(labels.ravel(), weights=confidence.ravel(), minlength=MAX_OBJECT_ID + 1)
+    return {object_id: float(total[object_id] / max(pixels[object_id], 1)) for object_id in ids}
