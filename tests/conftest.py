@@ -76,16 +76,13 @@ def unit_embedding() -> Callable[..., F32Array]:
 
 @pytest.fixture(scope="session")
 def tiny_clip() -> tuple[U8Array, U8Array]:
-    """Six frames u8 [6, 64, 96, 3] of two squares in motion over texture, and their masks u8 [6, 64, 96] (ids 1, 2)."""
+    """Six frames u8 [6, 64, 96, 3] of two squares in motion, and masks u8 [6, 64, 96] with ids 1 and 2."""
     texture = np.random.default_rng(7).integers(90, 130, (64, 96, 3), dtype=np.uint8)
     frames = np.repeat(texture[None], 6, axis=0)
     masks = np.zeros((6, 64, 96), dtype=np.uint8)
     for t in range(6):
-        for object_id, (y, x), colour in (
-            (1, (8 + 2 * t, 8 + 6 * t), (20, 20, 240)),
-            (2, (36, 64 - 4 * t), (240, 40, 20)),
-        ):
-            area = (slice(y, y + 20), slice(x, x + 24))
+        for object_id, (y, x), colour in ((1, (8, 8 + 8 * t), (20, 20, 240)), (2, (40, 64 - 8 * t), (240, 40, 20))):
+            area = (slice(y, y + 24), slice(x, x + 24))
             frames[t][area] = colour
             masks[t][area] = object_id
     return frames, masks

@@ -304,6 +304,19 @@ def test_a_tiny_object_is_rescued(memory_factory: MemoryFactory, unit_embedding:
     np.testing.assert_allclose(soft.sum(axis=-1), 1, atol=TOLERANCE)
 
 
+def test_a_rescue_never_loses_another_object(memory_factory: MemoryFactory, unit_embedding: Embeddings) -> None:
+    """An object whose only cell is taken by the rescue of another one is rescued in turn."""
+    mask = np.zeros((17, 17), dtype=np.uint8)
+    mask[8, 8] = mask[8, 2] = 1
+    mask[7, 9] = mask[9, 9] = mask[9, 7] = 2
+    memory = memory_factory(3, 3, K)
+    memory.push(unit_embedding(0, 3, 3, K))
+    memory.annotate(mask)
+    soft = memory.soft_masks()
+    assert soft[1, 0].tolist() == [0, 1, 0]
+    assert soft[1, 1].tolist() == [0, 0, 1]
+
+
 def test_a_refused_annotation_changes_nothing(memory_factory: MemoryFactory, unit_embedding: Embeddings) -> None:
     """Two one-pixel objects in one cell, or an empty mask: an error, and the memory is as it was."""
     memory = memory_factory(H, W, K)

@@ -1,0 +1,250 @@
+"""Engines on a tiny graph: what runs, what is refused and why, sessions, threads."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vosrt.bundle import EncoderSpec
+from vosrt.engines import onnxruntime as ort_engines
+from vosrt.engines import select
+from vosrt.engines.fake import FakeEngine
+from vosrt.engines.onnxruntime import OnnxRuntimeEngine, cpu_engine, find_openvino_device
+from vosrt.engines.select import create_encoder_engine
+from vosrt.errors import EngineError, MissingExtraError, OptionError, VosrtError
+from vosrt.types import F32Array, U8Array
+
+SPEC = EncoderSpec(channels=3, feature="res4")
+AXES = {"frames": ("n", "height", "width", None)}
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder without weights: the mean colour of every 8 x 8 cell, normalised."""
+    onnx = pytest.importorskip("onnx")
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    nodes = [
+        node("Cast", ["frames"], ["floats"], to=onnx.TensorProto.FLOAT),
+        node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
+        node("AveragePool", ["planes"], ["cells"], kernel_shape=[8, 8], strides=[8, 8], ceil_mode=1),
+        node("LpNormalization", ["cells"], ["unit"], axis=1),
+        node("Transpose", ["unit"], ["embedding"], perm=[0, 2, 3, 1]),
+    ]
+    frames = value("frames", onnx.TensorProto.UINT8, ["n", "height", "width", 3])
+    embedding = value("embedding", onnx.TensorProto.FLOAT, ["n", "h", "w", 3])
+    built = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "encoder", [frames], [embedding]),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    path = tmp_path_factory.mktemp("bundle") / "encoder.onnx"
+    onnx.save(built, path)
+    return path
+
+
+def _frames(height: int, width: int, seed: int = 0) -> U8Array:
+    return np.random.default_rng(seed).integers(1, 256, (1, height, width, 3), dtype=np.uint8)
+
+
+def _mean_colours(frames: U8Array) -> F32Array:
+    n, height, width, _ = frames.shape
+    cells = frames.astype(np.float32).reshape(n, height // 8, 8, width // 8, 8, 3).mean(axis=(2, 4))
+    normalised: F32Array = cells / np.linalg.norm(cells, axis=-1, keepdims=True)
+    return normalised
+
+
+def test_the_cpu_engine_computes_the_graph(graph: Path) -> None:
+    """Any size, in and out by name."""
+    engine = create_encoder_engine(graph, SPEC, engine="cpu", threads=1)
+    for height, width in ((16, 24), (64, 32), (16, 24)):
+        frames = _frames(height, width)
+        np.testing.assert_allclose(engine.run({"frames": frames})["embedding"], _mean_colours(frames), atol=1e-5)
+    assert (engine.info.name, engine.info.precision, engine.info.reason) == ("cpu", "fp32", "asked for")
+    assert "onnxruntime" in engine.info.version
+
+
+def test_the_openvino_engine_computes_the_graph(graph: Path) -> None:
+    """In each precision; skipped, with the plugin's own reason, where it does not run."""
+    frames = _frames(64, 96)
+    for precision, tolerance in (("fp32", 1e-5), ("bf16", 0.01)):
+        try:
+            engine = create_encoder_engine(graph, SPEC, engine="openvino", precision=precision)  # type: ignore[arg-type]
+        except (EngineError, MissingExtraError) as error:
+            pytest.skip(str(error))
+        assert (engine.info.name, engine.info.precision) == ("openvino", precision)
+        np.testing.assert_allclose(engine.run({"frames": frames})["embedding"], _mean_colours(frames), atol=tolerance)
+
+
+def test_threads_share_an_engine(graph: Path) -> None:
+    """Runs of several sizes from several threads give each caller its own result."""
+    engine = create_encoder_engine(graph, SPEC, engine="cpu", threads=1)
+    inputs = [_frames(16 + 8 * (seed % 3), 24, seed) for seed in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        outputs = list(pool.map(lambda frames: engine.run({"frames": frames})["embedding"], inputs))
+    for frames, embedding in zip(inputs, outputs, strict=True):
+        np.testing.assert_allclose(embedding, _mean_colours(frames), atol=1e-5)
+
+
+def test_few_sessions_are_kept(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One session per size, the two last sizes stay: memory does not grow with the sizes seen."""
+    heights: list[int] = []
+    create = OnnxRuntimeEngine._create_session
+
+    def record(engine: OnnxRuntimeEngine, sizes: tuple[tuple[str, int], ...]) -> Any:
+        heights.append(dict(sizes)["height"])
+        return create(engine, sizes)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "_create_session", record)
+    engine = cpu_engine(graph, AXES, threads=1, reason="")
+    for height in (16, 24, 16, 24, 32, 24, 16):
+        engine.run({"frames": _frames(height, 16)})
+    assert heights == [16, 24, 32, 16]
+    assert len(engine._sessions) == 2
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "needs 'frames'"),
+        ({"frames": np.zeros((16, 16, 3), dtype=np.uint8)}, "needs 'frames' with axes"),
+        ({"frames": np.zeros((1, 16, 16, 3), dtype=np.float32)}, r"cannot run encoder\.onnx"),
+    ],
+)
+def test_wrong_inputs_are_engine_errors(graph: Path, inputs: dict[str, Any], message: str) -> None:
+    """One line, whatever ONNX Runtime says."""
+    engine = cpu_engine(graph, AXES, threads=1, reason="")
+    with pytest.raises(EngineError, match=message) as caught:
+        engine.run(inputs)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_graph_is_found_when_loading(tmp_path: Path) -> None:
+    """Not at the first frame of a video."""
+    broken = tmp_path / "encoder.onnx"
+    broken.write_bytes(b"not a graph")
+    for name in ("cpu", "auto"):
+        with pytest.raises(EngineError, match=r"cannot load encoder\.onnx") as caught:
+            create_encoder_engine(broken, SPEC, engine=name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_missing_plugin_names_the_command(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for by name it is an error; on the way to the CPU provider it is a reason."""
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_openvino", None)
+    command = r"pip install 'vosrt\[openvino\]'"
+    with pytest.raises(MissingExtraError, match=command):
+        create_encoder_engine(graph, SPEC, engine="openvino")
+    engine = create_encoder_engine(graph, SPEC, engine="auto")
+    assert engine.info.name == "cpu"
+    assert "openvino refused: the OpenVINO engine is not installed" in engine.info.reason
+
+
+class _FakeOnnxRuntime:
+    """Registers plugins as ONNX Runtime does, and offers the given devices afterwards."""
+
+    __version__ = "0"
+
+    def __init__(self, *offered: tuple[str, str]) -> None:
+        self.registered: list[str] = []
+        self._offered = offered
+
+    def register_execution_provider_library(self, name: str, path: str) -> None:
+        if name in self.registered:
+            raise RuntimeError(f"EP library is already registered under {name}")
+        self.registered.append(name)
+
+    def get_ep_devices(self) -> list[Any]:
+        devices = [("CPUExecutionProvider", ""), *(self._offered if self.registered else ())]
+        return [
+            SimpleNamespace(ep_name=name, ep_metadata={"ov_device": kind}, device=SimpleNamespace(vendor="AMD"))
+            for name, kind in devices
+        ]
+
+
+def _plug_in(monkeypatch: pytest.MonkeyPatch, fake: _FakeOnnxRuntime) -> None:
+    pytest.importorskip("onnxruntime_ep_openvino")
+    monkeypatch.setattr(ort_engines, "load_onnxruntime", lambda: fake)
+
+
+def test_the_plugin_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its devices, the plain CPU one is taken."""
+    fake = _FakeOnnxRuntime(
+        ("OpenVINOExecutionProvider.AUTO", "CPU"),
+        ("OpenVINOExecutionProvider", "GPU"),
+        ("OpenVINOExecutionProvider", "CPU"),
+    )
+    _plug_in(monkeypatch, fake)
+    for _ in range(2):
+        device, version = find_openvino_device()
+        assert (device.ep_name, device.ep_metadata["ov_device"]) == ("OpenVINOExecutionProvider", "CPU")
+        assert version.startswith("onnxruntime-ep-openvino ")
+    assert len(fake.registered) == 1
+
+
+def test_a_plugin_without_a_device_says_whose_processor_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugin passes over processors of other makers; asking twice does not trip over its registration."""
+    fake = _FakeOnnxRuntime()
+    _plug_in(monkeypatch, fake)
+    for _ in range(2):
+        with pytest.raises(EngineError, match="Intel processors only, this one is by AMD"):
+            find_openvino_device()
+    assert len(fake.registered) == 1
+
+
+def test_auto_precision_follows_the_processor(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 where it is native, fp32 elsewhere, and what was asked for if it was."""
+    chosen: list[bool] = []
+
+    def record(*_: object, bf16: bool, **__: object) -> OnnxRuntimeEngine:
+        chosen.append(bf16)
+        return cpu_engine(graph, AXES, threads=1, reason="")
+
+    monkeypatch.setattr(select, "openvino_engine", record)
+    for native in (True, False):
+        monkeypatch.setattr(select, "processor_has_bf16", lambda native=native: native)
+        for precision in ("auto", "fp32", "bf16"):
+            create_encoder_engine(graph, SPEC, engine="openvino", precision=precision)
+    assert chosen == [True, False, True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "tensorflow"}, "engine is 'tensorflow'; expected one of auto, openvino, cpu, fake"),
+        ({"engine": "cpu", "precision": "bf16"}, "fp32 only"),
+    ],
+)
+def test_impossible_wishes_are_refused(graph: Path, options: dict[str, Any], message: str) -> None:
+    """Before anything is loaded."""
+    with pytest.raises(OptionError, match=message):
+        create_encoder_engine(graph, SPEC, **options)
+
+
+def test_bf16_without_an_engine_that_has_it_is_an_error(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Precision that was asked for is never dropped in silence."""
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_openvino", None)
+    with pytest.raises(VosrtError, match="cpu refused: the cpu engine computes in fp32 only"):
+        create_encoder_engine(graph, SPEC, precision="bf16")
+
+
+def test_the_fake_engine_keeps_the_contract() -> None:
+    """Ragged sizes round up, cells have unit length, equal colours match, different ones do not."""
+    spec = EncoderSpec(channels=64, feature="res4")
+    frames = np.zeros((1, 20, 33, 3), dtype=np.uint8)
+    frames[:, :, 16:] = (200, 30, 90)
+    engine = FakeEngine(spec)
+    embedding = engine.run({"frames": frames})["embedding"]
+    assert embedding.shape == (1, 3, 5, 64)
+    assert embedding.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(embedding, axis=-1), 1, atol=1e-5)
+    assert embedding[0, 0, 0] @ embedding[0, 2, 1] == pytest.approx(1, abs=1e-5)
+    assert embedding[0, 0, 0] @ embedding[0, 0, 4] < 0.6
+    np.testing.assert_array_equal(embedding, FakeEngine(spec).run({"frames": frames})["embedding"])
+    with pytest.raises(EngineError):
+        engine.run({})

@@ -1,0 +1,28 @@
+"""The public names of `vosrt`, and what importing it costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import vosrt
+from vosrt import errors
+
+SOURCES = Path(vosrt.__file__).resolve().parents[1]
+
+
+def test_all_names_exist_and_are_sorted() -> None:
+    """``__all__`` is what there is, in order; every error of the tree but its internals is public."""
+    assert list(vosrt.__all__) == sorted(vosrt.__all__)
+    assert all(hasattr(vosrt, name) for name in vosrt.__all__)
+    tree = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    assert tree <= set(vosrt.__all__)
+
+
+def test_importing_loads_no_engine_and_no_framework() -> None:
+    """``import vosrt`` stays quick, and never pulls in PyTorch or ONNX."""
+    heavy = ("torch", "onnx", "onnxruntime", "cv2", "av", "safetensors")
+    code = f"import sys; sys.path.insert(0, {str(SOURCES)!r}); import vosrt; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
