@@ -1,0 +1,174 @@
+"""``vos-run SOURCE``: check everything, segment the source, report."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vosrt.cli import output
+from vosrt.cli.output import OutputFolder
+from vosrt.cli.report import Progress, peak_memory_mb, print_summary
+from vosrt.errors import OptionError
+from vosrt.types import Precision
+from vosrt.video.prompts import Annotations, Prompts, load_annotations
+from vosrt.video.sinks import OverlayVideo, PaletteMasks, ResultFolder, RleLines, write_json
+from vosrt.video.source import is_live, open_source
+
+if TYPE_CHECKING:
+    from vosrt.model import Model
+    from vosrt.pipeline import PipelineReport
+    from vosrt.video.base import FrameSink, FrameSource, SourceInfo
+
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for; see ``vos-run --help``.
+
+    Attributes:
+        propagation: values that replace those of the bundle, by name of `PropagationOptions`.
+    """
+
+    source: str
+    prompts: Prompts
+    out: Path
+    start: int = 0
+    end: int | None = None
+    size: int | None = None
+    bundle: str = "default"
+    engine: str = "auto"
+    precision: Precision = "auto"
+    threads: int = 0
+    propagation: dict[str, Any] = field(default_factory=dict)
+    video: bool = True
+    png: bool = True
+    rle: bool = True
+    overwrite: bool = False
+    quiet: bool = False
+    json: bool = False
+
+
+def segment(request: Request) -> int:
+    """Run one request.
+
+    Returns:
+        The exit code. Where an error came after the first result, it was printed with the place of the
+        results so far.
+
+    Raises:
+        VosrtError: before the first result; nothing was written.
+    """
+    if not (request.video or request.png or request.rle):
+        raise OptionError("--no-video, --no-png and --no-rle together leave nothing to write; drop one of them")
+    if request.threads < 0:
+        raise OptionError(f"--threads is {request.threads}; expected 0 (all cores) or more")
+    folder = OutputFolder(request.out, request.overwrite, _inputs(request))
+    folder.check()
+    # A camera waits for the model; anything else is checked first, because that is quick.
+    model = _load_model(request) if is_live(request.source) else None
+    source = open_source(request.source, start=request.start, end=request.end)
+    try:
+        annotations = load_annotations(request.prompts, source, start=request.start, end=request.end)
+        model = model or _load_model(request)
+        report, started = _run(request, model, source, annotations, folder)
+    finally:
+        source.close()
+    if report.error is not None and not report.frames:
+        raise report.error
+    warnings = [*annotations.warnings, *_unused(annotations, report)]
+    summary = _summary(request, model, source.info, annotations, report, warnings)
+    if started:
+        write_json(folder.path / output.SUMMARY, summary)
+    print_summary(summary, as_json=request.json, quiet=request.quiet)
+    if report.error is not None:
+        print(f"error: {report.error}; the results of {report.frames} frames are in {folder.path}", file=sys.stderr)
+        return report.error.exit_code
+    if report.interrupted:
+        kept = f"the results of {report.frames} frames are in {folder.path}" if started else "nothing was written"
+        print(f"interrupted: {kept}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _inputs(request: Request) -> tuple[Path, ...]:
+    given = [request.source, *request.prompts.masks, *request.prompts.polygons]
+    paths = [Path(text) for text in given] + [Path(text.split(":", 1)[-1]) for text in given]
+    return tuple(path for path in paths if path.exists())
+
+
+def _load_model(request: Request) -> Model:
+    from vosrt.model import Model
+
+    return Model.load(request.bundle, engine=request.engine, precision=request.precision, threads=request.threads)
+
+
+def _run(
+    request: Request, model: Model, source: FrameSource, annotations: Annotations, folder: OutputFolder
+) -> tuple[PipelineReport, bool]:
+    from vosrt.pipeline import Pipeline
+
+    sinks: list[FrameSink] = []
+    if request.video:
+        sinks.append(OverlayVideo(folder.path / output.VIDEO, source.info.fps))
+    if request.png:
+        sinks.append(PaletteMasks(folder.path / output.MASKS))
+    if request.rle:
+        sinks.append(RleLines(folder.path / output.RLE))
+    results = ResultFolder(folder.prepare, sinks)
+    options = replace(model.manifest.inference, **request.propagation)
+    with (
+        model.stream(size=request.size, options=options, threads=request.threads) as stream,
+        Progress(source.info.frame_count, shown=not (request.quiet or request.json)) as progress,
+    ):
+        report = Pipeline(
+            source,
+            encoder=model,
+            tracker=stream,
+            annotations=annotations.masks,
+            sink=results,
+            size=request.size,
+            on_result=progress.advance,
+        ).run()
+    return report, results.started
+
+
+def _unused(annotations: Annotations, report: PipelineReport) -> list[str]:
+    if report.interrupted or report.error is not None:
+        return []
+    late = sorted(index for index in annotations.masks if index > report.last_index)
+    return [f"the annotation of frame {index} was not used: frame {report.last_index} is the last" for index in late]
+
+
+def _summary(
+    request: Request,
+    model: Model,
+    info: SourceInfo,
+    annotations: Annotations,
+    report: PipelineReport,
+    warnings: list[str],
+) -> dict[str, Any]:
+    names = {output.VIDEO: request.video, output.MASKS: request.png, output.RLE: request.rle, output.SUMMARY: True}
+    return {
+        "schema": 1,
+        "source": info.name,
+        "out": str(request.out),
+        "files": [name for name, wanted in names.items() if wanted and report.frames],
+        "frames": report.frames,
+        "frame_count": info.frame_count,
+        "dropped": report.dropped,
+        "width": info.width,
+        "height": info.height,
+        "object_ids": list(annotations.object_ids),
+        "complete": report.error is None and not report.interrupted,
+        "interrupted": report.interrupted,
+        "error": None if report.error is None else str(report.error),
+        "warnings": warnings,
+        "fps": round(report.fps, 3),
+        "wall_s": round(report.wall_s, 3),
+        "stages_ms": {name: {"p50": time.p50_ms, "p95": time.p95_ms} for name, time in report.stages.items()},
+        "peak_memory_mb": peak_memory_mb(),
+        "model": model.describe(),
+    }
