@@ -22,11 +22,19 @@ MemoryFactory = Callable[..., Memory]
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def skip_or_fail(reason: str, *, required: str) -> None:
-    """Skip, or fail where the environment names this requirement: ``VOSRT_TEST_REQUIRE=native,openvino,shared``."""
+def _skip_or_fail(reason: str, *, required: str) -> None:
     if required in os.environ.get("VOSRT_TEST_REQUIRE", "").split(","):
         pytest.fail(f"{reason} (VOSRT_TEST_REQUIRE names {required!r})")
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def skip_or_fail() -> Callable[..., None]:
+    """Skips a test: ``skip_or_fail(reason, required="openvino")``.
+
+    Fails it instead where the environment names the requirement: ``VOSRT_TEST_REQUIRE=native,openvino,shared``.
+    """
+    return _skip_or_fail
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +42,7 @@ def shared_data() -> Path:
     """Directory with the data that are not part of the repository: ``shared`` beside it, or ``VOSRT_SHARED``."""
     path = Path(os.environ.get("VOSRT_SHARED", REPOSITORY.parent / "shared"))
     if not path.is_dir():
-        skip_or_fail(f"no shared data at {path}; set VOSRT_SHARED to the directory that holds them", required="shared")
+        _skip_or_fail(f"no shared data at {path}; set VOSRT_SHARED to the directory that holds them", required="shared")
     return path
 
 
@@ -44,7 +52,7 @@ def native() -> Any:
     try:
         return importlib.import_module("vosrt._native")
     except ImportError as error:
-        return skip_or_fail(f"native core not built: {error}", required="native")
+        return _skip_or_fail(f"native core not built: {error}", required="native")
 
 
 @pytest.fixture(params=["numpy", "native"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,14 +70,14 @@ def test_the_cpu_engine_computes_the_graph(graph: Path) -> None:
     assert "onnxruntime" in engine.info.version
 
 
-def test_the_openvino_engine_computes_the_graph(graph: Path) -> None:
+def test_the_openvino_engine_computes_the_graph(graph: Path, skip_or_fail: Callable[..., None]) -> None:
     """In each precision; skipped, with the plugin's own reason, where it does not run."""
     frames = _frames(64, 96)
     for precision, tolerance in (("fp32", 1e-5), ("bf16", 0.01)):
         try:
             engine = create_encoder_engine(graph, SPEC, engine="openvino", precision=precision)  # type: ignore[arg-type]
         except (EngineError, MissingExtraError) as error:
-            pytest.skip(str(error))
+            skip_or_fail(str(error), required="openvino")
         assert (engine.info.name, engine.info.precision) == ("openvino", precision)
         np.testing.assert_allclose(engine.run({"frames": frames})["embedding"], _mean_colours(frames), atol=tolerance)
 
