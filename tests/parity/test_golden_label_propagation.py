@@ -56,7 +56,7 @@ def core(request: pytest.FixtureRequest) -> tuple[str, Callable[[int, int, int],
 
 
 def test_released_program_is_reproduced(golden: Golden, core: tuple[str, Callable[[int, int, int], Memory]]) -> None:
-    """fp32: soft masks within 1e-4, the same neighbours and labels; bf16: within 0.05, < 1 % of labels differ."""
+    """Soft masks within 1e-4 (bf16: 1e-3), neighbours 99.9 % (97 %) the same, labels equal but at ties (0.1 %)."""
     name, create = core
     is_bf16 = name in BF16_ISAS
     memory = create(*golden.embeddings.shape[1:])
@@ -67,13 +67,12 @@ def test_released_program_is_reproduced(golden: Golden, core: tuple[str, Callabl
             continue
         soft = memory.soft_masks()
         expected = golden.soft[t - 1]
-        np.testing.assert_allclose(soft, expected, atol=0.05 if is_bf16 else 1e-4)
+        np.testing.assert_allclose(soft, expected, atol=1e-3 if is_bf16 else 1e-4)
         labels, confidence = memory.labels(*golden.mask.shape)
         different = labels != golden.labels[t]
-        if is_bf16:
-            assert different.mean() < 0.01
-        else:
+        assert different.mean() < 1e-3
+        if not is_bf16:
             assert (np.abs(confidence[different] - 0.5) < 1e-4).all(), "labels may differ at ties only"
-            attended = memory.top_k()
-            flat = attended.frame[0].astype(np.int64) * len(attended.cell[0]) + attended.cell[0]
-            assert (np.sort(flat, axis=1) == golden.attended[t - 1]).mean() > 0.999
+        attended = memory.top_k()
+        flat = attended.frame[0].astype(np.int64) * len(attended.cell[0]) + attended.cell[0]
+        assert (np.sort(flat, axis=1) == golden.attended[t - 1]).mean() > (0.97 if is_bf16 else 0.999)
