@@ -112,24 +112,30 @@ def _read_metadata(metadata: Mapping[str, str], path: Path) -> tuple[EncoderConf
     if _METADATA_KEY not in metadata:
         raise CheckpointError(f"{path} has no vosrt configuration in its metadata; expected a file made by vos-train")
     try:
-        document: dict[str, Any] = json.loads(metadata[_METADATA_KEY])
-        version = document["format"]
+        document = json.loads(metadata[_METADATA_KEY])
+        version = document.get("format") if isinstance(document, dict) else None
+        if type(version) is not int:
+            raise ValueError("its format is not a number")
         if version > FORMAT:
             raise CheckpointError(
                 f"{path} was made by a newer vosrt (format {version}; this one reads up to {FORMAT}); upgrade vosrt"
             )
-        config, training = document["encoder"], document["training"]
-        _check_types(config, EncoderConfig())
-        _check_types(training, Training(trained=False, seed=0, summary="", licence=""))
-        return EncoderConfig(**config), Training(**training)
-    except (ValueError, KeyError, TypeError, OptionError) as error:
+        config = EncoderConfig(**_section(document, "encoder", EncoderConfig()))
+        untrained = Training(trained=False, seed=0, summary="", licence="")
+        return config, Training(**_section(document, "training", untrained))
+    except (ValueError, RecursionError, OptionError) as error:
         raise CheckpointError(f"the vosrt metadata of {path} cannot be used: {error}") from error
 
 
-def _check_types(values: Mapping[str, object], example: EncoderConfig | Training) -> None:
-    for name, wanted in asdict(example).items():
-        if type(values[name]) is not type(wanted):
-            raise ValueError(f"{name} is {values[name]!r}; expected a value like {wanted!r}")
+def _section(document: Mapping[str, Any], key: str, example: EncoderConfig | Training) -> dict[str, Any]:
+    """The values of one dataclass, which must have the names and the types of the example's."""
+    values, wanted = document.get(key), asdict(example)
+    if not isinstance(values, dict) or values.keys() != wanted.keys():
+        raise ValueError(f"{key} is {str(values)[:80]!r}; expected the names {', '.join(wanted)}")
+    for name, value in wanted.items():
+        if type(values[name]) is not type(value):
+            raise ValueError(f"{key}.{name} is {str(values[name])[:80]!r}; expected type {type(value).__name__}")
+    return values
 
 
 def _check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:

@@ -1,0 +1,146 @@
+"""Checkpoints: what is saved is what is loaded, and every unsound file is refused with one clear line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from vosrt.errors import InputError, OutputError
+from vosrt_train.checkpoint import Checkpoint, CheckpointError, Training, load_checkpoint, save_checkpoint
+from vosrt_train.config import EncoderConfig
+from vosrt_train.model import build_encoder
+
+CONFIG = EncoderConfig(width=4, key_channels=6)
+TRAINING = Training(trained=False, seed=5, summary="untrained, seed 5", licence="Apache-2.0")
+Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(Checkpoint(build_encoder(CONFIG, seed=5), TRAINING), path)
+    return path
+
+
+def rewrite(path: Path, tensors: Callable[[Tensors], object], metadata: Callable[[dict[str, Any]], object]) -> None:
+    with safe_open(path, framework="pt") as file:
+        document = json.loads(file.metadata()["vosrt"])
+        values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors(values)
+    metadata(document)
+    save_file(values, path, {"vosrt": json.dumps(document)})
+
+
+def unchanged(_: object) -> None:
+    return None
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert isinstance(caught.value, InputError)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_round_trip(path: Path) -> None:
+    """Weights, buffers, configuration and history survive; the network comes back in evaluation mode."""
+    loaded = load_checkpoint(path)
+    assert loaded.training == TRAINING
+    assert loaded.encoder.config == CONFIG
+    assert not loaded.encoder.training
+    saved = build_encoder(CONFIG, seed=5).state_dict()
+    assert loaded.encoder.state_dict().keys() == saved.keys()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in loaded.encoder.state_dict().items())
+
+
+def test_the_same_network_gives_the_same_bytes(path: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.safetensors"
+    save_checkpoint(load_checkpoint(path), again)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_files_that_are_no_checkpoint(path: Path, tmp_path: Path) -> None:
+    assert "no such checkpoint" in refusal(tmp_path / "nowhere.safetensors")
+    assert "no such checkpoint" in refusal(tmp_path)
+    whole = path.read_bytes()
+    for size in (0, 4, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        assert "not a whole safetensors file" in refusal(path)
+    path.write_bytes(b"PK\x03\x04" + whole[4:])
+    assert "not a whole safetensors file" in refusal(path)
+
+
+def test_another_programs_safetensors(path: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, path)
+    assert "no vosrt configuration" in refusal(path)
+    save_file({"weight": torch.zeros(3)}, path, {"vosrt": "{"})
+    assert "cannot be used" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda d: d.update(format=2), "made by a newer vosrt (format 2; this one reads up to 1); upgrade"),
+        (lambda d: d.update(format="1"), "format"),
+        (lambda d: d.pop("format"), "format"),
+        (lambda d: d["training"].update(summary=None), "training.summary"),
+        (lambda d: d.pop("encoder"), "encoder"),
+        (lambda d: d.update(encoder=[]), "encoder"),
+        (lambda d: d["encoder"].update(width="4"), "encoder.width is '4'; expected type int"),
+        (lambda d: d["encoder"].update(width=10**9), "width is 1000000000; expected 1 to 1024"),
+        (lambda d: d["encoder"].update(layer4=1), "encoder.layer4 is '1'; expected type bool"),
+        (lambda d: d["encoder"].update(depth=50), "depth"),
+        (lambda d: d["training"].pop("trained"), "trained"),
+        (lambda d: d.update(training=None), "training"),
+    ],
+)
+def test_metadata_that_cannot_be_used(path: Path, change: Callable[[dict[str, Any]], object], says: str) -> None:
+    rewrite(path, unchanged, change)
+    assert says in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: t.pop("backbone.conv1.weight"), "lacks 1 tensors of the encoder, the first backbone.conv1.weight"),
+        (lambda t: t.update(fc=torch.zeros(1)), "has 1 tensors that the encoder has not, the first fc"),
+        (
+            lambda t: t.update({"backbone.conv1.weight": torch.zeros(4, 3, 3, 3)}),
+            "backbone.conv1.weight is float32 [4, 3, 3, 3]; the encoder of its configuration has float32 [4, 3, 7, 7]",
+        ),
+        (lambda t: t.update({"backbone.bn1.bias": torch.zeros(4).half()}), "is float16 [4]"),
+        (lambda t: t["backbone.bn1.bias"].fill_(float("nan")), "not finite"),
+    ],
+)
+def test_tensors_of_another_network(path: Path, change: Callable[[Tensors], object], says: str) -> None:
+    rewrite(path, change, unchanged)
+    assert says in refusal(path)
+
+
+def test_a_failed_save_keeps_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk leaves the earlier checkpoint whole and no debris."""
+    before = path.read_bytes()
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        save_checkpoint(Checkpoint(build_encoder(CONFIG, seed=6), TRAINING), path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_place_that_does_not_exist(tmp_path: Path) -> None:
+    target = tmp_path / "nowhere" / "checkpoint.safetensors"
+    with pytest.raises(OutputError, match=r"cannot write the checkpoint .*nowhere.*No such file"):
+        save_checkpoint(Checkpoint(build_encoder(CONFIG, seed=5), TRAINING), target)
