@@ -1,0 +1,265 @@
+"""Sources yield every frame upright with its time, and say where and why they stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from vosrt.errors import BrokenVideoError, OptionError, SourceError
+from vosrt.video.base import Frame
+from vosrt.video.source import open_source
+
+WIDTH, HEIGHT = 96, 64
+CODECS = {"mp4": "libx264", "mkv": "libx264", "webm": "libvpx-vp9", "avi": "mpeg4", "gif": "gif"}
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write_video(tmp_path: Path) -> Write:
+    """Writes a clip at 10 frames a second whose frame t is noise around the grey value 20 + 10 t."""
+
+    def write(
+        suffix: str = "mp4", count: int = 20, times: Sequence[float] | None = None, rotation: int = 0, **options: str
+    ) -> Path:
+        path = tmp_path / f"clip.{suffix}"
+        with av.open(str(path), "w", options=options) as container:
+            stream = container.add_stream(CODECS[suffix], rate=10)
+            assert isinstance(stream, av.VideoStream)
+            stream.bit_rate = 2_000_000
+            stream.width, stream.height = WIDTH, HEIGHT
+            stream.pix_fmt = "rgb8" if suffix == "gif" else "yuv420p"
+            if rotation:
+                stream.set_display_rotation(rotation)
+            if times is not None:
+                stream.codec_context.time_base = Fraction(1, 1000)
+            for t in range(count):
+                noise = np.random.default_rng(t).integers(-15, 15, (HEIGHT, WIDTH, 3))
+                image = (20 + 10 * t + noise).clip(0, 255).astype(np.uint8)
+                image[:8, :8] = 255  # marks the top left corner
+                frame = av.VideoFrame.from_ndarray(image, format="bgr24")
+                if times is not None:
+                    frame.pts, frame.time_base = round(times[t] * 1000), Fraction(1, 1000)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return path
+
+    return write
+
+
+def read_all(path: Path, **options: Any) -> list[Frame]:
+    source = open_source(str(path), **options)
+    try:
+        return list(source)
+    finally:
+        source.close()
+
+
+def read_until_broken(path: Path) -> tuple[list[Frame], BrokenVideoError]:
+    source = open_source(str(path))
+    frames: list[Frame] = []
+    with pytest.raises(BrokenVideoError) as caught:
+        frames.extend(source)  # keeps what came before the error
+    source.close()
+    return frames, caught.value
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+def test_every_container_gives_all_frames_in_order(write_video: Write, suffix: str) -> None:
+    frames = read_all(write_video(suffix))
+    assert [frame.index for frame in frames] == list(range(20))
+    assert [frame.name for frame in frames[:2]] == ["00000", "00001"]
+    assert [frame.time_s for frame in frames] == pytest.approx([t / 10 for t in range(20)], abs=1e-3)
+    assert all(frame.image.shape == (HEIGHT, WIDTH, 3) and frame.image.dtype == np.uint8 for frame in frames)
+    grey = [float(frame.image[16:].mean()) for frame in frames]
+    assert grey == pytest.approx([20 + 10 * t for t in range(20)], abs=9)
+
+
+def test_info_is_known_before_reading(write_video: Write) -> None:
+    source = open_source(str(write_video()))
+    info = source.info
+    source.close()
+    assert (info.width, info.height, info.fps, info.frame_count, info.live) == (WIDTH, HEIGHT, 10.0, 20, False)
+
+
+def test_a_range_keeps_the_numbers_of_the_source(write_video: Write) -> None:
+    path = write_video()
+    assert [frame.index for frame in read_all(path, start=5, end=8)] == [5, 6, 7]
+    source = open_source(str(path), start=15, end=99)
+    assert source.info.frame_count == 5
+    source.close()
+
+
+@pytest.mark.parametrize(("start", "end"), [(-1, None), (5, 5), (5, 2)])
+def test_empty_ranges_are_refused(write_video: Write, start: int, end: int | None) -> None:
+    with pytest.raises(OptionError, match=r"--(start|end) is"):
+        open_source(str(write_video()), start=start, end=end)
+
+
+def test_a_start_past_the_end_is_refused(write_video: Write) -> None:
+    with pytest.raises(SourceError, match=r"has 20 frames; frame 20 \(--start\) is past the end"):
+        open_source(str(write_video()), start=20)
+
+
+def test_variable_frame_rate_keeps_its_timestamps(write_video: Write) -> None:
+    times = [0.0, 0.1, 0.15, 0.4, 1.0, 1.05]
+    frames = read_all(write_video("mkv", count=6, times=times))
+    assert [frame.time_s for frame in frames] == pytest.approx(times, abs=2e-3)
+
+
+@pytest.mark.parametrize(("rotation", "corner"), [(90, "bottom left"), (-90, "top right"), (180, "bottom right")])
+def test_rotated_files_are_turned_upright(write_video: Write, rotation: int, corner: str) -> None:
+    """A display matrix that turns counterclockwise brings the marked top left corner to the bottom left."""
+    image = read_all(write_video(rotation=rotation), end=1)[0].image
+    assert image.shape[:2] == ((HEIGHT, WIDTH) if rotation == 180 else (WIDTH, HEIGHT))
+    rows = slice(-8, None) if "bottom" in corner else slice(8)
+    columns = slice(-8, None) if "right" in corner else slice(8)
+    assert image[rows, columns].mean() > 200
+    assert image.mean() < 90
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"), [("mp4", {"movflags": "+faststart"}), ("mkv", {}), ("webm", {}), ("avi", {}), ("gif", {})]
+)
+def test_a_cut_off_file_yields_what_it_holds_and_says_where_it_breaks(
+    write_video: Write, suffix: str, options: dict[str, str]
+) -> None:
+    path = write_video(suffix, **options)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
+    frames, error = read_until_broken(path)
+    assert 5 <= len(frames) < 19
+    assert error.frame_index == len(frames)
+    assert str(error).startswith(f"{path}: the video breaks at frame {len(frames)} (")
+
+
+def test_noise_in_the_middle_of_a_file_is_a_break(write_video: Write) -> None:
+    path = write_video("mkv")
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 3000] = np.random.default_rng(0).bytes(3000)
+    path.write_bytes(data)
+    frames, error = read_until_broken(path)
+    assert 2 <= error.frame_index == len(frames) < 20
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.02])
+def test_a_truncated_file_without_index_is_refused(write_video: Write, keep: float) -> None:
+    path = write_video("mp4")
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    with pytest.raises(
+        SourceError, match=r"clip.mp4: cannot be opened as a video \(.*expected a whole, playable video"
+    ):
+        open_source(str(path))
+
+
+def test_files_that_are_no_video_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"nope.mp4: no such file or folder"):
+        open_source(str(tmp_path / "nope.mp4"))
+    (tmp_path / "text.mp4").write_text("not a video at all")
+    with pytest.raises(SourceError, match=r"text.mp4: cannot be opened as a video"):
+        open_source(str(tmp_path / "text.mp4"))
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"empty.mp4: is an empty file"):
+        open_source(str(tmp_path / "empty.mp4"))
+
+
+def test_sound_without_pictures_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(SourceError, match="has no video stream"):
+        open_source(str(path))
+
+
+def test_a_video_of_zero_frames_is_refused(write_video: Write) -> None:
+    path = write_video("gif")
+    data = path.read_bytes()
+    first_picture = data.index(b"\x21\xf9\x04")
+    path.write_bytes(data[:first_picture] + b";")
+    with pytest.raises(SourceError, match=r"clip.gif: (holds no frame that can be decoded|cannot be opened)"):
+        open_source(str(path))
+
+
+def test_a_video_whose_frames_are_all_damaged_is_refused(write_video: Write) -> None:
+    path = write_video("mkv")
+    data = bytearray(path.read_bytes())
+    start = data.index(bytes.fromhex("1F43B675")) + 40  # inside the first cluster
+    data[start:] = bytes(len(data) - start)
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match="holds no frame that can be decoded; expected a playable video"):
+        open_source(str(path))
+
+
+def test_unreachable_addresses_are_refused() -> None:
+    with pytest.raises(SourceError, match=r"cannot be opened as a video \(.*reachable"):
+        open_source("rtsp://127.0.0.1:1/camera")
+
+
+def test_an_absent_camera_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SourceError, match="camera 97: cannot be opened"):
+        open_source("97")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.fixture
+def write_images(tmp_path: Path) -> Write:
+    def write(names: Sequence[str], sizes: dict[str, tuple[int, int]] | None = None) -> Path:
+        folder = tmp_path / "frames"
+        folder.mkdir()
+        for value, name in enumerate(names):
+            width, height = (sizes or {}).get(name, (WIDTH, HEIGHT))
+            cv2.imwrite(str(folder / name), np.full((height, width, 3), 10 * value, np.uint8))
+        return folder
+
+    return write
+
+
+def test_a_folder_is_read_in_natural_order(write_images: Write) -> None:
+    folder = write_images(["frame10.png", "frame2.png", "Frame1.png"])
+    (folder / "notes.txt").write_text("ignored")
+    (folder / "._frame3.png").write_bytes(b"ignored")
+    frames = read_all(folder)
+    assert [frame.name for frame in frames] == ["Frame1", "frame2", "frame10"]
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [20, 10, 0]
+    assert [frame.index for frame in read_all(folder, start=1)] == [1, 2]
+
+
+def test_mixed_sizes_are_refused_before_reading(write_images: Write) -> None:
+    folder = write_images(["0.png", "1.png", "2.png"], {"2.png": (32, 16)})
+    with pytest.raises(SourceError, match=r"2.png: is 32×16 but 0.png is 96×64; expected frames of one size"):
+        open_source(str(folder))
+
+
+def test_folders_without_frames_are_refused(write_images: Write, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="empty: holds no images; expected frames as bmp, jpeg"):
+        open_source(str(tmp_path / "empty"))
+    folder = write_images(["0.png", "1.png"])
+    with pytest.raises(SourceError, match="has 2 frames; frame 2"):
+        open_source(str(folder), start=2)
+    (folder / "1.png").write_bytes(b"not an image")
+    with pytest.raises(SourceError, match=r"1.png: cannot be read as an image"):
+        open_source(str(folder))
+
+
+def test_a_damaged_image_breaks_the_sequence_there(write_images: Write) -> None:
+    folder = write_images(["0.png", "1.png", "2.png"])
+    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    cv2.imwrite(str(folder / "1.png"), noise)
+    whole = (folder / "1.png").read_bytes()
+    (folder / "1.png").write_bytes(whole[:60])  # the header is there, so only reading finds out
+    frames, error = read_until_broken(folder)
+    assert [frame.index for frame in frames] == [0]
+    assert error.frame_index == 1
+    assert "1.png: frame 1 cannot be read as an image" in str(error)
