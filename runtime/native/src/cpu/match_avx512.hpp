@@ -15,17 +15,30 @@ struct Avx512Ops {
     static constexpr int32_t kGroup = Product::kGroup, kRowMultiple = 32;
     static constexpr int32_t kWidth = 8, kHeight = 4, kLanes = 32, kKeys = 12;
 
+    // Keys lie far apart, which hardware prefetchers follow poorly: each cache line is asked for one line ahead, and
+    // the last line of a block asks for the first of the next. Three keys share a pointer so that addresses fit the
+    // general registers.
     template <int32_t N>
-    static void scores_of(const Element *query, const Element *keys, ptrdiff_t stride, int32_t steps, float *out) {
+    [[gnu::noinline]] static void scores_of(const Element *query, const Element *keys, ptrdiff_t stride, int32_t steps,
+                                            float *out) {
+        constexpr int32_t kLine = 64 / static_cast<int32_t>(sizeof(Element) * kGroup), kPointers = (N + 2) / 3;
         __m512 low[N], high[N];
         for (int32_t j = 0; j < N; ++j) low[j] = high[j] = _mm512_setzero_ps();
-        for (int32_t step = 0; step < steps; ++step, query += kLanes * kGroup, keys += kGroup) {
-            const __m512 q0 = Product::load(query), q1 = Product::load(query + 16 * kGroup);
+        for (int32_t line = 0; line < steps; line += kLine) {
+            const Element *ahead = line + kLine < steps ? keys + (line + kLine) * kGroup : keys + N * stride;
+            for (int32_t j = 0; j < N; ++j)
+                _mm_prefetch(reinterpret_cast<const char *>(ahead + j * stride), _MM_HINT_T0);
+            const Element *at[kPointers];
+            for (int32_t i = 0; i < kPointers; ++i) at[i] = keys + line * kGroup + 3 * i * stride;
+            for (int32_t step = 0; step < kLine; ++step, query += kLanes * kGroup) {
+                const __m512 q0 = Product::load(query), q1 = Product::load(query + 16 * kGroup);
 #pragma GCC unroll 12
-            for (int32_t j = 0; j < N; ++j) {
-                const __m512 key = Product::broadcast(keys + j * stride);
-                low[j] = Product::add(low[j], q0, key);
-                high[j] = Product::add(high[j], q1, key);
+                for (int32_t j = 0; j < N; ++j) {
+                    const __m512 key = Product::broadcast(at[j / 3] + (j % 3) * stride);
+                    low[j] = Product::add(low[j], q0, key);
+                    high[j] = Product::add(high[j], q1, key);
+                }
+                for (int32_t i = 0; i < kPointers; ++i) at[i] += kGroup;
             }
         }
         for (int32_t j = 0; j < N; ++j) {
