@@ -1,0 +1,287 @@
+"""Every instruction-set path of the native core against the NumPy twin, frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vosrt.memory import Memory, NumpyMemory
+from vosrt.ops import reference
+from vosrt.types import F32Array, PropagationOptions, TopK, U8Array
+
+FP32_ISAS = ("generic", "avx2", "avx512")
+BF16_ISAS = ("avx512bf16", "amx", "amx-emulated")
+# Rounding to bf16 moves each factor by at most 2^-8 of itself, hence similarities of unit vectors by 2^-7 and a little.
+BF16_SIMILARITY_BOUND = 2.0**-7 * 1.01
+
+
+@pytest.fixture(scope="module", params=[*FP32_ISAS, *BF16_ISAS])
+def isa(request: pytest.FixtureRequest, native: Any) -> str:
+    """Each path; those that this processor lacks are skipped."""
+    name: str = request.param
+    if not native.isa_available(name):
+        pytest.skip(f"this processor lacks {name}")
+    return name
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A short random video: sizes, options, and at which frame how many objects start."""
+
+    height: int
+    width: int
+    channels: int
+    options: PropagationOptions
+    starts: dict[int, int]
+    seed: int
+    frames: int = 5
+
+    def embeddings(self) -> list[F32Array]:
+        """Noisy views of one random scene, f32 [h, w, K], unit length."""
+        random = np.random.default_rng(self.seed)
+        scene = random.standard_normal((self.height, self.width, self.channels))
+        noisy = [scene + 0.5 * random.standard_normal(scene.shape) for _ in range(self.frames)]
+        return [(f / np.linalg.norm(f, axis=-1, keepdims=True)).astype(np.float32) for f in noisy]
+
+    def masks(self) -> dict[int, U8Array]:
+        """Annotations u8 [H, W] by frame, at eight times the grid's size."""
+        random = np.random.default_rng(self.seed + 1)
+        masks = {}
+        first_id = 1
+        for frame, count in self.starts.items():
+            coarse = random.integers(0, count + 1, (self.height, self.width))
+            coarse.flat[: min(count, coarse.size)] = np.arange(1, min(count, coarse.size) + 1)
+            mask = np.where(coarse > 0, coarse + first_id - 1, 0).astype(np.uint8)
+            masks[frame] = mask.repeat(8, axis=0).repeat(8, axis=1)
+            first_id += count
+        return masks
+
+
+@st.composite
+def scenarios(draw: st.DrawFn) -> Scenario:
+    """Shapes that fit no vector length, windows larger and smaller than the grid, every option."""
+    height, width = draw(st.integers(1, 14)), draw(st.integers(1, 19))
+    options = PropagationOptions(
+        context=draw(st.integers(0, 4)),
+        window=draw(st.sampled_from(("circle", "square"))),
+        radius=draw(st.sampled_from((0.5, 1.0, 2.5, 4.0, 12.0, 100.0))),
+        top_k=draw(st.sampled_from((1, 3, 10, 64))),
+        temperature=draw(st.sampled_from((0.05, 0.5))),
+        pad_context=draw(st.booleans()),
+        global_reference=draw(st.booleans()),
+    )
+    objects = max(1, height * width // 4)
+    starts = {0: draw(st.integers(1, min(objects, 9)))}
+    if height * width > 4:
+        starts[draw(st.integers(1, 3))] = 1
+    return Scenario(height, width, draw(st.integers(1, 140)), options, starts, draw(st.integers(0, 2**20)))
+
+
+def round_to_bf16(array: F32Array) -> F32Array:
+    """Nearest even bf16 of each value, as f32."""
+    bits = array.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def create(native: Any, scenario: Scenario, isa: str) -> Memory:
+    options = vars(scenario.options)
+    memory: Memory = native.Memory(scenario.height, scenario.width, scenario.channels, **options, isa=isa, threads=2)
+    return memory
+
+
+def in_step(
+    scenario: Scenario, twin: Memory, memory: Memory, prepare: Callable[[F32Array], F32Array] = lambda array: array
+) -> Any:
+    """Feed both the same video; before each frame both hold the twin's soft masks. Yields after each matched frame."""
+    masks = scenario.masks()
+    for t, embedding in enumerate(scenario.embeddings()):
+        twin.push(prepare(embedding))
+        memory.push(embedding)
+        if t > 0:
+            yield
+        memory.set_soft_masks(twin.soft_masks())
+        if t in masks:
+            twin.annotate(masks[t])
+            memory.annotate(masks[t])
+            np.testing.assert_allclose(memory.soft_masks(), twin.soft_masks(), atol=1e-6)
+            memory.set_soft_masks(twin.soft_masks())
+        assert memory.object_ids == twin.object_ids
+
+
+def same_neighbours(ours: TopK, theirs: TopK) -> Any:
+    """Cells, bool [h*w], that chose the same neighbours for every reference, in whatever order."""
+    cells = theirs.cell.shape[1]
+    flat_ours, flat_theirs = (np.sort(k.frame * cells + k.cell, axis=-1) for k in (ours, theirs))
+    return (flat_ours == flat_theirs).all(axis=(0, 2))
+
+
+@given(scenario=scenarios())
+@settings(derandomize=True, max_examples=40)
+def test_paths_agree_with_the_twin(native: Any, isa: str, scenario: Scenario) -> None:
+    """Similarities within 1e-6 and soft masks within 1e-5; bf16 paths likewise on embeddings rounded to bf16.
+
+    Neighbours may differ only where their similarities do not, which the first comparison covers.
+    """
+    prepare = round_to_bf16 if isa in BF16_ISAS else lambda array: array
+    twin = NumpyMemory(scenario.height, scenario.width, scenario.channels, scenario.options)
+    memory = create(native, scenario, isa)
+    for _ in in_step(scenario, twin, memory, prepare):
+        ours, theirs = memory.top_k(), twin.top_k()
+        np.testing.assert_allclose(ours.similarity, theirs.similarity, atol=1e-6, equal_nan=True)
+        same = same_neighbours(ours, theirs)
+        assert same.mean() >= 0.99 or (~same).sum() <= 1
+        difference = np.abs(memory.soft_masks() - twin.soft_masks()).reshape(same.size, -1)
+        assert difference[same].max(initial=0) <= 1e-5
+
+
+@pytest.mark.parametrize("isa", BF16_ISAS, indirect=True)
+@given(scenario=scenarios())
+@settings(derandomize=True, max_examples=20)
+def test_bf16_similarities_stay_within_their_bound(native: Any, isa: str, scenario: Scenario) -> None:
+    """The k best similarities of a bf16 path are within 2^-7 of those of full precision."""
+    twin = NumpyMemory(scenario.height, scenario.width, scenario.channels, scenario.options)
+    memory = create(native, scenario, isa)
+    for _ in in_step(scenario, twin, memory):
+        ours, theirs = memory.top_k().similarity, twin.top_k().similarity
+        np.testing.assert_allclose(ours, theirs, atol=BF16_SIMILARITY_BOUND, equal_nan=True)
+
+
+@given(
+    height=st.integers(1, 9),
+    width=st.integers(1, 11),
+    channels=st.integers(1, 40),
+    top_k=st.sampled_from((1, 4, 10)),
+    pad_context=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+@settings(derandomize=True, max_examples=30)
+def test_ties_go_to_the_earlier_slot_then_cell(
+    native: Any, isa: str, height: int, width: int, channels: int, top_k: int, pad_context: bool, seed: int
+) -> None:
+    """Small integers tie all the time and sum exactly: every path picks exactly the twin's neighbours."""
+    random = np.random.default_rng(seed)
+    options = PropagationOptions(context=3, radius=3.0, top_k=top_k, temperature=1.0, pad_context=pad_context)
+    scenario = Scenario(height, width, channels, options, {0: 1}, seed)
+    twin, memory = NumpyMemory(height, width, channels, options), create(native, scenario, isa)
+    mask = np.zeros((height, width), np.uint8)
+    mask[0, 0] = 9
+    for t in range(6):
+        embedding = random.integers(-1, 2, (height, width, channels)).astype(np.float32)
+        for each in (twin, memory):
+            each.push(embedding)
+            if t == 0:
+                each.annotate(mask)
+        ours, theirs = memory.top_k(), twin.top_k()
+        for field in ("similarity", "frame", "cell"):
+            np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field))
+
+
+@pytest.mark.parametrize("isa_name", ["generic", "avx512bf16"])
+def test_255_objects_are_each_found(native: Any, isa_name: str) -> None:
+    """All 255 ids, a cell each, come back where they were marked when the picture stands still."""
+    if not native.isa_available(isa_name):
+        pytest.skip(f"this processor lacks {isa_name}")
+    height, width = 16, 16
+    ids = np.arange(256).reshape(height, width).astype(np.uint8)
+    scene = Scenario(height, width, 64, PropagationOptions(), {}, 3, frames=1).embeddings()[0]
+    memory = native.Memory(height, width, 64, isa=isa_name)
+    for t in range(3):
+        memory.push(scene)
+        if t == 0:
+            memory.annotate(ids)
+    labels, confidence = memory.labels(height, width)
+    np.testing.assert_array_equal(labels, ids)
+    assert confidence.min() > 0.5
+    assert memory.object_ids == tuple(range(1, 256))
+
+
+@given(
+    source=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    target=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    seed=st.integers(0, 1000),
+)
+@settings(derandomize=True)
+def test_resize_gives_the_twins_bytes(native: Any, source: tuple[int, int], target: tuple[int, int], seed: int) -> None:
+    """Enlarging and shrinking, single rows and columns included: not a byte differs."""
+    image = np.random.default_rng(seed).integers(0, 256, (*source, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(native.resize_bgr(image, *target), reference.resize_bgr(image, *target))
+
+
+@given(
+    grid=st.tuples(st.integers(1, 7), st.integers(1, 9)),
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    objects=st.integers(1, 12),
+    seed=st.integers(0, 1000),
+)
+@settings(derandomize=True)
+def test_labels_are_the_twins(
+    native: Any, grid: tuple[int, int], size: tuple[int, int], objects: int, seed: int
+) -> None:
+    """Upsampled labels and confidence equal the twin's, ties included, for sparse and for dense soft masks."""
+    random = np.random.default_rng(seed)
+    twin = NumpyMemory(*grid, 2, PropagationOptions())
+    memory = native.Memory(*grid, 2)
+    objects = min(objects, grid[0] * grid[1])
+    mask = np.zeros(grid, np.uint8)
+    mask.flat[:objects] = random.permutation(np.arange(1, 256))[:objects]
+    dense = random.random((*grid, objects + 1)) * (random.random((*grid, objects + 1)) < 0.4)
+    soft: F32Array = (np.round(dense * 4) / 4).astype(np.float32)
+    for each in (twin, memory):
+        each.push(np.ones((*grid, 2), np.float32))
+        each.annotate(mask)
+        each.set_soft_masks(soft)
+    (ours, confidence), (theirs, expected) = memory.labels(*size), twin.labels(*size)
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(confidence, expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.push(np.zeros((3, 4, 5), np.float64)), r"embedding is float64 \[3, 4, 5\]; expected float32"),
+        (
+            lambda m: m.push(np.zeros((4, 3, 5), np.float32)),
+            r"embedding is float32 \[4, 3, 5\]; expected float32 \[3, 4, 5\]",
+        ),
+        (lambda m: m.push(np.zeros((3, 5, 4), np.float32).transpose(0, 2, 1)), "contiguous"),
+        (lambda m: m.annotate(np.zeros((3, 4, 3), np.uint8)), r"mask is uint8 \[3, 4, 3\]; expected uint8"),
+        (lambda m: m.annotate(np.ones((3, 4), np.uint8)), "push one first"),
+        (lambda m: m.remove(3), "object 3 is not tracked"),
+        (lambda m: m.labels(0, 5), "height is 0"),
+        (lambda m: m.labels(-1, 5), "height is -1"),
+    ],
+)
+def test_misuse_gets_one_clear_line(native: Any, call: Callable[[Any], Any], message: str) -> None:
+    """Arrays of the wrong type, shape or order and calls out of turn raise OptionError and say what was expected."""
+    from vosrt.errors import OptionError
+
+    with pytest.raises(OptionError, match=message):
+        call(native.Memory(3, 4, 5))
+
+
+def test_options_are_checked(native: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Impossible options and a VOSRT_ISA that cannot be honoured are refused, never replaced."""
+    from vosrt.errors import OptionError
+
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"top_k": 65}, "top_k is 65; expected 1 to 64"),
+        ({"temperature": 1e-9}, "temperature"),
+        ({"radius": -1.0}, "radius"),
+        ({"window": "hexagon"}, "window is 'hexagon'; expected one of circle, square"),
+        ({"isa": "mmx"}, "isa is 'mmx'; expected one of auto, generic"),
+        ({"isa": "generic", "precision": "bf16"}, "computes in fp32; bf16 was asked for"),
+    ]
+    for options, message in refused:
+        with pytest.raises(OptionError, match=message):
+            native.Memory(3, 4, 5, **options)
+    monkeypatch.setenv("VOSRT_ISA", "sse9")
+    with pytest.raises(OptionError, match="VOSRT_ISA is 'sse9'; expected auto, generic"):
+        native.Memory(3, 4, 5)
+    monkeypatch.setenv("VOSRT_ISA", "generic")
+    assert native.Memory(3, 4, 5).info["isa"] == "generic"
