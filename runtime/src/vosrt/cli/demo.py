@@ -8,7 +8,7 @@ from pathlib import Path
 from vosrt.errors import MissingExtraError
 
 POLYGON = Path(__file__).with_name("demo_carphone.json")
-SIZE = 352  # short side in pixels; the clip is small, and at twice its size the feature grid is twice as fine
+SIZE = 288  # short side in pixels; the clip is small, and at twice its size the feature grid is twice as fine
 
 
 def find_clip() -> Path:
