@@ -140,7 +140,9 @@ def test_a_failed_save_keeps_what_was_there(path: Path, monkeypatch: pytest.Monk
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_place_that_does_not_exist(tmp_path: Path) -> None:
+def test_places_that_are_no_file(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="is a directory; name a file"):
+        save_checkpoint(Checkpoint(build_encoder(CONFIG, seed=5), TRAINING), tmp_path)
     target = tmp_path / "nowhere" / "checkpoint.safetensors"
     with pytest.raises(OutputError, match=r"cannot write the checkpoint .*nowhere.*No such file"):
         save_checkpoint(Checkpoint(build_encoder(CONFIG, seed=5), TRAINING), target)

@@ -38,6 +38,8 @@ def export_onnx(graph: nn.Module, weights: WeightPrecision) -> bytes:
     Raises:
         ExportError: the exporter failed, or a weight does not fit into fp16.
     """
+    if weights == "fp16":
+        _check_range(graph)
     # Unequal, odd sizes: the exporter may not take a coincidence of the example for a rule.
     example = torch.zeros((2, 35, 45, 3), dtype=torch.uint8)
     sizes = {0: torch.export.Dim("n"), 1: torch.export.Dim("height"), 2: torch.export.Dim("width")}
@@ -86,6 +88,12 @@ def _canonical(model: ModelProto) -> ModelProto:
     )
 
 
+def _check_range(graph: nn.Module) -> None:
+    for name, module in graph.named_modules():
+        if isinstance(module, nn.Conv2d) and not module.weight.abs().max() <= torch.finfo(torch.float16).max:
+            raise ExportError(f"{name} has weights beyond the range of fp16; export with --weights fp32")
+
+
 def _store_as_fp16(graph: GraphProto) -> None:
     """Halve the weights of convolutions; biases and constants are small and stay as they are."""
     casts = []
@@ -93,10 +101,8 @@ def _store_as_fp16(graph: GraphProto) -> None:
         if tensor.data_type != TensorProto.FLOAT or not _feeds_convolution(graph, tensor.name):
             continue
         name = tensor.name
-        values = numpy_helper.to_array(tensor)
-        if not abs(values).max() <= 65504:
-            raise ExportError(f"{name} has values beyond the range of fp16; export with --weights fp32")
-        tensor.CopyFrom(numpy_helper.from_array(values.astype("float16"), f"{name}.fp16"))
+        values = numpy_helper.to_array(tensor).astype("float16")
+        tensor.CopyFrom(numpy_helper.from_array(values, f"{name}.fp16"))
         casts.append(helper.make_node("Cast", [f"{name}.fp16"], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
     nodes = [*casts, *graph.node]
     del graph.node[:]

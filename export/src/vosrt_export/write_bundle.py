@@ -140,6 +140,8 @@ def _provenance(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
 
 
 def _check_output(output: Path, force: bool) -> None:
+    if not output.parent.is_dir():
+        raise OutputError(f"cannot write the bundle {output}: there is no folder {output.parent}; make it first")
     if output.is_symlink():
         raise OutputError(f"{output} is a link; name the directory itself")
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
@@ -158,21 +160,22 @@ def _check_output(output: Path, force: bool) -> None:
 
 def _write(manifest: Manifest, model: bytes, output: Path) -> None:
     token = secrets.token_hex(4)
-    fresh = output.with_name(f".{output.name}.{token}.tmp")
-    old = output.with_name(f".{output.name}.{token}.old")
+    place = output.resolve()
+    fresh = place.with_name(f".{place.name}.{token}.tmp")
+    old = place.with_name(f".{place.name}.{token}.old")
     try:
         fresh.mkdir()
         try:
             (fresh / _GRAPH_FILE).write_bytes(model)
             write_manifest(manifest, fresh / MANIFEST_NAME)
             load_bundle(fresh)
-            if output.exists():
-                output.rename(old)
+            if place.exists():
+                place.rename(old)
             try:
-                fresh.rename(output)
+                fresh.rename(place)
             except OSError:
                 if old.exists():
-                    old.rename(output)
+                    old.rename(place)
                 raise
         finally:
             for leftover in (fresh, old):

@@ -61,6 +61,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         OutputError: the place cannot be written.
     """
+    if path.is_dir():
+        raise OutputError(f"cannot write the checkpoint {path}: it is a directory; name a file")
     metadata = {
         "format": FORMAT,
         "encoder": asdict(checkpoint.encoder.config),

@@ -1,0 +1,213 @@
+"""Bundles appear whole, proven and reproducible, or not at all; nothing that is not a bundle is ever deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import vosrt_export.write_bundle
+from vosrt.bundle import Feature, WeightPrecision, file_sha256, load_bundle
+from vosrt.errors import OptionError, OutputError
+from vosrt.types import F32Array, PropagationOptions
+from vosrt_export.onnx import ExportError
+from vosrt_export.write_bundle import ExportOptions, export_bundle
+from vosrt_train.checkpoint import Checkpoint, Training, save_checkpoint
+from vosrt_train.model import Encoder
+
+ModelOf = Callable[[Feature, WeightPrecision], bytes]
+BundleOf = Callable[[Feature, WeightPrecision], Path]
+
+
+def listing(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+
+
+def test_the_manifest_tells_what_was_exported(small_bundle: BundleOf, small_checkpoint: Path) -> None:
+    """Figures, limits, origin; no dates, no paths of this machine."""
+    path = small_bundle("key", "fp16")
+    manifest = load_bundle(path).manifest
+    assert (manifest.name, manifest.trained) == ("resnet18-key", True)
+    assert (manifest.encoder.feature, manifest.encoder.channels) == ("key", 16)
+    assert manifest.inference == PropagationOptions()
+    assert manifest.size is None
+    figures, tolerance = manifest.verification["figures"], manifest.verification["tolerance"]
+    assert 0 < figures["mean_abs"] < figures["max_abs"] <= tolerance["max_abs"]
+    assert tolerance["min_cosine"] <= figures["min_cosine"] <= 1
+    provenance = manifest.provenance
+    assert provenance["checkpoint_sha256"] == file_sha256(small_checkpoint)
+    assert provenance["training"] == {"trained": True, "summary": "trained for a test"}
+    assert provenance["licence"] == "CC0-1.0"
+    assert set(provenance["tools"]) == {"torch", "onnx", "onnxscript", "onnxruntime", "onnx_opset"}
+    assert str(small_checkpoint.parent) not in (path / "manifest.json").read_text()
+
+
+def test_exporting_twice_gives_the_same_bytes(small_bundle: BundleOf, small_checkpoint: Path, tmp_path: Path) -> None:
+    """From the exporter to the manifest, nothing is remembered of the time or of what was exported before."""
+    first, second = small_bundle("res4", "fp16"), tmp_path / "again"
+    export_bundle(small_checkpoint, second)
+    assert listing(first) == listing(second) == ["encoder.onnx", "manifest.json"]
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in listing(first))
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_options_reach_the_manifest(small_checkpoint: Path, tmp_path: Path) -> None:
+    options = ExportOptions(feature="res4", weights="fp32", name="mine", summary="For a test.", size=240)
+    export_bundle(small_checkpoint, tmp_path / "bundle", options)
+    manifest = load_bundle(tmp_path / "bundle").manifest
+    assert (manifest.name, manifest.summary, manifest.size) == ("mine", "For a test.", 240)
+    assert manifest.graphs["encoder"].precision == "fp32"
+
+
+Weights = dict[str, F32Array]
+
+
+def forget_colours(weights: Weights) -> None:
+    stem = "encoder.backbone.conv1.weight"
+    weights[stem] = weights[stem][:, ::-1]
+
+
+def forget_to_normalise(weights: Weights) -> None:
+    weights["offset"] = 0 * weights["offset"]
+
+
+def lose_a_bias(weights: Weights) -> None:
+    weights["encoder.backbone.layer4.1.conv2.bias"] *= 0
+
+
+def give_nan(weights: Weights) -> None:
+    weights["offset"] = np.nan * weights["offset"]
+
+
+@pytest.mark.parametrize("damage", [forget_colours, forget_to_normalise, lose_a_bias, give_nan])
+def test_a_graph_that_computes_something_else_is_not_written(
+    small_model: ModelOf,
+    small_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Weights], None],
+) -> None:
+    """What went wrong is told with its figures, and there is nothing to be found afterwards."""
+    model = onnx.load_from_string(small_model("res4", "fp32"))
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor).copy() for tensor in model.graph.initializer}
+    damage(weights)
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(weights[tensor.name]), tensor.name))
+    says = "does not compute what the checkpoint does: max abs .* nothing was written"
+    refuses(model.SerializeToString(), says, small_checkpoint, tmp_path, monkeypatch)
+
+
+def test_a_graph_of_another_length_or_shape_is_not_written(
+    small_model: ModelOf, small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Directions alone do not pass; nor does a graph that does not load."""
+    model = onnx.load_from_string(small_model("res4", "fp32"))
+    last = model.graph.node[-1]
+    assert last.op_type == "Transpose"
+    last.attribute[0].ints[:] = [0, 3, 2, 1]
+    refuses(model.SerializeToString(), "gives shape", small_checkpoint, tmp_path, monkeypatch)
+    last.attribute[0].ints[:] = [0, 2, 3, 1]
+    normalise = model.graph.node[-2]
+    normalise.op_type = "Mul"
+    refuses(model.SerializeToString(), "does not compute", small_checkpoint, tmp_path, monkeypatch)
+    refuses(b"not a graph", "cannot run the exported graph", small_checkpoint, tmp_path, monkeypatch)
+
+
+def refuses(model: bytes, says: str, checkpoint: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vosrt_export.write_bundle, "export_onnx", lambda *_: model)
+    with pytest.raises(ExportError, match=says) as caught:
+        export_bundle(checkpoint, directory / "bundle", ExportOptions(weights="fp32"))
+    assert caught.value.exit_code == 1
+    assert listing(directory) == []
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals that need no export must come before it: an export would take the user's time first."""
+
+    def unexpected(*_: object) -> None:
+        pytest.fail("exported although the output was to be refused")
+
+    monkeypatch.setattr(vosrt_export.write_bundle, "export_onnx", unexpected)
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_no_bundle_stays(small_checkpoint: Path, tmp_path: Path, force: bool) -> None:
+    """A folder of photographs, a file, a link: refused, with or without --force, and left as they were."""
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    (photographs / "cat.jpg").write_bytes(b"cat")
+    file = tmp_path / "file"
+    file.write_bytes(b"file")
+    link = tmp_path / "link"
+    link.symlink_to(photographs)
+    before = listing(tmp_path)
+    for output in (photographs, file, link):
+        with pytest.raises(OutputError, match=str(output)):
+            export_bundle(small_checkpoint, output, force=force)
+    assert listing(tmp_path) == before
+    assert file.read_bytes() == b"file"
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_force_replaces_a_bundle_and_nothing_else(small_checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    output.mkdir()
+    export_bundle(small_checkpoint, output, ExportOptions(feature="res3"))
+    with pytest.raises(OutputError, match=r"is there already; .* --force"):
+        export_bundle(small_checkpoint, output)
+    (output / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"more than a bundle \(notes.txt\)"):
+        export_bundle(small_checkpoint, output, force=True)
+    assert load_bundle(output).manifest.encoder.feature == "res3"
+    (output / "notes.txt").unlink()
+    export_bundle(small_checkpoint, output, force=True)
+    assert load_bundle(output).manifest.encoder.feature == "res4"
+    assert listing(tmp_path) == ["bundle", "bundle/encoder.onnx", "bundle/manifest.json"]
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_failed_replacement_keeps_the_old_bundle(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "bundle"
+    export_bundle(small_checkpoint, output, ExportOptions(feature="res3"))
+    rename = Path.rename
+
+    def breaks(self: Path, target: Path) -> Path:
+        if self.suffix == ".tmp":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", breaks)
+    with pytest.raises(OutputError, match=r"cannot write the bundle .*: No space left on device"):
+        export_bundle(small_checkpoint, output, force=True)
+    assert load_bundle(output).manifest.encoder.feature == "res3"
+    assert listing(tmp_path) == ["bundle", "bundle/encoder.onnx", "bundle/manifest.json"]
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_place_that_does_not_exist(small_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"cannot write the bundle .*: there is no folder .*nowhere; make it first"):
+        export_bundle(small_checkpoint, tmp_path / "nowhere" / "bundle")
+
+
+@pytest.mark.parametrize("options", [{"name": ""}, {"name": "x" * 101}, {"name": "a\nb"}, {"summary": "\x1b[31m"}])
+def test_texts_that_a_manifest_cannot_hold(options: dict[str, str]) -> None:
+    with pytest.raises(OptionError, match="printable characters"):
+        ExportOptions(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_an_untrained_network_says_so(small_encoder: Encoder, tmp_path: Path) -> None:
+    training = Training(trained=False, seed=0, summary="untrained, seed 0", licence="Apache-2.0")
+    save_checkpoint(Checkpoint(small_encoder, training), tmp_path / "c.safetensors")
+    export_bundle(tmp_path / "c.safetensors", tmp_path / "bundle", ExportOptions(feature="res3"))
+    manifest = load_bundle(tmp_path / "bundle").manifest
+    assert not manifest.trained
+    assert "untrained" in manifest.name
+    assert "random weights (untrained, seed 0)" in manifest.summary
