@@ -159,8 +159,9 @@ class Stream:
         """The stream's memory, made for the first frame; later frames must be like it."""
         shape = (embedding.frame_height, embedding.frame_width, *embedding.array.shape)
         if self._memory is None:
+            height, width, channels = embedding.array.shape
             self._memory, _ = create_memory(
-                *embedding.array.shape, self._options, precision=self._precision, threads=self._threads
+                height, width, channels, self._options, precision=self._precision, threads=self._threads
             )
             self._shape = shape
         if shape != self._shape:
