@@ -77,7 +77,7 @@ class FrameEncoder:
         check_frame(frame)
         started = time.perf_counter()
         wanted = self._default_size if size is None else size
-        height, width = working_size(*frame.shape[:2], wanted, upscale=size is not None)
+        height, width = working_size(frame.shape[0], frame.shape[1], wanted, upscale=size is not None)
         self._check_range(frame, height, width)
         resized = np.ascontiguousarray(resize_bgr(frame, height, width))
         resized_at = time.perf_counter()
