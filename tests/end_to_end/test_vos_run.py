@@ -312,7 +312,7 @@ def options(*given: str) -> Spoil:
         pytest.param(_escaping_graph, "../outside.onnx", id="escaping bundle"),
         pytest.param(_newer_manifest, "upgrade vosrt", id="newer bundle"),
         pytest.param(_used_folder, "out: is not empty; choose another folder or", id="used folder"),
-        pytest.param(_file_as_folder, "out: it is a file; expected a folder", id="file as folder"),
+        pytest.param(_file_as_folder, "out: is a file; expected a folder", id="file as folder"),
         pytest.param(_mask_inside_out, "holds the input", id="input in output"),
         pytest.param(options("--engine", "warp"), "engine is 'warp'; expected one of", id="engine"),
         pytest.param(options("--precision", "fp8"), "precision is 'fp8'; expected", id="precision"),

@@ -34,13 +34,14 @@ def test_without_objects_the_picture_is_copied(picture: U8Array) -> None:
     assert not np.shares_memory(drawn, picture)
 
 
+@pytest.mark.parametrize("zoom", [1, 6])
 @pytest.mark.parametrize("shade", [0, 128, 255])
-def test_the_outline_stands_out_on_any_background(shade: int) -> None:
-    labels = np.zeros((60, 80), np.uint8)
-    labels[20:40, 30:50] = 1
-    drawn = draw_overlay(np.full((60, 80, 3), shade, np.uint8), labels).astype(int)
-    edge = drawn[30, 26:34]
-    assert np.abs(np.diff(edge.sum(axis=1))).max() > 150
+def test_the_outline_stands_out_on_any_background(shade: int, zoom: int) -> None:
+    labels = np.zeros((60 * zoom, 80 * zoom), np.uint8)
+    labels[20 * zoom : 40 * zoom, 30 * zoom : 50 * zoom] = 1
+    drawn = draw_overlay(np.full((*labels.shape, 3), shade, np.uint8), labels).astype(int)
+    across = drawn[30 * zoom, 30 * zoom - 6 : 30 * zoom + 6]
+    assert np.abs(np.diff(across, axis=0)).max() > 50
 
 
 def test_objects_of_one_pixel_and_at_the_border_are_drawn(picture: U8Array) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,13 @@ def write_video(tmp_path: Path) -> Write:
         return path
 
     return write
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files without a log."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Print nothing."""
 
 
 def read_all(path: Path, **options: Any) -> list[Frame]:
@@ -199,6 +209,19 @@ def test_a_video_whose_frames_are_all_damaged_is_refused(write_video: Write) -> 
     path.write_bytes(data)
     with pytest.raises(SourceError, match="holds no frame that can be decoded; expected a playable video"):
         open_source(str(path))
+
+
+def test_a_video_is_read_over_http(write_video: Write) -> None:
+    path = write_video("mp4", movflags="+faststart")
+    handler = partial(QuietHandler, directory=str(path.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = open_source(f"http://127.0.0.1:{server.server_port}/{path.name}")
+        frames = list(source)
+        source.close()
+        server.shutdown()
+    assert len(frames) == 20
+    assert not source.info.live
 
 
 def test_unreachable_addresses_are_refused() -> None:

@@ -23,7 +23,7 @@ from vosrt.video.base import Frame, FrameSink, FrameSource, SegmentedFrame
 STAGES = ("decode", "encode", "track", "write")
 
 _FRAMES_AHEAD = 4
-_EMBEDDINGS_AHEAD = 2  # 13 MB each at 480p and 512 channels
+_EMBEDDINGS_AHEAD = 1  # 13 MB each at 480p and 512 channels
 _RESULTS_AHEAD = 4
 _TIMINGS_KEPT = 20_000  # a camera may run for days
 _POLL_S = 0.1  # how long Ctrl-C may wait

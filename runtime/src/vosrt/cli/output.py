@@ -36,8 +36,8 @@ class OutputFolder:
         while not existing.exists() and existing != existing.parent:
             existing = existing.parent
         if not existing.is_dir():
-            where = "it" if existing == self.path else str(existing)
-            raise OutputError(f"{self.path}: {where} is a file; expected a folder for the results")
+            above = "" if existing == self.path else f"{existing} "
+            raise OutputError(f"{self.path}: {above}is a file; expected a folder for the results")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise OutputError(f"{self.path}: {existing} is not writable; choose another folder with -o")
         if existing != self.path or not any(self.path.iterdir()):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from vosrt.video.base import FrameSink, FrameSource, SourceInfo
 
 EXIT_INTERRUPTED = 130
+
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+_LARGE_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +72,7 @@ def segment(request: Request) -> int:
         raise OptionError(f"--threads is {request.threads}; expected 0 (all cores) or more")
     folder = OutputFolder(request.out, request.overwrite, _inputs(request))
     folder.check()
+    _give_large_blocks_back()
     # A camera waits for the model; anything else is checked first, because that is quick.
     model = _load_model(request) if is_live(request.source) else None
     source = open_source(request.source, start=request.start, end=request.end)
@@ -91,6 +97,16 @@ def segment(request: Request) -> int:
         print(f"interrupted: {kept}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
+
+
+def _give_large_blocks_back() -> None:
+    """Let glibc return freed arrays to the system.
+
+    By itself it keeps them for the thread that allocated them. Here one thread allocates and the next one
+    frees, so at 480p about 130 MB would be kept for nothing.
+    """
+    with suppress(AttributeError, OSError, TypeError):  # another C library, or none that can be loaded so
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
 
 
 def _inputs(request: Request) -> tuple[Path, ...]:

@@ -142,9 +142,7 @@ class VideoSource:
                 yield from self._stream.decode(None)
         reason = reason or self._what_is_missing()
         if reason is not None and self._decoded:
-            raise BrokenVideoError(
-                f"{self._name}: the video breaks at frame {self._decoded} ({reason})", self._decoded
-            )
+            raise BrokenVideoError(f"{self._name}: the video breaks at frame {self._decoded} ({reason})", self._decoded)
 
     def _what_is_missing(self) -> str | None:
         """Compare a file that ended quietly with what its header promised."""
