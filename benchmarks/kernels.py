@@ -3,8 +3,8 @@
     python benchmarks/kernels.py            # 480p, K = 512, 256, 128; about four minutes
     python benchmarks/kernels.py --toy      # seconds, for tests
 
-One step is what ``push`` does in the steady state: 21 slots (the reference everywhere, 20 recent frames within radius 12),
-joint top-10, softmax, soft masks of one object. The dense version is the step as the formulas read: one hw x 21 hw
+One step is what ``push`` does in the steady state: 21 slots (the reference everywhere, 20 recent frames within radius
+12), joint top-10, softmax, soft masks of one object. The dense version is the step as the formulas read: one hw x 21 hw
 affinity, masked, top-k over it. Paths take turns in rounds, and the best round counts, since other load only slows.
 """
 

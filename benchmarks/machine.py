@@ -60,7 +60,7 @@ class Watch:
 
 
 def _times() -> tuple[float, float, float]:
-    """Wall clock, busy seconds of all processors (stolen ones included), busy seconds of this process and its children."""
+    """Wall clock; busy seconds of all processors, stolen ones included; those of this process and its children."""
     try:
         fields = [int(value) for value in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
         user, nice, system, _, _, irq, softirq, steal = fields[:8]

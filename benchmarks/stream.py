@@ -5,8 +5,8 @@
     python benchmarks/stream.py --toy                # seconds, for tests
 
 "Paper settings" is the full network (res4, 512 channels), untrained, exported on the spot: speed does not depend on
-weights. Frames come from the clip that `vos-run demo` uses, brought to 854 x 480. Stages run one after the other here, so
-that they can be told apart; `vos-run` overlaps them. The engines take turns, round by round, in one process.
+weights. Frames come from the clip that `vos-run demo` uses, brought to 854 x 480. Stages run one after the other here,
+so that they can be told apart; `vos-run` overlaps them. The engines take turns, round by round, in one process.
 """
 
 from __future__ import annotations

@@ -75,6 +75,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         temperature=draw(st.sampled_from((0.05, 0.5))),
         pad_context=draw(st.booleans()),
         global_reference=draw(st.booleans()),
+        yield_background=draw(st.booleans()),
     )
     objects = max(1, height * width // 4)
     starts = {0: draw(st.integers(1, min(objects, 9)))}

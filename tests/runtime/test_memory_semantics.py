@@ -95,7 +95,7 @@ def test_a_later_object_leaves_the_channels_of_the_others_alone(
     memory_factory: MemoryFactory, unit_embedding: Embeddings
 ) -> None:
     """Object 1 propagates the same with and without object 2, but where the annotation of 2 covers it."""
-    alone, together = memory_factory(H, W, K), memory_factory(H, W, K)
+    alone, together = (memory_factory(H, W, K, yield_background=False) for _ in range(2))
     for t in range(4):
         for memory in (alone, together):
             memory.push(unit_embedding(t, H, W, K))
@@ -108,6 +108,26 @@ def test_a_later_object_leaves_the_channels_of_the_others_alone(
             np.testing.assert_allclose(together.soft_masks()[..., :2], np.where(covered, 0, before), atol=TOLERANCE)
             alone.set_soft_masks(np.where(covered, 0, before).astype(np.float32))
     np.testing.assert_allclose(together.soft_masks()[..., :2], alone.soft_masks(), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("yields", [True, False])
+def test_background_yields_to_what_was_unmarked_at_first(
+    memory_factory: MemoryFactory, unit_embedding: Embeddings, yields: bool
+) -> None:
+    """In a still picture the right half, marked only at frame 1, shows at frame 2; the released rule hides it."""
+    memory = memory_factory(H, W, K, yield_background=yields)
+    for t in range(3):
+        memory.push(unit_embedding(0, H, W, K))
+        if t == 0:
+            memory.annotate(LEFT)
+        elif t == 1:
+            memory.annotate(RIGHT)
+    soft = memory.soft_masks()[RIGHT > 0]
+    np.testing.assert_allclose(soft[:, 2], 1, atol=0.05)
+    if yields:
+        np.testing.assert_allclose(soft[:, 0], 0, atol=0.05)
+    else:
+        assert (soft[:, 0] > 0.5).all()
 
 
 @pytest.mark.parametrize(("pad", "expected"), [(True, [0, 0, 0, 0]), (False, [0, 0])])

@@ -102,8 +102,8 @@ vosrt_isa isa_of(const std::string &name) {
 class Memory {
    public:
     Memory(int32_t height, int32_t width, int32_t channels, int32_t context, const std::string &window, float radius,
-           int32_t top_k, float temperature, bool pad_context, bool global_reference, const std::string &precision,
-           const std::string &isa, int32_t threads)
+           int32_t top_k, float temperature, bool pad_context, bool global_reference, bool yield_background,
+           const std::string &precision, const std::string &isa, int32_t threads)
         : top_k_(top_k) {
         vosrt_memory_options options{};
         options.struct_size = sizeof options;
@@ -118,6 +118,7 @@ class Memory {
         options.temperature = temperature;
         options.drop_padding = pad_context ? 0 : 1;
         options.local_reference = global_reference ? 0 : 1;
+        options.keep_background = yield_background ? 0 : 1;
         options.precision = choice<vosrt_precision>(
             "precision", precision,
             {{"auto", VOSRT_PRECISION_AUTO}, {"fp32", VOSRT_PRECISION_FP32}, {"bf16", VOSRT_PRECISION_BF16}});
@@ -234,11 +235,11 @@ NB_MODULE(_native, m) {
     m.def("resize_bgr", &resize_bgr, "image"_a, "height"_a, "width"_a,
           "Bilinear resize of u8 [H, W, 3] to u8 [height, width, 3]; the same bytes on every processor.");
     nb::class_<Memory>(m, "Memory", "One video's memory; the methods of vosrt.memory.Memory.")
-        .def(nb::init<int32_t, int32_t, int32_t, int32_t, const std::string &, float, int32_t, float, bool, bool,
+        .def(nb::init<int32_t, int32_t, int32_t, int32_t, const std::string &, float, int32_t, float, bool, bool, bool,
                       const std::string &, const std::string &, int32_t>(),
              "height"_a, "width"_a, "channels"_a, nb::kw_only(), "context"_a = 20, "window"_a = "circle",
              "radius"_a = 12.0f, "top_k"_a = 10, "temperature"_a = 0.05f, "pad_context"_a = true,
-             "global_reference"_a = true, "precision"_a = "auto", "isa"_a = "auto", "threads"_a = 0)
+             "global_reference"_a = true, "yield_background"_a = true, "precision"_a = "auto", "isa"_a = "auto", "threads"_a = 0)
         .def("push", &Memory::push, "embedding"_a)
         .def("annotate", &Memory::annotate, "mask"_a)
         .def("remove", &Memory::remove, "object_id"_a)

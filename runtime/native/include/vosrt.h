@@ -110,6 +110,7 @@ typedef struct vosrt_memory_options {
     float temperature;       /* 0 = 0.05 */
     int32_t drop_padding;    /* 1: frames before the reference are dropped, not replaced by copies of it */
     int32_t local_reference; /* 1: the reference is attended within the window only */
+    int32_t keep_background; /* 1: background does not yield to objects that appear later, as in the released program */
     int32_t precision;       /* vosrt_precision */
     int32_t isa;             /* vosrt_isa; AUTO also honours VOSRT_ISA */
     int32_t threads;         /* 0 = one per processor */

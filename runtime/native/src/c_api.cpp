@@ -96,6 +96,7 @@ vosrt::MemoryOptions resolve(const vosrt_memory_options &in) {
         invalid("temperature is " + std::to_string(in.temperature) + "; expected 1e-4 to 1e4");
     out.pad_context = in.drop_padding == 0;
     out.global_reference = in.local_reference == 0;
+    out.yield_background = in.keep_background == 0;
     within(in.precision, VOSRT_PRECISION_AUTO, VOSRT_PRECISION_BF16, "precision");
     within(in.isa, VOSRT_ISA_AUTO, VOSRT_ISA_AMX_EMULATED, "isa");
     out.isa = vosrt::choose_isa(static_cast<vosrt_isa>(in.isa), static_cast<vosrt_precision>(in.precision));

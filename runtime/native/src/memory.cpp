@@ -141,22 +141,32 @@ void Memory::match_newest() {
             for (int32_t y = top; y < bottom; ++y)
                 for (int32_t x = left; x < right; ++x) {
                     const int32_t cell = y * options_.width + x;
-                    float *soft = slot.soft.data() + cell * capacity_;
-                    std::fill_n(soft, capacity_, 0.0f);
-                    for (int32_t r = 0; r < count; ++r) {
-                        read_out(r, cell, sums);
-                        const Reference &reference = references_[count - 1 - r];
-                        for (const uint8_t id : reference.ids) soft[channel_[id]] = sums[channel_[id]];
-                        if (r == count - 1) soft[0] = sums[0];
-                    }
+                    propagate(cell, sums, slot.soft.data() + cell * capacity_);
                 }
         }
     });
 }
 
+// Every reference's context gives the channels annotated there, the first one background too. The first reference may
+// show as background what was marked only later, so background yields to later objects.
+void Memory::propagate(int32_t cell, float *sums, float *soft) const {
+    std::fill_n(soft, capacity_, 0.0f);
+    float later = 0.0f;
+    const auto first = static_cast<int32_t>(references_.size()) - 1;
+    for (int32_t r = 0; r <= first; ++r) {
+        read_out(r, cell, sums);
+        for (const uint8_t id : references_[first - r].ids) {
+            soft[channel_[id]] = sums[channel_[id]];
+            if (r < first) later += sums[channel_[id]];
+        }
+    }
+    soft[0] = sums[0];
+    if (options_.yield_background) soft[0] *= std::max(0.0f, 1.0f - later);
+}
+
 // Softmax of the kept similarities, then the weighted sum of their soft masks (Araslanov et al. 2021, eq. 1 and 2 of
 // appendix C). `sums` receives every channel; a context contributes only those annotated in its reference.
-void Memory::read_out(int32_t reference, int32_t cell, float *sums) {
+void Memory::read_out(int32_t reference, int32_t cell, float *sums) const {
     const Candidate *list =
         candidates_.data() + (static_cast<size_t>(reference) * cells() + cell) * options_.top_k;
     const Matched &context = matched_[reference];

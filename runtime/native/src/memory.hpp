@@ -19,7 +19,7 @@ struct MemoryOptions {
     float radius;
     int32_t top_k;
     float temperature;
-    bool pad_context, global_reference;
+    bool pad_context, global_reference, yield_background;
     vosrt_isa isa;  // resolved, never AUTO
     int32_t threads;
 };
@@ -69,7 +69,8 @@ class Memory {
 
     void build_window();
     void match_newest();
-    void read_out(int32_t reference, int32_t cell, float *sums);
+    void propagate(int32_t cell, float *sums, float *soft) const;
+    void read_out(int32_t reference, int32_t cell, float *sums) const;
     size_t workspace_bytes(int32_t references, int32_t patches) const;
     void reserve_work(size_t references);
     Slot make_slot(size_t capacity) const;

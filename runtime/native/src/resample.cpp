@@ -86,8 +86,17 @@ int64_t nearest(int64_t i, int64_t inputs, int64_t outputs) {
     return inputs > 1 ? (2 * i * (outputs - 1) + (inputs - 1)) / (2 * (inputs - 1)) : 0;
 }
 
+// The first object that no cell holds by more than one half, or -1.
+int32_t first_lost(const GridMask &grid) {
+    const size_t count = grid.ids.size();
+    std::vector<float> largest(count, 0.0f);
+    for (size_t i = 0; i < grid.soft.size(); ++i) largest[i % count] = std::max(largest[i % count], grid.soft[i]);
+    const auto lost = std::find_if(largest.begin(), largest.end(), [](float value) { return value <= 0.5f; });
+    return lost == largest.end() ? -1 : static_cast<int32_t>(lost - largest.begin());
+}
+
 // Give an object that bilinear sampling lost the cell that holds most of its pixels.
-void rescue(GridMask &grid, size_t channel, const uint8_t *mask, int32_t mask_height, int32_t mask_width,
+void rescue(GridMask &grid, int32_t channel, const uint8_t *mask, int32_t mask_height, int32_t mask_width,
             int64_t stride, int32_t height, int32_t width, std::vector<bool> &taken) {
     std::vector<int64_t> pixels(static_cast<size_t>(height) * width);
     for (int32_t y = 0; y < mask_height; ++y)
@@ -128,7 +137,6 @@ GridMask resize_mask(const uint8_t *mask, int32_t mask_height, int32_t mask_widt
 
     const size_t count = grid.ids.size();
     grid.soft.assign(static_cast<size_t>(height) * width * count, 0.0f);
-    std::vector<float> largest(count, 0.0f);
     AlignedAxis rows, columns;
     rows.set(mask_height, height);
     columns.set(mask_width, width);
@@ -146,12 +154,12 @@ GridMask resize_mask(const uint8_t *mask, int32_t mask_height, int32_t mask_widt
                 cell[channel[id]] = (1 - wy) * ((1 - wx) * is(corners[0]) + wx * is(corners[1])) +
                                     wy * ((1 - wx) * is(corners[2]) + wx * is(corners[3]));
             }
-            for (size_t i = 0; i < count; ++i) largest[i] = std::max(largest[i], cell[i]);
         }
     }
     std::vector<bool> taken(static_cast<size_t>(height) * width, false);
-    for (size_t i = 0; i < count; ++i)
-        if (largest[i] <= 0.5f) rescue(grid, i, mask, mask_height, mask_width, stride, height, width, taken);
+    // A rescue may take another object's only cell, so each one starts the search anew.
+    for (int32_t lost; (lost = first_lost(grid)) >= 0;)
+        rescue(grid, lost, mask, mask_height, mask_width, stride, height, width, taken);
     return grid;
 }
 

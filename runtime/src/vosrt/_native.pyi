@@ -22,6 +22,7 @@ class Memory:
         temperature: float = 0.05,
         pad_context: bool = True,
         global_reference: bool = True,
+        yield_background: bool = True,
         precision: Precision = "auto",
         isa: str = "auto",
         threads: int = 0,

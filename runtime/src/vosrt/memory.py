@@ -167,6 +167,9 @@ class NumpyMemory:
             slot.soft.update({object_id: soft[:, :, channel] for channel, object_id in enumerate(ids)})
             frames = np.array([*(other.frame for other in context), -1], dtype=np.int32)
             blocks.append((neighbours.similarity, frames[neighbours.slot], neighbours.cell))
+        if self._options.yield_background:
+            later = [slot.soft[object_id] for anchor in self._references[1:] for object_id in sorted(anchor.ids)]
+            slot.soft[BACKGROUND] = slot.soft[BACKGROUND] * np.maximum(0, 1 - np.sum(later, axis=0, dtype=np.float32))
         self._top_k = TopK(*(np.stack(arrays) for arrays in zip(*blocks, strict=True)))
 
     def _context_of(self, anchor: _Reference, frame: int) -> tuple[list[_Slot], list[bool]]:
@@ -300,6 +303,7 @@ def create_memory(
         temperature=options.temperature,
         pad_context=options.pad_context,
         global_reference=options.global_reference,
+        yield_background=options.yield_background,
         precision=precision,
         threads=threads,
     )

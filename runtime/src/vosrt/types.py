@@ -41,6 +41,9 @@ class PropagationOptions:
         pad_context: frames before the reference are replaced by copies of the reference (the
             released program); False drops the copies.
         global_reference: the reference is attended everywhere; False restricts it to the window.
+        yield_background: where objects that were first marked in a later frame are, background gives way to them; False
+            keeps the first reference's background as it is (the released program), against which an object that
+            was visible but unmarked at first can hardly win.
     """
 
     context: int = 20
@@ -50,6 +53,7 @@ class PropagationOptions:
     temperature: float = 0.05
     pad_context: bool = True
     global_reference: bool = True
+    yield_background: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.context <= MAX_CONTEXT:
