@@ -19,7 +19,7 @@ from vosrt.engines.fake import FakeEngine
 from vosrt.engines.onnxruntime import OnnxRuntimeEngine, cpu_engine, find_openvino_device
 from vosrt.engines.select import create_encoder_engine
 from vosrt.errors import EngineError, MissingExtraError, OptionError, VosrtError
-from vosrt.types import F32Array, U8Array
+from vosrt.types import F32Array, Precision, U8Array
 
 SPEC = EncoderSpec(channels=3, feature="res4")
 AXES = {"frames": ("n", "height", "width", None)}
@@ -70,16 +70,34 @@ def test_the_cpu_engine_computes_the_graph(graph: Path) -> None:
     assert "onnxruntime" in engine.info.version
 
 
-def test_the_openvino_engine_computes_the_graph(graph: Path, skip_or_fail: Callable[..., None]) -> None:
-    """In each precision; skipped, with the plugin's own reason, where it does not run."""
-    frames = _frames(64, 96)
-    for precision, tolerance in (("fp32", 1e-5), ("bf16", 0.01)):
+@pytest.mark.parametrize("name", ["openvino", "openvino-direct"])
+def test_the_openvino_engines_compute_the_graph(name: str, graph: Path, skip_or_fail: Callable[..., None]) -> None:
+    """In each precision, for several sizes; skipped, with the back end's own reason, where it does not run."""
+    wanted: list[tuple[Precision, float]] = [("fp32", 1e-5), ("bf16", 0.01)]
+    for precision, tolerance in wanted:
         try:
-            engine = create_encoder_engine(graph, SPEC, engine="openvino", precision=precision)  # type: ignore[arg-type]
+            engine = create_encoder_engine(graph, SPEC, engine=name, precision=precision)
         except (EngineError, MissingExtraError) as error:
-            skip_or_fail(str(error), required="openvino")
-        assert (engine.info.name, engine.info.precision) == ("openvino", precision)
-        np.testing.assert_allclose(engine.run({"frames": frames})["embedding"], _mean_colours(frames), atol=tolerance)
+            skip_or_fail(str(error), required=name)
+        assert (engine.info.name, engine.info.precision) == (name, precision)
+        for height, width in ((64, 96), (32, 24), (64, 96)):
+            frames = _frames(height, width)
+            embedding = engine.run({"frames": frames})["embedding"]
+            np.testing.assert_allclose(embedding, _mean_colours(frames), atol=tolerance)
+
+
+def test_results_of_openvino_outlive_the_next_run(graph: Path, skip_or_fail: Callable[..., None]) -> None:
+    """An embedding waits in a queue while the next frame is encoded; the two must not share memory."""
+    try:
+        engine = create_encoder_engine(graph, SPEC, engine="openvino-direct", precision="fp32")
+    except MissingExtraError as error:
+        skip_or_fail(str(error), required="openvino-direct")
+    first = engine.run({"frames": _frames(32, 32, seed=1)})["embedding"]
+    kept = first.copy()
+    engine.run({"frames": _frames(32, 32, seed=2)})
+    np.testing.assert_array_equal(first, kept)
+    with pytest.raises(EngineError, match="'frames' is float32; expected uint8"):
+        engine.run({"frames": _frames(32, 32).astype(np.float32)})
 
 
 def test_threads_share_an_engine(graph: Path) -> None:
@@ -138,9 +156,10 @@ def test_a_broken_graph_is_found_when_loading(tmp_path: Path) -> None:
 def test_a_missing_plugin_names_the_command(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for by name it is an error; on the way to the CPU provider it is a reason."""
     monkeypatch.setitem(sys.modules, "onnxruntime_ep_openvino", None)
-    command = r"pip install 'vosrt\[openvino\]'"
-    with pytest.raises(MissingExtraError, match=command):
-        create_encoder_engine(graph, SPEC, engine="openvino")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    for name in ("openvino", "openvino-direct"):
+        with pytest.raises(MissingExtraError, match=r"pip install 'vosrt\[openvino\]'"):
+            create_encoder_engine(graph, SPEC, engine=name)
     engine = create_encoder_engine(graph, SPEC, engine="auto")
     assert engine.info.name == "cpu"
     assert "openvino refused: the OpenVINO engine is not installed" in engine.info.reason
@@ -217,7 +236,10 @@ def test_auto_precision_follows_the_processor(graph: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "tensorflow"}, "engine is 'tensorflow'; expected one of auto, openvino, cpu, fake"),
+        (
+            {"engine": "tensorflow"},
+            "engine is 'tensorflow'; expected one of auto, openvino, openvino-direct, cpu, fake",
+        ),
         ({"engine": "cpu", "precision": "bf16"}, "fp32 only"),
     ],
 )
@@ -230,6 +252,7 @@ def test_impossible_wishes_are_refused(graph: Path, options: dict[str, Any], mes
 def test_bf16_without_an_engine_that_has_it_is_an_error(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Precision that was asked for is never dropped in silence."""
     monkeypatch.setitem(sys.modules, "onnxruntime_ep_openvino", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(VosrtError, match="cpu refused: the cpu engine computes in fp32 only"):
         create_encoder_engine(graph, SPEC, precision="bf16")
 

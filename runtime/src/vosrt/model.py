@@ -52,7 +52,8 @@ class Model:
 
         Args:
             bundle: a bundle's directory; ``"default"`` is the one that comes with the package.
-            engine: ``"auto"`` (the fastest that runs here), ``"openvino"``, ``"cpu"``, or ``"fake"`` for tests.
+            engine: ``"auto"`` (the fastest that runs here), ``"openvino"``, ``"openvino-direct"``, ``"cpu"``, or
+                ``"fake"`` for tests.
             precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 where the processor has it natively.
             threads: of the engine; 0 is one per processor.
 

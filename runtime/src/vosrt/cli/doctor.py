@@ -76,6 +76,7 @@ def print_findings(findings: list[Finding], *, as_json: bool) -> None:
 
 def _engines() -> list[Finding]:
     from vosrt.engines.onnxruntime import find_openvino_device, load_onnxruntime
+    from vosrt.engines.openvino import load_openvino
 
     findings = []
     try:
@@ -92,6 +93,11 @@ def _engines() -> list[Finding]:
         installed = importlib.util.find_spec("onnxruntime_ep_openvino") is not None
         detail = str(error).split("; ")[0]
         findings.append(Finding("engine", "openvino", False, detail, "" if installed else _extra("openvino")))
+    try:
+        version = str(load_openvino().get_version()).split("-")[0]
+        findings.append(Finding("engine", "openvino-direct", True, f"openvino {version}"))
+    except VosrtError as error:
+        findings.append(Finding("engine", "openvino-direct", False, str(error).split("; ")[0], _extra("openvino")))
     shown = ", ".join(name.removesuffix("ExecutionProvider") for name in providers)
     findings.append(Finding("engine", "providers", bool(providers), f"built into onnxruntime: {shown or 'none'}"))
     findings.append(Finding("engine", "TensorRT, CUDA", False, "not used by this version of vosrt"))

@@ -41,7 +41,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the results of an earlier run.", rich_help_panel=_RESULTS)
 ]
-Engine = Annotated[str, typer.Option(help="auto, openvino or cpu; see [b]vos-run doctor[/b].", rich_help_panel=_MODEL)]
+Engine = Annotated[
+    str, typer.Option(help="auto, openvino, openvino-direct or cpu; see [b]vos-run doctor[/b].", rich_help_panel=_MODEL)
+]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 uses every core.", rich_help_panel=_MODEL)]
 
 

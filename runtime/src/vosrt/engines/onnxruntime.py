@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
-import os
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,22 +14,18 @@ from typing import Any
 from numpy.typing import NDArray
 
 from vosrt.engines.base import EngineInfo
+from vosrt.engines.static_shape import Axes, Sizes, StaticShapeEngine, one_line, processors
 from vosrt.errors import EngineError, MissingExtraError
 
-Axes = Mapping[str, Sequence[str | None]]
 Configure = Callable[[Any], None]
 
-_SESSIONS = 2
 _FATAL_ONLY = 4
 _OPENVINO_REGISTRATION = "vosrt.openvino"
 _openvino_lock = threading.Lock()
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(StaticShapeEngine):
     """Runs one graph with ONNX Runtime.
-
-    Shapes are made static per session, which lets providers plan memory and pick kernels ahead; sessions of the last
-    shapes are kept.
 
     Args:
         graph: the ONNX file.
@@ -44,56 +38,11 @@ class OnnxRuntimeEngine:
     def __init__(
         self, graph: Path, axes: Axes, info: EngineInfo, *, threads: int = 0, configure: Configure | None = None
     ) -> None:
-        self._graph = graph
-        self._axes = axes
-        self._info = info
-        self._threads = threads or _processors()
+        super().__init__(graph, axes, info)
+        self._threads = threads or processors()
         self._configure = configure
-        self._sessions: OrderedDict[tuple[tuple[str, int], ...], Any] = OrderedDict()
-        self._lock = threading.Lock()
 
-    @property
-    def info(self) -> EngineInfo:
-        """What runs and why."""
-        return self._info
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run the graph; the first run with new shapes takes longer.
-
-        Raises:
-            EngineError: the graph cannot be loaded or run.
-        """
-        session = self._session_for(self._sizes(inputs))
-        return self._run(session, inputs)
-
-    def probe(self, inputs: Mapping[str, NDArray[Any]]) -> None:
-        """Run the graph once and forget the session, to know early whether it can run at all.
-
-        Raises:
-            EngineError: it cannot.
-        """
-        self._run(self._create_session(self._sizes(inputs)), inputs)
-
-    def _sizes(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[tuple[str, int], ...]:
-        """Sizes of the named axes."""
-        sizes: dict[str, int] = {}
-        for name, axes in self._axes.items():
-            array = inputs.get(name)
-            if array is None or array.ndim != len(axes):
-                given = {key: list(value.shape) for key, value in inputs.items()}
-                raise EngineError(f"{self._graph.name} needs {name!r} with axes {list(axes)}; given {given}")
-            sizes.update({axis: size for axis, size in zip(axes, array.shape, strict=True) if axis})
-        return tuple(sorted(sizes.items()))
-
-    def _session_for(self, sizes: tuple[tuple[str, int], ...]) -> Any:
-        with self._lock:
-            session = self._sessions.pop(sizes, None) or self._create_session(sizes)
-            self._sessions[sizes] = session
-            if len(self._sessions) > _SESSIONS:
-                self._sessions.popitem(last=False)
-            return session
-
-    def _create_session(self, sizes: tuple[tuple[str, int], ...]) -> Any:
+    def _create_session(self, sizes: Sizes) -> Any:
         ort = load_onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL_ONLY  # failures are raised; the log would repeat them on stderr
@@ -147,7 +96,7 @@ def openvino_engine(graph: Path, axes: Axes, *, bf16: bool, threads: int = 0, re
     precision = "bf16" if bf16 else "fp32"
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-        "INFERENCE_NUM_THREADS": str(threads or _processors()),
+        "INFERENCE_NUM_THREADS": str(threads or processors()),
         "PERFORMANCE_HINT": "LATENCY",
     }
 
@@ -183,7 +132,8 @@ def find_openvino_device() -> tuple[Any, str]:
     if device is None:
         vendors = sorted({each.device.vendor for each in ort.get_ep_devices()})
         raise EngineError(
-            f"{version} offers no CPU device here; it takes Intel processors only, this one is by {', '.join(vendors)}"
+            f"{version} offers no CPU device here; it takes Intel processors only, this one is by "
+            f"{', '.join(vendors)}; use engine 'openvino-direct'"
         )
     return device, version
 
@@ -207,14 +157,3 @@ def load_onnxruntime() -> ModuleType:
         raise EngineError(
             f"onnxruntime cannot be imported ({one_line(error)}); install it with: pip install onnxruntime"
         ) from error
-
-
-def one_line(error: Exception) -> str:
-    """An exception's words on one line, at most 300 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:299] + "…"
-
-
-def _processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,15 +11,17 @@ import numpy as np
 from vosrt.bundle import EncoderSpec
 from vosrt.engines.base import Engine
 from vosrt.engines.fake import FakeEngine
-from vosrt.engines.onnxruntime import OnnxRuntimeEngine, cpu_engine, openvino_engine
+from vosrt.engines.onnxruntime import cpu_engine, openvino_engine
+from vosrt.engines.openvino import OpenVinoEngine
+from vosrt.engines.static_shape import StaticShapeEngine
 from vosrt.errors import EngineError, MissingExtraError, OptionError
 from vosrt.native import find_native
 from vosrt.types import Precision
 
-EngineName = Literal["auto", "openvino", "cpu", "fake"]
+EngineName = Literal["auto", "openvino", "openvino-direct", "cpu", "fake"]
 
 ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)
-AUTO_ORDER = ("openvino", "cpu")
+AUTO_ORDER = ("openvino", "openvino-direct", "cpu")
 
 _PROBE_SIDE = 32
 
@@ -61,11 +63,14 @@ def create_encoder_engine(
 
 def _create(
     name: str, graph: Path, spec: EncoderSpec, precision: Precision, threads: int, reason: str
-) -> OnnxRuntimeEngine:
+) -> StaticShapeEngine:
     axes = {spec.input_name: ("n", "height", "width", None)}
+    bf16 = processor_has_bf16() if precision == "auto" else precision == "bf16"
+    created: StaticShapeEngine
     if name == "openvino":
-        bf16 = processor_has_bf16() if precision == "auto" else precision == "bf16"
         created = openvino_engine(graph, axes, bf16=bf16, threads=threads, reason=reason)
+    elif name == "openvino-direct":
+        created = OpenVinoEngine(graph, axes, bf16=bf16, threads=threads, reason=reason)
     else:
         if precision == "bf16":
             raise OptionError("the cpu engine computes in fp32 only")

@@ -1,0 +1,99 @@
+"""What engines share that compile a graph anew for every input size."""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from vosrt.engines.base import EngineInfo
+from vosrt.errors import EngineError
+
+Axes: TypeAlias = Mapping[str, Sequence[str | None]]
+Sizes: TypeAlias = tuple[tuple[str, int], ...]
+
+_SESSIONS = 2
+
+
+class StaticShapeEngine(ABC):
+    """Runs one graph, with shapes made static per session.
+
+    That lets back ends plan memory and pick kernels ahead; sessions of the last shapes are kept.
+
+    Args:
+        graph: the ONNX file.
+        axes: per input, the names of its dynamic axes, None for fixed ones.
+        info: what :attr:`info` says.
+    """
+
+    def __init__(self, graph: Path, axes: Axes, info: EngineInfo) -> None:
+        self._graph = graph
+        self._axes = axes
+        self._info = info
+        self._sessions: OrderedDict[Sizes, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def info(self) -> EngineInfo:
+        """What runs and why."""
+        return self._info
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run the graph; the first run with new shapes takes longer.
+
+        Raises:
+            EngineError: the graph cannot be loaded or run.
+        """
+        return self._run(self._session_for(self._sizes(inputs)), inputs)
+
+    def probe(self, inputs: Mapping[str, NDArray[Any]]) -> None:
+        """Run the graph once and forget the session, to know early whether it can run at all.
+
+        Raises:
+            EngineError: it cannot.
+        """
+        self._run(self._create_session(self._sizes(inputs)), inputs)
+
+    @abstractmethod
+    def _create_session(self, sizes: Sizes) -> Any:
+        """Compile the graph for these sizes of its named axes."""
+
+    @abstractmethod
+    def _run(self, session: Any, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run a session; several threads may do so at the same time."""
+
+    def _sizes(self, inputs: Mapping[str, NDArray[Any]]) -> Sizes:
+        """Sizes of the named axes."""
+        sizes: dict[str, int] = {}
+        for name, axes in self._axes.items():
+            array = inputs.get(name)
+            if array is None or array.ndim != len(axes):
+                given = {key: list(value.shape) for key, value in inputs.items()}
+                raise EngineError(f"{self._graph.name} needs {name!r} with axes {list(axes)}; given {given}")
+            sizes.update({axis: size for axis, size in zip(axes, array.shape, strict=True) if axis})
+        return tuple(sorted(sizes.items()))
+
+    def _session_for(self, sizes: Sizes) -> Any:
+        with self._lock:
+            session = self._sessions.pop(sizes, None) or self._create_session(sizes)
+            self._sessions[sizes] = session
+            if len(self._sessions) > _SESSIONS:
+                self._sessions.popitem(last=False)
+            return session
+
+
+def one_line(error: Exception) -> str:
+    """An exception's words on one line, at most 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:299] + "…"
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
