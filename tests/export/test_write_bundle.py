@@ -135,9 +135,9 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_work")
-@pytest.mark.parametrize("force", [False, True])
-def test_what_is_no_bundle_stays(small_checkpoint: Path, tmp_path: Path, force: bool) -> None:
-    """A folder of photographs, a file, a link: refused, with or without --force, and left as they were."""
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_no_bundle_stays(small_checkpoint: Path, tmp_path: Path, overwrite: bool) -> None:
+    """A folder of photographs, a file, a link: refused, with or without --overwrite, and left as they were."""
     photographs = tmp_path / "photographs"
     photographs.mkdir()
     (photographs / "cat.jpg").write_bytes(b"cat")
@@ -148,24 +148,24 @@ def test_what_is_no_bundle_stays(small_checkpoint: Path, tmp_path: Path, force: 
     before = listing(tmp_path)
     for output in (photographs, file, link):
         with pytest.raises(OutputError, match=str(output)):
-            export_bundle(small_checkpoint, output, force=force)
+            export_bundle(small_checkpoint, output, overwrite=overwrite)
     assert listing(tmp_path) == before
     assert file.read_bytes() == b"file"
 
 
 @pytest.mark.usefixtures("quick_export")
-def test_force_replaces_a_bundle_and_nothing_else(small_checkpoint: Path, tmp_path: Path) -> None:
+def test_overwrite_replaces_a_bundle_and_nothing_else(small_checkpoint: Path, tmp_path: Path) -> None:
     output = tmp_path / "bundle"
     output.mkdir()
     export_bundle(small_checkpoint, output, ExportOptions(feature="res3"))
-    with pytest.raises(OutputError, match=r"is there already; .* --force"):
+    with pytest.raises(OutputError, match=r"is there already; .* --overwrite"):
         export_bundle(small_checkpoint, output)
     (output / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"more than a bundle \(notes.txt\)"):
-        export_bundle(small_checkpoint, output, force=True)
+        export_bundle(small_checkpoint, output, overwrite=True)
     assert load_bundle(output).manifest.encoder.feature == "res3"
     (output / "notes.txt").unlink()
-    export_bundle(small_checkpoint, output, force=True)
+    export_bundle(small_checkpoint, output, overwrite=True)
     assert load_bundle(output).manifest.encoder.feature == "res4"
     assert listing(tmp_path) == ["bundle", "bundle/encoder.onnx", "bundle/manifest.json"]
 
@@ -185,7 +185,7 @@ def test_a_failed_replacement_keeps_the_old_bundle(
 
     monkeypatch.setattr(Path, "rename", breaks)
     with pytest.raises(OutputError, match=r"cannot write the bundle .*: No space left on device"):
-        export_bundle(small_checkpoint, output, force=True)
+        export_bundle(small_checkpoint, output, overwrite=True)
     assert load_bundle(output).manifest.encoder.feature == "res3"
     assert listing(tmp_path) == ["bundle", "bundle/encoder.onnx", "bundle/manifest.json"]
 

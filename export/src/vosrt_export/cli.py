@@ -43,7 +43,7 @@ def vos_export(
         int | None,
         typer.Option(min=16, max=4096, help="Default short side in pixels.", show_default="the frame's own"),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
 ) -> None:
     """Export a checkpoint to a bundle, and prove that both compute the same."""
     for module in ("torch", "safetensors", "onnx", "onnxscript"):
@@ -57,7 +57,7 @@ def vos_export(
         summary=summary,
         size=size,
     )
-    comparison = export_bundle(checkpoint, output, options, force=force)
+    comparison = export_bundle(checkpoint, output, options, overwrite=overwrite)
     print(f"{output}: PyTorch and ONNX Runtime agree on {comparison.cells} cells: {comparison}")
 
 

@@ -56,7 +56,7 @@ class ExportOptions:
 
 
 def export_bundle(
-    checkpoint_path: Path, output: Path, options: ExportOptions | None = None, *, force: bool = False
+    checkpoint_path: Path, output: Path, options: ExportOptions | None = None, *, overwrite: bool = False
 ) -> Comparison:
     """Export a checkpoint to a bundle. The bundle appears whole or not at all.
 
@@ -64,7 +64,7 @@ def export_bundle(
         checkpoint_path: the safetensors file.
         output: directory to make.
         options: what the bundle is to hold.
-        force: replace a bundle that is there.
+        overwrite: replace a bundle that is there.
 
     Returns:
         The figures of the comparison between the checkpoint and the exported graph.
@@ -76,7 +76,7 @@ def export_bundle(
         ExportError: the exported graph does not compute what the checkpoint does.
     """
     options = options or ExportOptions()
-    _check_output(output, force)
+    _check_output(output, overwrite)
     checkpoint = load_checkpoint(checkpoint_path)
     feature = options.feature or ("res4" if checkpoint.encoder.config.layer4 else "res3")
     check_feature(checkpoint.encoder, feature)
@@ -139,15 +139,15 @@ def _provenance(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
     }
 
 
-def _check_output(output: Path, force: bool) -> None:
+def _check_output(output: Path, overwrite: bool) -> None:
     if not output.parent.is_dir():
         raise OutputError(f"cannot write the bundle {output}: there is no folder {output.parent}; make it first")
     if output.is_symlink():
         raise OutputError(f"{output} is a link; name the directory itself")
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
-    if not force:
-        raise OutputError(f"{output} is there already; name another directory, or replace a bundle with --force")
+    if not overwrite:
+        raise OutputError(f"{output} is there already; name another directory, or replace a bundle with --overwrite")
     try:
         files = {graph.file for graph in load_bundle(output, verify_hashes=False).manifest.graphs.values()}
     except BundleError as error:
