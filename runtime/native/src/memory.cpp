@@ -15,12 +15,13 @@ Memory::Memory(const MemoryOptions &options)
     build_window();
     for (int32_t i = 0; i <= options_.context; ++i) slots_.push_back(make_slot(capacity_));
 
-    const int32_t across = (options_.width + kernel_.patch_width - 1) / kernel_.patch_width;
-    const int32_t down = (options_.height + kernel_.patch_height - 1) / kernel_.patch_height;
-    patches_ = across * down;
-    // Patches of a group share each block of reference keys in cache; fewer where threads would run short of work.
-    constexpr int32_t kLargestGroup = 8, kGroupsPerThread = 6;
-    group_ = std::clamp(patches_ / (kGroupsPerThread * pool_.size()), 1, kLargestGroup);
+    patch_columns_ = (options_.width + kernel_.patch_width - 1) / kernel_.patch_width;
+    patch_rows_ = (options_.height + kernel_.patch_height - 1) / kernel_.patch_height;
+    // Patches of a group share keys in cache; smaller groups where threads would run short of work.
+    constexpr int32_t kGroupsPerThread = 6;
+    while (group_rows_ * group_columns_ > 1 &&
+           patch_columns_ * patch_rows_ < kGroupsPerThread * pool_.size() * group_columns_ * group_rows_)
+        (group_rows_ >= group_columns_ ? group_rows_ : group_columns_) /= 2;
     workspace_.resize(pool_.size());
     sums_.assign(pool_.size(), std::vector<float>(capacity_));
     recent_keys_.reserve(options_.context);
@@ -129,21 +130,20 @@ void Memory::match_newest() {
                          .top_k = options_.top_k,
                          .result = candidates_.data()};
     Slot &slot = newest();
-    const int32_t across = (options_.width + kernel_.patch_width - 1) / kernel_.patch_width;
-    pool_.run((patches_ + group_ - 1) / group_, [&](int32_t job, int32_t worker) {
-        const int32_t first = job * group_, last = std::min(first + group_, patches_);
-        kernel_.match(task, first, last - first, workspace_[worker].data());
-        float *sums = sums_[worker].data();
-        for (int32_t patch = first; patch < last; ++patch) {
-            const int32_t top = patch / across * kernel_.patch_height, left = patch % across * kernel_.patch_width;
-            const int32_t bottom = std::min(top + kernel_.patch_height, options_.height);
-            const int32_t right = std::min(left + kernel_.patch_width, options_.width);
-            for (int32_t y = top; y < bottom; ++y)
-                for (int32_t x = left; x < right; ++x) {
-                    const int32_t cell = y * options_.width + x;
-                    propagate(cell, sums, slot.soft.data() + cell * capacity_);
-                }
-        }
+    const int32_t across = (patch_columns_ + group_columns_ - 1) / group_columns_;
+    const int32_t down = (patch_rows_ + group_rows_ - 1) / group_rows_;
+    pool_.run(across * down, [&](int32_t job, int32_t worker) {
+        PatchGroup group{job % across * group_columns_, job / across * group_rows_, group_columns_, group_rows_};
+        group.columns = std::min(group.columns, patch_columns_ - group.left);
+        group.rows = std::min(group.rows, patch_rows_ - group.top);
+        kernel_.match(task, group, workspace_[worker].data());
+        const int32_t bottom = std::min((group.top + group.rows) * kernel_.patch_height, options_.height);
+        const int32_t right = std::min((group.left + group.columns) * kernel_.patch_width, options_.width);
+        for (int32_t y = group.top * kernel_.patch_height; y < bottom; ++y)
+            for (int32_t x = group.left * kernel_.patch_width; x < right; ++x) {
+                const int32_t cell = y * options_.width + x;
+                propagate(cell, sums_[worker].data(), slot.soft.data() + cell * capacity_);
+            }
     });
 }
 
@@ -189,15 +189,13 @@ void Memory::read_out(int32_t reference, int32_t cell, float *sums) const {
     }
 }
 
-size_t Memory::workspace_bytes(int32_t references, int32_t patches) const {
-    return kernel_.workspace_bytes(options_.channels, options_.top_k, references, patches);
-}
-
 void Memory::reserve_work(size_t references) {
     candidates_.resize(std::max(candidates_.size(), references * cells() * options_.top_k));
     matched_.reserve(references);
     match_references_.reserve(references);
-    for (AlignedBuffer &buffer : workspace_) buffer.reserve(workspace_bytes(static_cast<int32_t>(references), group_));
+    for (AlignedBuffer &buffer : workspace_)
+        buffer.reserve(kernel_.workspace_bytes(options_.channels, options_.top_k, static_cast<int32_t>(references),
+                                               group_columns_ * group_rows_));
 }
 
 void Memory::grow_channels(size_t objects) {

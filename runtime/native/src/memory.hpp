@@ -71,7 +71,6 @@ class Memory {
     void match_newest();
     void propagate(int32_t cell, float *sums, float *soft) const;
     void read_out(int32_t reference, int32_t cell, float *sums) const;
-    size_t workspace_bytes(int32_t references, int32_t patches) const;
     void reserve_work(size_t references);
     Slot make_slot(size_t capacity) const;
     void grow_channels(size_t objects);
@@ -94,7 +93,8 @@ class Memory {
     std::vector<int32_t> order_channels_;  // background, then objects by ascending id
     std::vector<uint8_t> order_ids_;
 
-    int32_t patches_, group_;
+    int32_t patch_columns_, patch_rows_;
+    int32_t group_columns_ = 2, group_rows_ = 4;  // patches of one job
     std::vector<AlignedBuffer> workspace_;       // per worker
     std::vector<std::vector<float>> sums_;       // per worker, [capacity_]
     std::vector<Candidate> candidates_;          // [references][cells][top_k]

@@ -44,6 +44,12 @@ struct MatchTask {
     Candidate *result;                     // [reference_count][height * width][top_k], best first; cell -1 = none
 };
 
+// A rectangle of patches, counted in patches.
+struct PatchGroup {
+    int32_t left, top, columns, rows;
+    int32_t count() const { return columns * rows; }
+};
+
 // What one instruction-set path offers. Keys are rows of `row_bytes`, one per cell, in the path's own number format.
 struct MatchKernel {
     vosrt_isa isa;
@@ -52,9 +58,10 @@ struct MatchKernel {
     size_t (*row_bytes)(int32_t channels);
     // Convert the embedding f32 [cells, channels] to keys.
     void (*store)(const float *embedding, int32_t cells, int32_t channels, std::byte *keys);
-    // Match a run of patches (row-major); `workspace` has workspace_bytes and is 64-byte aligned.
+    // Match a group of patches; `workspace` has workspace_bytes and is 64-byte aligned. Patches of a group share what
+    // they load of each slot, so a group should be compact.
     size_t (*workspace_bytes)(int32_t channels, int32_t top_k, int32_t references, int32_t patches);
-    void (*match)(const MatchTask &task, int32_t first_patch, int32_t patches, std::byte *workspace);
+    void (*match)(const MatchTask &task, const PatchGroup &group, std::byte *workspace);
 };
 
 // The kernel of a path, or nullptr where the build lacks it.

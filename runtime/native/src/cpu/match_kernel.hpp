@@ -127,20 +127,19 @@ class Matcher {
         return patches * (packed_bytes(channels) + (references + 1) * Lists<Ops>::bytes(top_k)) + patches * kPatchBytes;
     }
 
-    static void match(const MatchTask &task, int32_t first_patch, int32_t patches, std::byte *workspace) {
+    static void match(const MatchTask &task, const PatchGroup &group, std::byte *workspace) {
         [[maybe_unused]] const typename Ops::State state;
-        Matcher matcher(task, patches, workspace);
-        for (int32_t i = 0; i < patches; ++i) {
-            matcher.place(i, first_patch + i);
-            matcher.visit_recent(i);
-        }
+        Matcher matcher(task, group.count(), workspace);
+        for (int32_t i = 0; i < group.count(); ++i)
+            matcher.place(i, group.left + i % group.columns, group.top + i / group.columns);
+        matcher.visit_recent();
         for (int32_t r = 0; r < task.reference_count; ++r) {
             if (task.global_reference)
                 matcher.visit_everywhere(r);
             else
-                for (int32_t i = 0; i < patches; ++i) matcher.visit_reference_window(i, r);
+                matcher.visit_reference_window(r);
         }
-        for (int32_t i = 0; i < patches; ++i)
+        for (int32_t i = 0; i < group.count(); ++i)
             for (int32_t r = 0; r < task.reference_count; ++r) matcher.write(i, r);
     }
 
@@ -168,11 +167,10 @@ class Matcher {
         return reinterpret_cast<const Element *>(keys) + cell * row_;
     }
 
-    void place(int32_t i, int32_t index) {
-        const int32_t across = (task_.width + Ops::kWidth - 1) / Ops::kWidth;
+    void place(int32_t i, int32_t column, int32_t row) {
         Patch<Ops> &p = patch(i);
-        p.x = index % across * Ops::kWidth;
-        p.y = index / across * Ops::kHeight;
+        p.x = column * Ops::kWidth;
+        p.y = row * Ops::kHeight;
         p.columns = smaller(Ops::kWidth, task_.width - p.x);
         p.rows = smaller(Ops::kHeight, task_.height - p.y);
         p.lanes = 0;
@@ -191,20 +189,24 @@ class Matcher {
         }
     }
 
-    void visit_recent(int32_t i) {
-        Lists<Ops> running = lists(i, 0);
-        running.clear();
+    // Slot by slot, so that the windows of neighbouring patches find each other's keys in cache.
+    void visit_recent() {
+        for (int32_t i = 0; i < patches_; ++i) lists(i, 0).clear();
         int32_t seen = 0;
         for (int32_t r = 0; r < task_.reference_count; ++r) {
-            for (; seen < task_.references[r].recent; ++seen)
-                visit_window(patch(i), running, task_.recent[seen], task_.context - seen, task_.context - seen);
-            lists(i, 1 + r).copy_from(running);
+            for (; seen < task_.references[r].recent; ++seen) {
+                const int32_t position = task_.context - seen;
+                for (int32_t i = 0; i < patches_; ++i)
+                    visit_window(patch(i), lists(i, 0), task_.recent[seen], position, position);
+            }
+            for (int32_t i = 0; i < patches_; ++i) lists(i, 1 + r).copy_from(lists(i, 0));
         }
     }
 
-    void visit_reference_window(int32_t i, int32_t r) {
+    void visit_reference_window(int32_t r) {
         const MatchReference &reference = task_.references[r];
-        visit_window(patch(i), lists(i, 1 + r), reference.keys, 0, reference.copies);
+        for (int32_t i = 0; i < patches_; ++i)
+            visit_window(patch(i), lists(i, 1 + r), reference.keys, 0, reference.copies);
     }
 
     // Lanes whose window holds the cell in row `dy`, column `dx` relative to the patch.
