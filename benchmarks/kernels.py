@@ -95,7 +95,7 @@ def measure(height: int, width: int, channels: int, *, rounds: int, twin: bool, 
         steps["dense PyTorch"] = lambda: held.append(problem.step())
         results["dense PyTorch"] = lambda: held[0].numpy().reshape(height, width, -1)
     if twin:
-        # The twin needs as long for the frames before as for this one: it starts from the fast path's memory of them.
+        # Filling the twin's memory would take minutes: it steps from frame 0, whose copies make up as many slots.
         numpy_memory = NumpyMemory(height, width, channels, OPTIONS)
         numpy_memory.push(video[0])
         numpy_memory.annotate(mask)

@@ -1,7 +1,7 @@
 """Whole frames at 480p: milliseconds per stage, frames per second, resident memory.
 
     python benchmarks/stream.py                      # paper settings and the default bundle, every engine here
-    python benchmarks/stream.py --memory 2000        # adds resident memory at frame 100 and at frame 2000
+    python benchmarks/stream.py --memory 2000        # resident memory at frame 100 and at frame 2000 instead
     python benchmarks/stream.py --toy                # seconds, for tests
 
 "Paper settings" is the full network (res4, 512 channels), untrained, exported on the spot: speed does not depend on
@@ -32,6 +32,14 @@ from vosrt.video.source import open_source
 
 STAGES = ("resize", "encoder", "match", "upsample")
 HEIGHT, WIDTH = 480, 854
+# Each with the core's precision following the engine's, but for "cpu", whose fp32 encoder goes with bf16 matching.
+ENGINES = (
+    ("openvino", "bf16"),
+    ("openvino", "fp32"),
+    ("openvino-direct", "bf16"),
+    ("openvino-direct", "fp32"),
+    ("cpu", "auto"),
+)
 
 
 def load_frames(count: int, height: int, width: int) -> list[U8Array]:
@@ -123,11 +131,35 @@ def memory_rows(bundle: str, label: str, frames: list[U8Array], count: int) -> l
     return rows
 
 
+def long_run(label: str, bundle: str, count: int) -> list[dict[str, object]]:
+    """Resident memory of a process of its own."""
+    command = [sys.executable, __file__, "--memory", str(count), "--memory-of", bundle]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return [{**json.loads(line), "model": label} for line in output.splitlines()]
+
+
+def speed_rows(bundles: dict[str, str], frames: list[U8Array], warm_up: int, timed: int) -> list[dict[str, object]]:
+    """Milliseconds per stage of every bundle on every engine."""
+    runs: list[Run] = []
+    for (label, bundle), (engine, precision) in itertools.product(bundles.items(), ENGINES):
+        try:
+            runs.append(Run(label, Model.load(bundle, engine=engine, precision=precision), frames))
+        except VosrtError as error:
+            print(f"left out: {label}, {engine} {precision}: {error}", flush=True)
+    for t in range(warm_up + timed):
+        for run in runs:
+            run.step(timed=t >= warm_up)
+    rows = [run.row() for run in runs]
+    for row in rows:
+        print(row, flush=True)
+    return rows
+
+
 def main() -> None:
-    """Parse options, measure, write results/stream.jsonl."""
+    """Parse options, measure, write results/stream.jsonl or results/memory.jsonl."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=60, help="timed frames per engine, after 25 to fill the memory")
-    parser.add_argument("--memory", type=int, default=0, metavar="N", help="also run N frames and report memory")
+    parser.add_argument("--memory", type=int, default=0, metavar="N", help="instead, memory along N frames")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--toy", action="store_true", help="a tiny problem, nothing written")
     options = parser.parse_args()
@@ -136,30 +168,15 @@ def main() -> None:
     if options.memory_of:
         memory_rows(options.memory_of, Path(options.memory_of).name, frames, options.memory)
         return
-    rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         bundles = {"default bundle": "default"}
         if not options.toy:
             bundles["paper settings"] = str(export_paper_bundle(Path(folder)))
-        runs: list[Run] = []
-        for (label, bundle), (engine, precision) in itertools.product(
-            bundles.items(), (("openvino", "bf16"), ("openvino", "fp32"), ("cpu", "auto"))
-        ):
-            try:
-                runs.append(Run(label, Model.load(bundle, engine=engine, precision=precision), frames))
-            except VosrtError as error:
-                print(f"left out: {label}, {engine} {precision}: {error}", flush=True)
+        if options.memory:
+            print(write("memory", [row for item in bundles.items() for row in long_run(*item, options.memory)]))
+            return
         warm_up, timed = (2, 3) if options.toy else (25, options.frames)
-        for t in range(warm_up + timed):
-            for run in runs:
-                run.step(timed=t >= warm_up)
-        for run in runs:
-            rows.append(run.row())
-            print(rows[-1], flush=True)
-        for label, bundle in bundles.items() if options.memory else ():
-            command = [sys.executable, __file__, "--memory", str(options.memory), "--memory-of", bundle]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            rows += [{**json.loads(line), "model": label} for line in output.splitlines()]
+        rows = speed_rows(bundles, frames, warm_up, timed)
     if not options.toy:
         print(write("stream", rows))
 
