@@ -1,0 +1,326 @@
+"""Clips: a few frames of one video in random order, and batches of them from worker processes.
+
+Every draw depends on the seed, the epoch and the clip's index alone. Batches are therefore the same with any
+number of workers and of training processes, and an epoch can be entered in its middle without any saved state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from multiprocessing.context import BaseContext
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vosrt.errors import OptionError
+from vosrt.types import U8Array
+from vosrt_train.data.cache import Cache, CachedVideo, process_context
+from vosrt_train.data.config import ClipConfig
+from vosrt_train.data.views import View
+
+
+@dataclass(frozen=True)
+class ClipParameters:
+    """Everything that was drawn for a clip. Lengths are in pixels of the resized frame.
+
+    Attributes:
+        video: its name.
+        frame_ids: numbers of its frames in the video, in the clip's order.
+        height: to which the frames were resized.
+        width: to which the frames were resized.
+        top: of the crop.
+        left: of the crop.
+        flip: whether the crop was mirrored.
+        view_flip: whether the regularising view is mirrored.
+        view_scale: side of the view as a fraction of the clip's.
+        view_offset: top and left of the view as fractions of the clip's side.
+        anchor_shift: two numbers in [0, 1), down and right: how far the anchors move within their cells.
+        point_shift: the same for the points of the cross-view loss.
+    """
+
+    video: str
+    frame_ids: tuple[int, ...]
+    height: int
+    width: int
+    top: int
+    left: int
+    flip: bool
+    view_flip: bool
+    view_scale: float
+    view_offset: tuple[float, float]
+    anchor_shift: tuple[float, float]
+    point_shift: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip.
+
+    Attributes:
+        frames: u8 [T, crop, crop, 3], RGB.
+        parameters: how it came about.
+    """
+
+    frames: U8Array
+    parameters: ClipParameters
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """The clips of one step.
+
+    Attributes:
+        frames: u8 [B, T, 3, crop, crop], RGB, channels last in memory.
+        view: the regularising view of each clip.
+        anchor_shift: f32 [B, 2] in [0, 1), down and right, for `vosrt_train.losses.sample_anchors`.
+        point_shift: f32 [B, 2] in [0, 1), for `vosrt_train.losses.sample_points`.
+        clips: how each clip came about.
+        epoch: from 0.
+        step: within the epoch, from 0.
+    """
+
+    frames: Tensor
+    view: View
+    anchor_shift: Tensor
+    point_shift: Tensor
+    clips: tuple[ClipParameters, ...]
+    epoch: int
+    step: int
+
+    def to(self, device: torch.device | str) -> ClipBatch:
+        """Copy to a device; without waiting, where the memory is pinned."""
+        return replace(
+            self,
+            frames=self.frames.to(device, non_blocking=True),
+            view=self.view.to(device),
+            anchor_shift=self.anchor_shift.to(device, non_blocking=True),
+            point_shift=self.point_shift.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> ClipBatch:
+        """Move the frames to memory from which a GPU copies while others work. Called by the loader."""
+        return replace(self, frames=self.frames.pin_memory())
+
+
+class ClipSampler:
+    """Draws clips from a cache (ALGORITHMS: "Training clip").
+
+    An epoch has one clip of each video, or of each segment of a long one, in random order. Where these are
+    fewer than a batch, they come up several times.
+
+    Args:
+        config: how clips are drawn.
+        cache: where from.
+
+    Raises:
+        OptionError: a video of the cache has fewer frames than a clip.
+    """
+
+    def __init__(self, config: ClipConfig, cache: Cache) -> None:
+        for video in cache.videos:
+            if video.frames < config.frames:
+                raise OptionError(
+                    f"{video.name} has {video.frames} frames and a clip {config.frames}; build the cache with "
+                    f"min_frames = {config.frames}"
+                )
+        self.config = config
+        self._segments = [segment for video in cache.videos for segment in _segments(video, config.segment)]
+        self._repeats = -(-config.batch // len(self._segments))
+
+    def __len__(self) -> int:
+        """Clips of an epoch."""
+        return len(self._segments) * self._repeats
+
+    @property
+    def steps(self) -> int:
+        """Whole batches of an epoch; what is left over is not used in that epoch."""
+        return len(self) // self.config.batch
+
+    def order(self, epoch: int) -> list[int]:
+        """The indices of an epoch's clips, in the order of training."""
+        return [int(index) for index in self._random(epoch, 0).permutation(len(self))]
+
+    def clip(self, epoch: int, index: int) -> Clip:
+        """Draw and read one clip.
+
+        Args:
+            epoch: from 0.
+            index: of the clip, from 0 to ``len(self) - 1``.
+        """
+        video, first, last = self._segments[index % len(self._segments)]
+        parameters = self._draw(self._random(epoch, 1 + index), video, first, last)
+        return Clip(_read(video, parameters, self.config.crop), parameters)
+
+    def _random(self, epoch: int, stream: int) -> np.random.Generator:
+        return np.random.default_rng([self.config.seed, epoch, stream])
+
+    def _draw(self, random: np.random.Generator, video: CachedVideo, first: int, last: int) -> ClipParameters:
+        config, count = self.config, last - first
+        window = min(count, config.frames * gap_frames(video.fps, config.gap))
+        gap = window // config.frames
+        start = first + int(random.integers(count - gap * (config.frames - 1)))
+        frame_ids = start + gap * random.permutation(config.frames)
+        short = int(config.crop * random.uniform(1, config.resize))
+        shortest = min(video.height, video.width)
+        height, width = video.height * short // shortest, video.width * short // shortest
+        view_scale = float(random.uniform(config.view_scale, 1))
+        return ClipParameters(
+            video=video.name,
+            frame_ids=tuple(int(frame_id) for frame_id in frame_ids),
+            height=height,
+            width=width,
+            top=int(random.integers(height - config.crop + 1)),
+            left=int(random.integers(width - config.crop + 1)),
+            flip=bool(random.random() < 0.5) and config.flip,
+            view_flip=bool(random.random() < 0.5) and config.view_flip,
+            view_scale=view_scale,
+            view_offset=(float(random.uniform(0, 1 - view_scale)), float(random.uniform(0, 1 - view_scale))),
+            anchor_shift=(float(random.random()), float(random.random())),
+            point_shift=(float(random.random()), float(random.random())),
+        )
+
+
+def gap_frames(fps: float, gap: int) -> int:
+    """Frames between two frames of a clip: ``gap`` at 25 to 30 frames per second, else as long in time.
+
+    Args:
+        fps: frames per second of the video.
+        gap: at 25 to 30 frames per second.
+    """
+    return max(1, round(gap * fps / min(max(fps, 25), 30)))
+
+
+def make_loader(
+    config: ClipConfig,
+    cache: Cache,
+    *,
+    epoch: int = 0,
+    start_batch: int = 0,
+    epochs: int = 1,
+    rank: int = 0,
+    world: int = 1,
+) -> DataLoader[ClipBatch]:
+    """Load the batches of one or more epochs in worker processes.
+
+    One loader for many epochs keeps its workers busy across their borders. Process ``rank`` of ``world`` gets its
+    part of each batch; the parts, one after the other, are the batch that a single process would get.
+
+    Args:
+        config: how clips are drawn.
+        cache: where from.
+        epoch: the first epoch.
+        start_batch: first batch of that epoch; the number of batches already used, to resume.
+        epochs: how many epochs, the first included.
+        rank: of this process, from 0.
+        world: number of training processes.
+
+    Returns:
+        A loader of `ClipBatch`, which says of each batch its epoch and step.
+
+    Raises:
+        OptionError: the batch cannot be divided among the processes, or there is no such batch in an epoch.
+    """
+    sampler = ClipSampler(config, cache)
+    if config.batch % world:
+        raise OptionError(f"batch is {config.batch}; expected a multiple of the number of processes, {world}")
+    if not 0 <= start_batch <= sampler.steps:
+        raise OptionError(f"start_batch is {start_batch}; an epoch has {sampler.steps} batches")
+    parallel = config.workers > 0
+    return DataLoader(
+        _Batches(sampler),
+        batch_size=None,  # an item is a whole batch
+        sampler=_Schedule(sampler, epoch, start_batch, epochs, rank, world),
+        num_workers=config.workers,
+        worker_init_fn=_use_one_thread if parallel else None,
+        multiprocessing_context=_loading_context() if parallel else None,
+        prefetch_factor=2 if parallel else None,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # or the loader would draw from the global one
+    )
+
+
+class _BatchKey(NamedTuple):
+    epoch: int
+    step: int
+    indices: tuple[int, ...]
+
+
+class _Schedule:
+    """The batches of this process, in order: what a loader calls its sampler."""
+
+    def __init__(self, sampler: ClipSampler, epoch: int, start: int, epochs: int, rank: int, world: int) -> None:
+        self._sampler, self._rank, self._world = sampler, rank, world
+        self._epoch, self._start, self._epochs = epoch, start, epochs
+
+    def __len__(self) -> int:
+        return self._epochs * self._sampler.steps - self._start
+
+    def __iter__(self) -> Iterator[_BatchKey]:
+        batch = self._sampler.config.batch
+        part = batch // self._world
+        for epoch in range(self._epoch, self._epoch + self._epochs):
+            order = self._sampler.order(epoch)
+            for step in range(self._start if epoch == self._epoch else 0, self._sampler.steps):
+                first = step * batch + self._rank * part
+                yield _BatchKey(epoch, step, tuple(order[first : first + part]))
+
+
+class _Batches(Dataset[ClipBatch]):
+    """Whole batches by their keys."""
+
+    def __init__(self, sampler: ClipSampler) -> None:
+        self._sampler = sampler
+
+    def __getitem__(self, key: _BatchKey) -> ClipBatch:
+        clips = [self._sampler.clip(key.epoch, index) for index in key.indices]
+        parameters = tuple(clip.parameters for clip in clips)
+        frames = torch.from_numpy(np.stack([clip.frames for clip in clips]))
+        return ClipBatch(
+            frames=frames.permute(0, 1, 4, 2, 3),
+            view=View(
+                flip=torch.tensor([each.view_flip for each in parameters]),
+                scale=torch.tensor([each.view_scale for each in parameters]),
+                offset=torch.tensor([each.view_offset for each in parameters]),
+            ),
+            anchor_shift=torch.tensor([each.anchor_shift for each in parameters]),
+            point_shift=torch.tensor([each.point_shift for each in parameters]),
+            clips=parameters,
+            epoch=key.epoch,
+            step=key.step,
+        )
+
+
+def _segments(video: CachedVideo, length: int) -> Iterator[tuple[CachedVideo, int, int]]:
+    """Cut a video into segments of at least ``length`` frames; one shorter than two segments stays whole."""
+    count = max(1, video.frames // length)
+    for number in range(count):
+        yield video, video.frames * number // count, video.frames * (number + 1) // count
+
+
+def _read(video: CachedVideo, parameters: ClipParameters, crop: int) -> U8Array:
+    frames = video.open()
+    size = (parameters.width, parameters.height)
+    smaller = parameters.height < video.height
+    clip = np.empty((len(parameters.frame_ids), crop, crop, 3), np.uint8)
+    for slot, frame_id in zip(clip, parameters.frame_ids, strict=True):
+        frame = cv2.resize(frames[frame_id], size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+        window = frame[parameters.top : parameters.top + crop, parameters.left : parameters.left + crop]
+        slot[:] = window[:, ::-1] if parameters.flip else window
+    return clip
+
+
+def _use_one_thread(_: int) -> None:
+    cv2.setNumThreads(0)
+
+
+def _loading_context() -> BaseContext:
+    """Let the process from which workers are forked import PyTorch once for all of them."""
+    context = process_context()
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload([__name__])
+    return context
