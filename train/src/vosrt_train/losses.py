@@ -134,9 +134,8 @@ def grid_cells(shift: Tensor, height: int, width: int, *, grid: int) -> Tensor:
     """
     if min(height, width) < grid:
         raise OptionError(f"feature maps of {height}×{width} cells cannot hold a {grid}×{grid} grid; use a larger crop")
-    places = torch.arange(grid, device=shift.device) + shift[:, :, None]  # [B, 2, grid]
-    rows = (places[:, 0] * height / grid).long().clamp(max=height - 1)
-    columns = (places[:, 1] * width / grid).long().clamp(max=width - 1)
+    places = torch.arange(grid, device=shift.device) + shift.double()[:, :, None]  # in 32 bits, 7 + shift could be 8
+    rows, columns = (places[:, 0] * height / grid).long(), (places[:, 1] * width / grid).long()
     return (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
 
 
