@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vosrt.bundle import Feature
 from vosrt.errors import OptionError
+from vosrt_train.data.config import CacheConfig, ClipConfig
 
 _MAX_CHANNELS = 1024
 
@@ -48,72 +49,6 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """The cache of decoded frames.
-
-    Attributes:
-        short_side: of the cached frames, in pixels; smaller frames are kept as they are.
-        max_frames: frames of one video that are cached, from its start.
-        workers: processes that prepare clips (and decode videos when the cache is built); 0 is none, in the loop.
-    """
-
-    short_side: int = 320
-    max_frames: int = 3000
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        _check("data.short_side", self.short_side, 16, 4096, "pixels")
-        _check("data.max_frames", self.max_frames, 2, 10**6, "frames")
-        _check("data.workers", self.workers, 0, 256, "processes")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipConfig:
-    """What a training clip is: a few frames of one video, cut alike.
-
-    Attributes:
-        batch: clips per step, over all processes.
-        frames: T, frames per clip.
-        gap_s: seconds between neighbouring frames of the clip before they are shuffled; shrunk for short videos.
-        crop: side of the square crop, in pixels.
-        zoom: the short side of the frame is drawn from U[crop, zoom * crop) before the crop.
-        flip: probability that the clip is mirrored.
-    """
-
-    batch: int = 16
-    frames: int = 5
-    gap_s: float = 0.35
-    crop: int = 256
-    zoom: float = 1.25
-    flip: float = 0.5
-
-    def __post_init__(self) -> None:
-        _check("clips.batch", self.batch, 1, 4096, "clips")
-        _check("clips.frames", self.frames, 2, 64, "frames")
-        _check("clips.gap_s", self.gap_s, 0, 60, "seconds")
-        _check("clips.crop", self.crop, 16, 2048, "pixels")
-        _check("clips.zoom", self.zoom, 1, 8)
-        _check("clips.flip", self.flip, 0, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewConfig:
-    """How the regularising branch sees a clip.
-
-    Attributes:
-        flip: probability that the clip is mirrored.
-        min_scale: the crop that is zoomed to full size has a side of U[min_scale, 1] of the clip's.
-    """
-
-    flip: float = 0.5
-    min_scale: float = 0.5
-
-    def __post_init__(self) -> None:
-        _check("views.flip", self.flip, 0, 1)
-        _check("views.min_scale", self.min_scale, 0.05, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """The two losses.
 
@@ -138,12 +73,12 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """Adam, with weight decay as in Kingma and Ba 2015 (added to the gradient) on weights alone.
+    """Adam (Kingma and Ba 2015), with weight decay added to the gradient.
 
     Attributes:
         learning_rate: at its height.
         betas: decay of the two moments.
-        weight_decay: of weights; biases and batch-norms have none.
+        weight_decay: of everything but biases.
         bias_rate: learning rate of biases as a multiple.
         clip_gradient: largest norm of the whole gradient; 0 leaves it as it is.
     """
@@ -277,9 +212,8 @@ class TrainConfig:
 
     seed: int = 0
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    data: DataConfig = field(default_factory=DataConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     clips: ClipConfig = field(default_factory=ClipConfig)
-    views: ViewConfig = field(default_factory=ViewConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -289,6 +223,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check("seed", self.seed, 0, 2**31 - 1)
+        if self.clips.seed not in (0, self.seed):
+            raise OptionError(f"clips.seed is {self.clips.seed}, which follows seed ({self.seed}); set seed instead")
+        object.__setattr__(self, "clips", replace(self.clips, seed=self.seed))
         if self.validation_feature not in self.encoder.channels:
             have = ", ".join(self.encoder.channels)
             raise OptionError(

@@ -1,0 +1,144 @@
+"""Configurations: presets, files, what is refused, the learning rate over time, and Adam's groups."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vosrt.errors import OptionError
+from vosrt_train.config import EncoderConfig, LossConfig, OptimiserConfig, ScheduleConfig, TrainConfig
+from vosrt_train.config_file import build, differences, load_config, presets, to_toml
+from vosrt_train.model import build_encoder
+from vosrt_train.optimiser import build_optimiser, learning_rate_at, set_learning_rate
+
+
+def test_the_presets_are_these() -> None:
+    assert list(presets()) == ["cpu-2h", "gpu-30min", "paper"]
+
+
+@pytest.mark.parametrize("name", ["cpu-2h", "gpu-30min", "paper"])
+def test_presets_load_and_survive_being_written(name: str) -> None:
+    """What a run writes down is what it ran with."""
+    config = load_config(name)
+    assert build(TrainConfig, tomllib.loads(to_toml(config))) == config
+
+
+def test_paper_preset_is_the_papers() -> None:
+    """Araslanov et al. 2021 as the released program ran it; the dataclasses' defaults agree."""
+    config = load_config("paper")
+    assert (config.clips.batch, config.clips.frames, config.clips.crop, config.clips.gap) == (16, 5, 256, 10)
+    assert config.loss == LossConfig(anchors=8, points=4, temperature=0.05, cross_view=0.1)
+    assert config.optimiser == OptimiserConfig(learning_rate=1e-4, betas=(0.5, 0.999), weight_decay=5e-4, bias_rate=2)
+    assert (config.schedule.epochs, config.schedule.decay, config.schedule.halvings) == (500, "halving", 4)
+    assert {each.split(".")[0] for each in differences(config, TrainConfig())} == {"clips", "validation"}
+
+
+def test_changes_on_the_command_line() -> None:
+    """Values are TOML; a bare word is a string; later ones win."""
+    config = load_config(
+        "cpu-2h",
+        [
+            "clips.crop=160",
+            "clips.crop=96",
+            "optimiser.betas=[0.8, 0.9]",
+            "compute.device=cpu",
+            "optimiser.bias_rate=1",
+        ],
+    )
+    assert (config.clips.crop, config.optimiser.betas, config.compute.device) == (96, (0.8, 0.9), "cpu")
+    assert config.optimiser.bias_rate == 1.0
+    assert isinstance(config.optimiser.bias_rate, float)
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("seed = 3\n[clips]\ncrop = 64\n")
+    config = load_config(str(path))
+    assert config == replace(TrainConfig(seed=3), clips=replace(TrainConfig().clips, crop=64, seed=3))
+    path.write_text("seed = \n")
+    with pytest.raises(OptionError, match="cannot be read as TOML"):
+        load_config(str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("clips.corp=1", "unknown key 'clips.corp'; the nearest known one is 'clips.crop'"),
+        ("clip.crop=1", "unknown key 'clip'; the nearest known one is 'clips'"),
+        ("clips.crop=1.5", "clips.crop is 1.5; expected a whole number"),
+        ("clips.crop=true", "clips.crop is True; expected a whole number"),
+        ("clips=3", "clips is 3; expected a table"),
+        ("clips.crop.x=3", "'crop' is a value, not a table"),
+        ("seed=x", "seed is 'x'; expected a whole number"),
+        ("seed", "expected table.key=value"),
+        ("compute.compile=1", "compute.compile is 1; expected true or false"),
+        ("compute.precision=fp16", "compute.precision is 'fp16'; expected one of 'fp32', 'bf16'"),
+        ("optimiser.betas=[1]", "optimiser.betas is [1]; expected a list of 2 numbers"),
+        ("optimiser.learning_rate=nan", "optimiser.learning_rate is nan; expected 0 to 10"),
+        ("validation.sequences=[1]", "validation.sequences is 1; expected a string"),
+        ("validation.feature=res5", "expected one of 'res3', 'res4', 'key', 'auto'"),
+        ("schedule.steps=0", "expected one of them to be 0"),
+        ("schedule.epochs=3", "expected one of them to be 0"),
+        ("loss.anchors=0", "loss.anchors is 0; expected 1 to 64"),
+        ("clips.seed=5", "clips.seed is 5, which follows seed (0); set seed instead"),
+    ],
+)
+def test_what_is_refused(change: str, says: str) -> None:
+    """One line that names the key, the value and what was expected."""
+    with pytest.raises(OptionError) as caught:
+        load_config("cpu-2h", [change])
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_preset_is_refused() -> None:
+    with pytest.raises(OptionError, match="no preset or file 'cpu-3h'; choose from cpu-2h, gpu-30min, paper"):
+        load_config("cpu-3h")
+
+
+def test_validation_needs_a_feature_of_the_encoder() -> None:
+    assert TrainConfig().validation_feature == "res4"
+    assert TrainConfig(encoder=EncoderConfig(layer4=False)).validation_feature == "res3"
+    with pytest.raises(OptionError, match="'res4'; this encoder has: res3"):
+        load_config("paper", ["encoder.layer4=false", "validation.feature=res4"])
+
+
+def rates(schedule: ScheduleConfig, steps: int) -> list[float]:
+    return [learning_rate_at(step, steps, OptimiserConfig(learning_rate=1), schedule) for step in range(steps)]
+
+
+def test_halving() -> None:
+    """The paper: 500 epochs, halved every 100."""
+    curve = rates(ScheduleConfig(epochs=0, steps=500), 500)
+    assert [(value, len(list(same))) for value, same in itertools.groupby(curve)] == [
+        (1, 100),
+        (0.5, 100),
+        (0.25, 100),
+        (0.125, 100),
+        (0.0625, 100),
+    ]
+
+
+def test_warm_up_and_cosine() -> None:
+    """Rises in even steps, peaks right after them, falls monotonically to its end."""
+    curve = rates(ScheduleConfig(epochs=0, steps=100, warmup=4, decay="cosine", final=0.1), 100)
+    assert curve[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert all(later < earlier for earlier, later in itertools.pairwise(curve[4:]))
+    assert curve[52] == pytest.approx(0.55)
+    assert curve[-1] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_biases_have_their_own_rate_and_no_decay() -> None:
+    encoder = build_encoder(EncoderConfig(width=2, key_channels=2), seed=0)
+    optimiser = build_optimiser(encoder, OptimiserConfig(weight_decay=0.1, bias_rate=2))
+    set_learning_rate(optimiser, 0.5)
+    weights, biases = optimiser.param_groups
+    named = dict(encoder.named_parameters())
+    assert {id(p) for p in biases["params"]} == {id(p) for name, p in named.items() if name.endswith(".bias")}
+    assert len(weights["params"]) + len(biases["params"]) == len(named)
+    assert (weights["lr"], weights["weight_decay"]) == (0.5, 0.1)
+    assert (biases["lr"], biases["weight_decay"]) == (1.0, 0.0)

@@ -1,0 +1,49 @@
+"""Adam as the paper sets it up, and the learning rate over time."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+from torch.optim import Adam
+
+from vosrt_train.config import OptimiserConfig, ScheduleConfig
+
+
+def build_optimiser(network: nn.Module, config: OptimiserConfig) -> Adam:
+    """Adam in two groups: weights with decay, biases without it and at their own rate."""
+    named = list(network.named_parameters())
+    groups = [
+        {"params": [p for name, p in named if not _is_bias(name)], "rate": 1.0, "weight_decay": config.weight_decay},
+        {"params": [p for name, p in named if _is_bias(name)], "rate": config.bias_rate, "weight_decay": 0.0},
+    ]
+    return Adam(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def set_learning_rate(optimiser: Adam, learning_rate: float) -> None:
+    """Give every group its multiple of the learning rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate * group["rate"]
+
+
+def learning_rate_at(step: int, total_steps: int, config: OptimiserConfig, schedule: ScheduleConfig) -> float:
+    """The learning rate of one step.
+
+    Args:
+        step: from 0 to ``total_steps - 1``.
+        total_steps: length of the training.
+        config: has the height of the curve.
+        schedule: has its shape.
+    """
+    height = config.learning_rate
+    if step < schedule.warmup:
+        return height * (step + 1) / (schedule.warmup + 1)
+    if schedule.decay == "halving":
+        return height * 0.5 ** (step * (schedule.halvings + 1) // total_steps)
+    progress = (step - schedule.warmup) / max(1, total_steps - schedule.warmup)
+    share = schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2
+    return height * share
+
+
+def _is_bias(name: str) -> bool:
+    return name.endswith("bias")
