@@ -1,0 +1,191 @@
+"""Validation through the runtime: what is selected is what ships.
+
+The encoder of the training becomes an engine of `vosrt`; working size, memory, matching and labels are the runtime's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vosrt.bundle import EncoderSpec, Feature, Manifest
+from vosrt.engines.base import EngineInfo
+from vosrt.errors import EngineError, InputError, MaskError
+from vosrt.metrics import Score, score_sequence
+from vosrt.model import Model
+from vosrt.types import U8Array
+from vosrt.video.images import ImageFolderSource, list_images
+from vosrt.video.masks import MASK_SUFFIXES, read_mask
+from vosrt_train.model import Encoder
+from vosrt_train.pixels import normalise
+
+_RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
+
+
+@dataclass(frozen=True)
+class AnnotatedSequence:
+    """A sequence in the layout of DAVIS.
+
+    Attributes:
+        name: of the sequence.
+        frames: folder of its images.
+        annotations: folder of its masks, one per frame.
+    """
+
+    name: str
+    frames: Path
+    annotations: Path
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How well objects were followed.
+
+    Attributes:
+        scores: per sequence, the means over its objects.
+    """
+
+    scores: Mapping[str, Score]
+
+    @property
+    def j_and_f(self) -> float:
+        """Mean J&F over the sequences, 0 to 1."""
+        return math.fsum(score.j_and_f for score in self.scores.values()) / len(self.scores)
+
+
+class TorchEngine:
+    """Runs an encoder that is being trained as an engine of the runtime, in fp32 and evaluation mode.
+
+    Args:
+        encoder: used as it is at each call; its mode is restored.
+        feature: the map that becomes the embedding.
+        spec: names of input and output.
+    """
+
+    def __init__(self, encoder: Encoder, feature: Feature, spec: EncoderSpec) -> None:
+        self._encoder = encoder
+        self._feature = feature
+        self._spec = spec
+
+    @property
+    def info(self) -> EngineInfo:
+        """What runs and why."""
+        return EngineInfo("torch", "fp32", f"torch {torch.__version__}", "the network is being trained")
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Embed frames u8 [n, H, W, 3] BGR as f32 [n, h, w, K] of unit length per cell.
+
+        Raises:
+            EngineError: PyTorch failed, e.g. for want of memory.
+        """
+        device = next(self._encoder.parameters()).device
+        bgr = torch.from_numpy(inputs[self._spec.input_name]).to(device)
+        was_training = self._encoder.training
+        self._encoder.eval()
+        try:
+            with torch.inference_mode():
+                features = self._encoder(normalise(bgr.flip(-1).permute(0, 3, 1, 2)))
+                embedding: Tensor = nn.functional.normalize(getattr(features, self._feature), dim=1)
+                array = embedding.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        except RuntimeError as error:
+            raise EngineError(f"PyTorch cannot run the encoder: {error}") from error
+        finally:
+            self._encoder.train(was_training)
+        return {self._spec.output_name: array}
+
+
+def runtime_model(encoder: Encoder, feature: Feature) -> Model:
+    """The runtime around an encoder that is being trained.
+
+    Args:
+        encoder: its present weights are used at every call.
+        feature: the map that becomes the embedding.
+    """
+    spec = EncoderSpec(channels=encoder.config.channels[feature], feature=feature)
+    manifest = Manifest(name="in training", trained=True, summary="in training", encoder=spec, graphs={})
+    return Model(manifest, {"encoder": TorchEngine(encoder, feature, spec)})
+
+
+def find_sequences(root: Path, names: Sequence[str] = ()) -> list[AnnotatedSequence]:
+    """Find annotated sequences: ``JPEGImages/480p/NAME`` and ``Annotations/480p/NAME``, as in DAVIS.
+
+    Args:
+        root: the folder that holds both.
+        names: the wanted ones; none is all of them.
+
+    Raises:
+        InputError: there are none, or a wanted one is missing.
+    """
+    for resolution in (*_RESOLUTIONS, ""):
+        images, annotations = root / "JPEGImages" / resolution, root / "Annotations" / resolution
+        if images.is_dir() and annotations.is_dir():
+            break
+    else:
+        raise InputError(f"{root} is not in the layout of DAVIS; expected JPEGImages/480p and Annotations/480p in it")
+    have = sorted(path.name for path in images.iterdir() if path.is_dir() and (annotations / path.name).is_dir())
+    if missing := sorted(set(names) - set(have)):
+        raise InputError(f"{root} has no annotated sequence {missing[0]!r}; it has: {', '.join(have) or 'none'}")
+    if not have:
+        raise InputError(f"{root} has no annotated sequence; expected the same folder names in both of its parts")
+    return [AnnotatedSequence(name, images / name, annotations / name) for name in have if not names or name in names]
+
+
+def validate(
+    model: Model,
+    sequences: Sequence[AnnotatedSequence],
+    size: int | None,
+    *,
+    on_sequence: Callable[[str, Score], None] | None = None,
+) -> Validation:
+    """Follow the objects of the first frame through each sequence and score the labels at full size.
+
+    Args:
+        model: what follows.
+        sequences: at least one.
+        size: short side of the working frame, in pixels; None keeps the frames' own.
+        on_sequence: told of each sequence when it is done.
+
+    Raises:
+        InputError: a sequence cannot be read.
+    """
+    scores = {}
+    for sequence in sequences:
+        source = ImageFolderSource(sequence.frames)
+        truth = [_read_annotation(path, source.info.width, source.info.height) for path in _masks_of(sequence, source)]
+        predictions: list[U8Array] = []
+        with model.stream(size=size) as stream:
+            for frame in source:
+                result = stream.step(frame.image) if predictions else stream.start(frame.image, truth[0])
+                predictions.append(result.labels)
+        score = _mean(score_sequence(predictions, truth).values())
+        scores[sequence.name] = score
+        if on_sequence is not None:
+            on_sequence(sequence.name, score)
+    return Validation(scores)
+
+
+def _mean(objects: Collection[Score]) -> Score:
+    j, f = math.fsum(score.j for score in objects), math.fsum(score.f for score in objects)
+    return Score(j / len(objects), f / len(objects))
+
+
+def _masks_of(sequence: AnnotatedSequence, source: ImageFolderSource) -> list[Path]:
+    paths = {path.stem: path for path in list_images(sequence.annotations, MASK_SUFFIXES)}
+    stems = source.info.stems or ()
+    if missing := [stem for stem in stems if stem not in paths]:
+        raise InputError(f"{sequence.annotations} has no mask for frame {missing[0]}; expected one per frame")
+    return [paths[stem] for stem in stems]
+
+
+def _read_annotation(path: Path, width: int, height: int) -> U8Array:
+    try:
+        return read_mask(path, width, height)
+    except MaskError as error:
+        raise InputError(f"the validation cannot be done: {error}") from error
