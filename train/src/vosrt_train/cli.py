@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,15 +10,69 @@ import typer
 
 from vosrt.cli.app import require, run_app
 
-app = typer.Typer(name="vos-train", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+_train_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+_init_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.callback()
-def vos_train() -> None:
-    """Make checkpoints for vos-export."""
+@_train_app.command(
+    epilog="[b]vos-train init -o FILE[/b] writes an untrained checkpoint. Several GPUs: "
+    "[b]torchrun --nproc-per-node 4 --no-python vos-train DATA -o RUN[/b]."
+)
+def train(
+    data: Annotated[Path, typer.Argument(help="Folder of videos, folders of frames, or both; no annotation needed.")],
+    *,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder of the run: checkpoints, state, TensorBoard.", metavar="RUN")
+    ],
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="paper, cpu-2h, gpu-30min, or a TOML file. [dim]Default: gpu-30min where there is a GPU, else cpu-2h."
+        ),
+    ] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="Change one value. Repeatable.", metavar="TABLE.KEY=VALUE")
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Checkpoint (.safetensors) to start from; otherwise random weights.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, exactly.")] = False,
+    validate: Annotated[
+        Path | None,
+        typer.Option(help="Annotated sequences as in DAVIS; the best checkpoint is chosen on them.", metavar="FOLDER"),
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where to keep decoded frames. [dim]Default: in ~/.cache/vosrt.")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Of the weights, written into the checkpoints.")] = "not stated",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and how long it would take; write nothing.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Learn from videos without labels, or fine-tune a checkpoint on your own."""
+    _require_training()
+    from vosrt_train.start import Request, dry_run_training, run_training
+
+    request = Request(
+        data=data,
+        run=output,
+        preset=preset,
+        changes=tuple(change or ()),
+        init=init,
+        resume=resume,
+        validation=validate,
+        cache=cache,
+        licence=licence,
+        quiet=quiet,
+    )
+    if dry_run:
+        dry_run_training(request)
+    else:
+        raise typer.Exit(run_training(request))
 
 
-@app.command()
+@_init_app.command()
 def init(
     output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write (safetensors).")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights.")] = 0,
@@ -39,6 +94,17 @@ def init(
     print(f"{output}: {training.summary}; features {features}")
 
 
+def _require_training() -> None:
+    require("torch", "PyTorch", "train")
+    require("safetensors", "safetensors", "train")
+    require("tensorboard", "TensorBoard", "train")
+
+
 def main() -> None:
     """Entry point of ``vos-train``."""
-    run_app(app)
+    if sys.argv[1:2] == ["init"]:
+        sys.argv[:2] = [f"{sys.argv[0]} init"]
+        run_app(_init_app)
+    if len(sys.argv) < 2:
+        sys.argv.append("--help")
+    run_app(_train_app)

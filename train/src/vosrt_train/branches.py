@@ -1,0 +1,68 @@
+"""The two branches of one training step, and what the losses make of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vosrt_train.config import TrainConfig
+from vosrt_train.data.clips import ClipBatch
+from vosrt_train.data.views import apply_to_frames
+from vosrt_train.distributed import World
+from vosrt_train.losses import cross_view_loss, sample_anchors, sample_points, space_time_loss
+from vosrt_train.network import batch_norm_mode
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of one step, and the maps that they compare.
+
+    Attributes:
+        total: f32 [].
+        space_time: f32 [].
+        cross_view: f32 [], before it is weighted.
+        main: f32 [B, T, K, h, w], the clips' embeddings.
+        regular: f32 [B, T, K, h, w], those of the regularising views.
+        anchors: f32 [B, A, K].
+    """
+
+    total: Tensor
+    space_time: Tensor
+    cross_view: Tensor
+    main: Tensor
+    regular: Tensor
+    anchors: Tensor
+
+
+def compute_losses(network: nn.Module, batch: ClipBatch, config: TrainConfig, world: World) -> Losses:
+    """Run both branches on a batch and compare them (Araslanov et al. 2021; supplement, figure 5 and B.1).
+
+    The regularising branch has no gradient, but for frame 0, which goes through the network together with the main
+    branch, because the cross-view loss needs its gradient. Anchors and points of other processes are negatives.
+
+    Args:
+        network: u8 [n, 3, H, W] -> f32 [n, K, h, w] of unit length per cell.
+        batch: this process's clips, on the network's device.
+        config: of the losses and the batch-norms.
+        world: the processes that train together.
+    """
+    clips, count = batch.frames.shape[:2]
+    seen = apply_to_frames(batch.frames, batch.view)
+    # Before the pass with gradient: at every pass DDP overwrites the running statistics, which a backward may need.
+    with torch.no_grad(), batch_norm_mode(network, config.compute.regular_batch_norm):
+        later = network(seen[:, 1:].flatten(0, 1)).unflatten(0, (clips, count - 1))
+    embedded = network(torch.cat([batch.frames.flatten(0, 1), seen[:, 0]]))
+    main = embedded[: clips * count].unflatten(0, (clips, count))
+    regular = torch.cat([embedded[clips * count :].unsqueeze(1), later], dim=1)
+
+    tau = config.loss.temperature
+    anchors = sample_anchors(main, batch.anchor_shift, grid=config.loss.anchors)
+    space_time = space_time_loss(
+        main, regular, batch.view, anchors, temperature=tau, negatives=world.others(anchors.flatten(0, 1))
+    )
+    points, partners = sample_points(main, regular, batch.view, batch.point_shift, grid=config.loss.points)
+    cross_view = cross_view_loss(points, partners, temperature=tau, negatives=world.others(partners))
+    total = space_time + config.loss.cross_view * cross_view
+    return Losses(total, space_time, cross_view, main, regular, anchors)

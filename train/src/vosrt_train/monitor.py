@@ -1,0 +1,185 @@
+"""What a person sees of a training: a progress bar, TensorBoard, and the same figures as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from vosrt.errors import WorkError
+from vosrt_train.distributed import World
+from vosrt_train.state import Progress
+from vosrt_train.validate import Validation
+
+SCALARS_NAME = "scalars.jsonl"
+TENSORBOARD_NAME = "tensorboard"
+
+_LINE_EVERY_S = 60.0  # where the output is no terminal
+
+
+class Means:
+    """Means of figures over several steps; stays on the device until asked, so that a step waits for nothing."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, figures: Mapping[str, Tensor]) -> None:
+        """Take the figures of one step, each f32 []."""
+        self._count += 1
+        for name, value in figures.items():
+            self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
+
+    def check(self, step: int) -> None:
+        """Refuse to go on with figures that are not finite.
+
+        Raises:
+            WorkError: one is not.
+        """
+        _check_finite(step, {name: float(value) for name, value in self._sums.items()})
+
+    def take(self, step: int, world: World) -> dict[str, float]:
+        """The means so far, over all processes; counting starts anew.
+
+        Raises:
+            WorkError: one is not finite.
+        """
+        means = world.mean(torch.stack(list(self._sums.values()))) / self._count
+        taken = dict(zip(self._sums, means.tolist(), strict=True))
+        self._sums, self._count = {}, 0
+        _check_finite(step, taken)
+        return taken
+
+
+class Monitor:
+    """Writes down a run; does nothing in processes other than the first.
+
+    Args:
+        run: directory of the run.
+        progress: how far it is; what an earlier process wrote of later steps is dropped.
+        enabled: False in other processes.
+        quiet: shows nothing on the terminal.
+    """
+
+    def __init__(self, run: Path, progress: Progress, *, enabled: bool, quiet: bool) -> None:
+        self._run = run
+        self._enabled = enabled
+        self._written = replace(progress)
+        self._console = Console(file=sys.stderr, quiet=quiet or not enabled)
+        self._bar = progress_bar(self._console)
+        self._task = self._bar.add_task("training", total=progress.total_steps, completed=progress.step, figures="")
+        self._line_due = 0.0
+
+    def __enter__(self) -> Monitor:
+        """The monitor, ready to write."""
+        if self._enabled:
+            self._scalars = self._run / SCALARS_NAME
+            _drop_later_lines(self._scalars, self._written.step)
+            self._board = SummaryWriter(str(self._run / TENSORBOARD_NAME), purge_step=self._written.step + 1)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish what is written."""
+        if self._enabled:
+            self._bar.stop()
+            self._board.close()
+
+    def steps(self, progress: Progress, figures: Mapping[str, float], *, frames: int) -> None:
+        """Write down the steps since the last call.
+
+        Args:
+            progress: how far the training is.
+            figures: means over these steps, by name; ``/`` groups them.
+            frames: per step and process.
+        """
+        steps, seconds = progress.step - self._written.step, progress.seconds - self._written.seconds
+        speed = {
+            "speed/frames_per_s": frames * steps / seconds,
+            "speed/waiting_share": (progress.waited_s - self._written.waited_s) / seconds,
+            "speed/training_s": progress.seconds,
+        }
+        self._written = replace(progress)
+        self._write(progress.step, {**figures, **speed})
+        summary = (
+            f"loss {figures['loss/total']:.3f} · {speed['speed/frames_per_s']:.0f} frames/s · "
+            f"{speed['speed/waiting_share']:.0%} waiting"
+        )
+        if progress.best is not None:
+            summary += f" · best J&F {100 * progress.best:.1f}"
+        self._bar.update(self._task, completed=progress.step, figures=summary)
+        if not self._console.is_terminal and time.monotonic() >= self._line_due:
+            self._line_due = time.monotonic() + _LINE_EVERY_S
+            self._console.print(f"step {progress.step} of {progress.total_steps}: {summary}", highlight=False)
+
+    def validation(self, step: int, result: Validation) -> None:
+        """Write down a validation."""
+        figures = {f"validation/{name}": score.j_and_f for name, score in result.scores.items()}
+        self._write(step, {"validation/j_and_f": result.j_and_f, **figures})
+        each = ", ".join(f"{name} {100 * score.j_and_f:.1f}" for name, score in result.scores.items())
+        self._console.print(f"step {step}: J&F {100 * result.j_and_f:.1f} ({each})", highlight=False)
+
+    def picture(self, step: int, name: str, picture: Tensor) -> None:
+        """Write down a picture, u8 [3, H, W] RGB."""
+        if self._enabled:
+            self._board.add_image(name, picture.cpu(), step)
+
+    def _write(self, step: int, figures: Mapping[str, float]) -> None:
+        if self._enabled:
+            with self._scalars.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **figures}) + "\n")
+            for name, value in figures.items():
+                self._board.add_scalar(name, value, step)
+            self._board.flush()
+
+
+def progress_bar(console: Console) -> Bar:
+    """A bar with figures behind it, the time taken and the time left."""
+    return Bar(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        speed_estimate_period=600,
+        disable=not console.is_terminal or console.quiet,
+    )
+
+
+def _check_finite(step: int, figures: Mapping[str, float]) -> None:
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise WorkError(
+                f"{name} is {value} by step {step}; lower optimiser.learning_rate, or set optimiser.clip_gradient or "
+                "compute.precision=fp32, and start again"
+            )
+
+
+def _drop_later_lines(path: Path, step: int) -> None:
+    """Forget what was written after the state from which a run goes on; it will be written again."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = []
+    for line in lines:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue  # cut short when the process was killed
+    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

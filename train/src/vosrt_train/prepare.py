@@ -1,0 +1,180 @@
+"""What comes before the first step: the cache of frames, the starting weights, and the plan of ``--dry-run``."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from vosrt.errors import OptionError
+from vosrt_train.branches import compute_losses
+from vosrt_train.checkpoint import load_checkpoint
+from vosrt_train.config import ComputeConfig, TrainConfig
+from vosrt_train.data.cache import Cache, CachePlan, Progress, build_cache, open_cache, plan_cache
+from vosrt_train.data.clips import ClipBatch, ClipSampler
+from vosrt_train.data.views import View
+from vosrt_train.distributed import World
+from vosrt_train.model import Encoder, build_encoder
+from vosrt_train.monitor import progress_bar
+from vosrt_train.network import TrainedNetwork
+from vosrt_train.optimiser import build_optimiser
+
+SKIPPED_NAME = "skipped.tsv"
+
+_LISTED = 5
+_MEASURED_STEPS = 2
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one step costs, measured on random frames.
+
+    Attributes:
+        seconds: per step.
+        memory_mb: the most GPU memory that PyTorch held; 0 on the CPU.
+    """
+
+    seconds: float
+    memory_mb: float
+
+
+def default_cache(data: Path) -> Path:
+    """Where the frames of a directory of videos are kept unless the user says: in the user's cache directory."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    place = data.resolve()
+    return root / "vosrt" / f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
+
+
+def prepare_cache(data: Path, directory: Path, config: TrainConfig, run: Path, world: World, console: Console) -> Cache:
+    """Build the cache in the first process; open it in all.
+
+    Args:
+        data: directory of videos and folders of frames.
+        directory: of the cache.
+        config: what to keep.
+        run: receives the list of videos that are skipped, with the reasons.
+        world: the processes that train together.
+        console: where to say how large it will be, and which videos are skipped.
+
+    Raises:
+        VosrtError: see `vosrt_train.data.cache.plan_cache` and `build_cache`.
+    """
+    if world.is_first:
+        plan = plan_cache(data, directory, config.cache)
+        console.print(plan.describe(), highlight=False, markup=False)
+        cache = _build(plan, config, console)
+        lines = [f"{each.name}\t{each.reason}\n" for each in cache.skipped]
+        (run / SKIPPED_NAME).write_text("".join(lines), encoding="utf-8")
+        for each in cache.skipped[:_LISTED]:
+            console.print(f"skipped {each.name}: {each.reason}", highlight=False, markup=False)
+        if len(cache.skipped) > _LISTED:
+            console.print(f"skipped {len(cache.skipped)} videos in all; see {run / SKIPPED_NAME}", highlight=False)
+    world.wait()
+    return cache if world.is_first else open_cache(directory, min_frames=config.cache.min_frames)
+
+
+def _build(plan: CachePlan, config: TrainConfig, console: Console) -> Cache:
+    with progress_bar(console) as bar:
+        task = bar.add_task("decoding", total=len(plan.missing), figures="")
+
+        def on_progress(progress: Progress) -> None:
+            bar.update(task, completed=progress.done, figures=f"{progress.written / 1e9:.1f} GB")
+
+        return build_cache(plan, workers=max(config.clips.workers, usable_processors()), on_progress=on_progress)
+
+
+def starting_encoder(config: TrainConfig, checkpoint: Path | None) -> Encoder:
+    """The encoder to start from.
+
+    Args:
+        config: has shape and seed of a new one.
+        checkpoint: its weights, where given.
+
+    Raises:
+        CheckpointError: it cannot be read.
+        OptionError: it has another shape than the configuration.
+    """
+    if checkpoint is None:
+        return build_encoder(config.encoder, seed=config.seed)
+    encoder = load_checkpoint(checkpoint).encoder
+    if encoder.config != config.encoder:
+        raise OptionError(
+            f"{checkpoint} has {encoder.config}, the run {config.encoder}; "
+            "set encoder.layer4, encoder.width and encoder.key_channels to what the checkpoint has"
+        )
+    return encoder
+
+
+def use_threads(config: ComputeConfig) -> None:
+    """Have PyTorch use as many threads as the configuration says."""
+    torch.set_num_threads(config.threads or usable_processors())
+
+
+def usable_processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def measure_step(config: TrainConfig, encoder: Encoder, device: torch.device) -> StepCost:
+    """Time whole training steps of one process on random frames, after one to warm up; changes the encoder."""
+    network = TrainedNetwork(encoder.to(device), config.compute).train()
+    if config.compute.compile:
+        network.compile()
+    optimiser = build_optimiser(network, config.optimiser)
+    batch = _random_batch(config).to(device)
+    seconds = []
+    for _ in range(1 + _MEASURED_STEPS):
+        started = time.perf_counter()
+        losses = compute_losses(network, batch, config, World(device))
+        optimiser.zero_grad()
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        float(losses.total)  # waits for the device
+        seconds.append(time.perf_counter() - started)
+    memory = torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else 0.0
+    return StepCost(min(seconds[1:]), memory)
+
+
+def describe_plan(plan: CachePlan, config: TrainConfig, cost: StepCost, device: torch.device) -> str:
+    """What a training would do, for people: data, sizes, length, time."""
+    videos = len([entry for entry in plan.ready if not entry.reason]) + len(plan.missing)
+    if plan.missing:
+        steps_per_epoch, known = max(1, videos // config.clips.batch), "about "
+    else:
+        cache = open_cache(plan.directory, min_frames=config.cache.min_frames)
+        steps_per_epoch, known = ClipSampler(config.clips, cache).steps, ""
+    steps = config.schedule.total_steps(steps_per_epoch)
+    frames = config.clips.batch * config.clips.frames
+    precision = f"{config.compute.precision}, {torch.get_num_threads()} threads" if device.type == "cpu" else "bf16"
+    lines = [
+        plan.describe(),
+        f"{videos} videos, {known}{steps_per_epoch} steps an epoch of {config.clips.batch} clips of "
+        f"{config.clips.frames} frames at {config.clips.crop} × {config.clips.crop} pixels",
+        f"{steps} steps, {known}{steps / steps_per_epoch:.0f} epochs",
+        f"{cost.seconds:.3f} s a step on {device} ({precision}): {frames / cost.seconds:.0f} frames/s",
+    ]
+    if cost.memory_mb:
+        lines.append(f"{cost.memory_mb:.0f} MB of GPU memory")
+    duration = datetime.timedelta(seconds=round(steps * cost.seconds))
+    lines.append(f"expected duration {duration}, plus validation and, once, decoding")
+    return "\n".join(lines)
+
+
+def _random_batch(config: TrainConfig) -> ClipBatch:
+    count, generator = config.clips.batch, torch.Generator().manual_seed(0)
+    shape = (count, config.clips.frames, config.clips.crop, config.clips.crop, 3)
+    return ClipBatch(
+        frames=torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).permute(0, 1, 4, 2, 3),
+        view=View(torch.zeros(count, dtype=torch.bool), torch.full((count,), 0.75), torch.zeros(count, 2)),
+        anchor_shift=torch.zeros(count, 2),
+        point_shift=torch.zeros(count, 2),
+        clips=(),
+        epoch=0,
+        step=0,
+    )

@@ -1,0 +1,159 @@
+"""From what a user types to a training: configuration, cache, weights, and the report at the end."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from vosrt.errors import InputError, OptionError, OutputError
+from vosrt_train.config import TrainConfig
+from vosrt_train.config_file import load_config, to_toml
+from vosrt_train.data.cache import plan_cache
+from vosrt_train.distributed import join_world
+from vosrt_train.loop import BEST_NAME, LAST_NAME, STATE_NAME, Task, train
+from vosrt_train.prepare import (
+    default_cache,
+    describe_plan,
+    measure_step,
+    prepare_cache,
+    starting_encoder,
+    use_threads,
+)
+from vosrt_train.state import Progress
+from vosrt_train.validate import find_sequences
+
+CONFIG_NAME = "config.toml"
+
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for; see ``vos-train --help``."""
+
+    data: Path
+    run: Path
+    preset: str | None = None
+    changes: tuple[str, ...] = ()
+    init: str | None = None
+    resume: bool = False
+    validation: Path | None = None
+    cache: Path | None = None
+    licence: str = "not stated"
+    quiet: bool = False
+
+
+def run_training(request: Request) -> int:
+    """Train, and say what came of it.
+
+    Returns:
+        The exit code: 0, or 130 where the training was interrupted.
+
+    Raises:
+        VosrtError: something given is wrong, or the training failed; the run can be resumed from its last state.
+    """
+    config = _load_config(request)
+    _check_run(request)
+    sequences = find_sequences(request.validation, config.validation.sequences) if request.validation else ()
+    use_threads(config.compute)
+    with join_world(config.compute) as world:
+        console = Console(file=sys.stderr, quiet=request.quiet or not world.is_first)
+        encoder = starting_encoder(config, _init_path(request))
+        _write_config(config, request)
+        cache = prepare_cache(request.data, _cache_directory(request), config, request.run, world, console)
+        task = Task(
+            config,
+            cache,
+            request.run,
+            resume=request.resume,
+            sequences=tuple(sequences),
+            licence=request.licence,
+            quiet=request.quiet,
+        )
+        progress = train(task, encoder, world)
+        console.print(_report(progress, task), highlight=False, markup=False)
+    return 0 if progress.step == progress.total_steps else EXIT_INTERRUPTED
+
+
+def dry_run_training(request: Request) -> None:
+    """Print the plan of a training; write nothing.
+
+    Raises:
+        VosrtError: something given is wrong.
+    """
+    config = _load_config(request)
+    if request.validation:
+        find_sequences(request.validation, config.validation.sequences)
+    use_threads(config.compute)
+    plan = plan_cache(request.data, _cache_directory(request), config.cache)
+    with join_world(config.compute) as world:
+        cost = measure_step(config, starting_encoder(config, _init_path(request)), world.device)
+        if world.is_first:
+            print(describe_plan(plan, config, cost, world.device))
+
+
+def _load_config(request: Request) -> TrainConfig:
+    if request.preset is not None:
+        return load_config(request.preset, request.changes)
+    if request.resume:
+        if not (request.run / CONFIG_NAME).is_file():
+            raise OptionError(f"nothing to resume: {request.run} has no {CONFIG_NAME}; start without --resume")
+        return load_config(str(request.run / CONFIG_NAME), request.changes)
+    return load_config("gpu-30min" if torch.cuda.is_available() else "cpu-2h", request.changes)
+
+
+def _check_run(request: Request) -> None:
+    """See that the run can be started here, and make its directory."""
+    if request.resume:
+        if request.init is not None:
+            raise OptionError("--resume goes on with the weights of the run; leave out --init, or leave out --resume")
+        return
+    if (request.run / STATE_NAME).exists():
+        raise OutputError(f"{request.run} holds a training; go on with it with --resume, or name another folder")
+    try:
+        request.run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {request.run}: {error.strerror}") from error
+
+
+def _init_path(request: Request) -> Path | None:
+    if request.init == "default":
+        raise InputError(
+            "--init default: the default bundle holds a network for running, which cannot be trained further; name the "
+            "checkpoint (.safetensors) that it was exported from, or one of your own"
+        )
+    return None if request.init is None else Path(request.init)
+
+
+def _write_config(config: TrainConfig, request: Request) -> None:
+    if not request.resume:
+        (request.run / CONFIG_NAME).write_text(to_toml(config), encoding="utf-8")
+
+
+def _cache_directory(request: Request) -> Path:
+    return request.cache or default_cache(request.data)
+
+
+def _report(progress: Progress, task: Task) -> str:
+    frames = task.config.clips.batch * task.config.clips.frames * progress.step
+    duration = datetime.timedelta(seconds=round(progress.seconds))
+    lines = [
+        f"{progress.step} of {progress.total_steps} steps in {duration}: "
+        f"{frames / max(progress.seconds, 1e-9):.0f} frames/s, {progress.waited_s / max(progress.seconds, 1e-9):.1%} "
+        "of the time waiting for clips"
+    ]
+    if progress.best is not None:
+        lines.append(
+            f"best J&F {100 * progress.best:.1f} at step {progress.best_step}: {task.run / BEST_NAME}; last: "
+            f"{task.run / LAST_NAME}"
+        )
+    else:
+        lines.append(f"weights: {task.run / LAST_NAME}")
+    if progress.step < progress.total_steps:
+        lines.append("interrupted; go on with --resume")
+    return "\n".join(lines)
