@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from vosrt import Model
 from vosrt.memory import Memory, NumpyMemory
 from vosrt.ops import reference
 from vosrt.types import F32Array, PropagationOptions, TopK, U8Array
 
 FP32_ISAS = ("generic", "avx2", "avx512")
 BF16_ISAS = ("avx512bf16", "amx", "amx-emulated")
-# Rounding to bf16 moves each factor by at most 2^-8 of itself, hence similarities of unit vectors by 2^-7 and a little.
-BF16_SIMILARITY_BOUND = 2.0**-7 * 1.01
 
 
 @pytest.fixture(scope="module", params=[*FP32_ISAS, *BF16_ISAS])
@@ -84,25 +86,17 @@ def scenarios(draw: st.DrawFn) -> Scenario:
     return Scenario(height, width, draw(st.integers(1, 140)), options, starts, draw(st.integers(0, 2**20)))
 
 
-def round_to_bf16(array: F32Array) -> F32Array:
-    """Nearest even bf16 of each value, as f32."""
-    bits = array.view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
-
-
 def create(native: Any, scenario: Scenario, isa: str) -> Memory:
     options = vars(scenario.options)
     memory: Memory = native.Memory(scenario.height, scenario.width, scenario.channels, **options, isa=isa, threads=2)
     return memory
 
 
-def in_step(
-    scenario: Scenario, twin: Memory, memory: Memory, prepare: Callable[[F32Array], F32Array] = lambda array: array
-) -> Any:
+def in_step(scenario: Scenario, twin: Memory, memory: Memory) -> Iterator[None]:
     """Feed both the same video; before each frame both hold the twin's soft masks. Yields after each matched frame."""
     masks = scenario.masks()
     for t, embedding in enumerate(scenario.embeddings()):
-        twin.push(prepare(embedding))
+        twin.push(embedding)
         memory.push(embedding)
         if t > 0:
             yield
@@ -122,17 +116,17 @@ def same_neighbours(ours: TopK, theirs: TopK) -> Any:
     return (flat_ours == flat_theirs).all(axis=(0, 2))
 
 
+@pytest.mark.parametrize("isa", FP32_ISAS, indirect=True)
 @given(scenario=scenarios())
 @settings(derandomize=True, max_examples=40)
-def test_paths_agree_with_the_twin(native: Any, isa: str, scenario: Scenario) -> None:
-    """Similarities within 1e-6 and soft masks within 1e-5; bf16 paths likewise on embeddings rounded to bf16.
+def test_fp32_paths_agree_with_the_twin(native: Any, isa: str, scenario: Scenario) -> None:
+    """Similarities within 1e-6 and soft masks within 1e-5.
 
     Neighbours may differ only where their similarities do not, which the first comparison covers.
     """
-    prepare = round_to_bf16 if isa in BF16_ISAS else lambda array: array
     twin = NumpyMemory(scenario.height, scenario.width, scenario.channels, scenario.options)
     memory = create(native, scenario, isa)
-    for _ in in_step(scenario, twin, memory, prepare):
+    for _ in in_step(scenario, twin, memory):
         ours, theirs = memory.top_k(), twin.top_k()
         np.testing.assert_allclose(ours.similarity, theirs.similarity, atol=1e-6, equal_nan=True)
         same = same_neighbours(ours, theirs)
@@ -143,20 +137,79 @@ def test_paths_agree_with_the_twin(native: Any, isa: str, scenario: Scenario) ->
 
 @pytest.mark.parametrize("isa", BF16_ISAS, indirect=True)
 @given(scenario=scenarios())
-@settings(derandomize=True, max_examples=20)
-def test_bf16_similarities_stay_within_their_bound(native: Any, isa: str, scenario: Scenario) -> None:
-    """The k best similarities of a bf16 path are within 2^-7 of those of full precision."""
+@settings(derandomize=True, max_examples=40)
+def test_bf16_paths_stay_within_their_bound(native: Any, isa: str, scenario: Scenario) -> None:
+    """Similarities are off by at most 2^-7 |rq| |rk|, r being the difference from the first frame's mean.
+
+    That holds for every neighbour that was chosen and for the k best in order. What is read out is the twin's weighted
+    sum of the neighbours that were chosen, within 1e-5.
+    """
+    scenario = replace(scenario, starts={0: scenario.starts[0]})
+    embeddings = scenario.embeddings()
+    mean = embeddings[0].mean(axis=(0, 1))
+    bound = 1.01 * 2.0**-7 * max(np.square(e - mean).sum(axis=-1).max() for e in embeddings) + 1e-5
     twin = NumpyMemory(scenario.height, scenario.width, scenario.channels, scenario.options)
     memory = create(native, scenario, isa)
-    for _ in in_step(scenario, twin, memory):
-        ours, theirs = memory.top_k().similarity, twin.top_k().similarity
-        np.testing.assert_allclose(ours, theirs, atol=BF16_SIMILARITY_BOUND, equal_nan=True)
+    cells = scenario.height * scenario.width
+    keys = np.stack(embeddings).reshape(-1, scenario.channels)
+    ids = range(1, scenario.starts[0] + 1)
+    marked = reference.resize_mask(scenario.masks()[0], ids, scenario.height, scenario.width)
+    soft = [np.concatenate([1 - marked.sum(axis=-1, keepdims=True), marked], axis=-1)]
+    for t, _ in enumerate(in_step(scenario, twin, memory), start=1):
+        ours, theirs = memory.top_k(), twin.top_k()
+        np.testing.assert_allclose(ours.similarity, theirs.similarity, atol=bound, equal_nan=True)
+        chosen = ours.frame[0].astype(np.int64) * cells + ours.cell[0]
+        exact = np.einsum("qkc,qc->qk", keys[chosen], embeddings[t].reshape(cells, -1))
+        found = ours.cell[0] >= 0
+        np.testing.assert_allclose(ours.similarity[0][found], exact[found], atol=bound)
+        neighbours = reference.Neighbours(ours.similarity[0], ours.frame[0], ours.cell[0])
+        expected = reference.read_out(neighbours, np.stack(soft), scenario.options.temperature)
+        np.testing.assert_allclose(memory.soft_masks(), expected, atol=1e-5)
+        soft.append(twin.soft_masks())
+
+
+@pytest.mark.parametrize("isa", BF16_ISAS, indirect=True)
+def test_bf16_labels_on_real_features(native: Any, isa: str, shared_data: Path) -> None:
+    """Frame by frame on real video, from the same memory, bf16 matching changes under 0.1 % of the labels."""
+    frames = sorted((shared_data / "data/davis16-dev/JPEGImages/480p/camel").glob("*.jpg"))[:8]
+    mask = (np.array(Image.open(shared_data / "data/davis16-dev/Annotations/480p/camel/00000.png")) > 0).astype(
+        np.uint8
+    )
+    model = Model.load(engine="cpu")
+    # The emulated tiles are slow; a smaller frame has the same kind of features.
+    size = 120 if isa == "amx-emulated" else None
+    for t, file in enumerate(frames):
+        embedding = model.encode(np.asarray(cv2.imread(str(file)), np.uint8), size).array
+        if t == 0:
+            exact, rounded = (
+                native.Memory(*embedding.shape, **choice) for choice in ({"precision": "fp32"}, {"isa": isa})
+            )
+        for memory in (exact, rounded):
+            memory.push(embedding)
+            if t == 0:
+                memory.annotate(mask)
+        different = exact.labels(*mask.shape)[0] != rounded.labels(*mask.shape)[0]
+        assert different.mean() < 1e-3
+        rounded.set_soft_masks(exact.soft_masks())
+
+
+def tying_vectors(random: np.random.Generator, channels: int, *, exactly: bool) -> F32Array:
+    """Embeddings to choose from, f32 [n, channels], of small integers, whose products are exact in fp32.
+
+    bf16 paths round differences from a mean, so there no two different vectors may be alike to a third.
+    """
+    if exactly:
+        return random.integers(-1, 2, (27, channels)).astype(np.float32)
+    while True:
+        vectors: F32Array = random.integers(-3, 4, (4, channels)).astype(np.float32)
+        if np.diff(np.sort(vectors @ vectors.T, axis=1), axis=1).min() >= 3:
+            return vectors
 
 
 @given(
     height=st.integers(1, 9),
     width=st.integers(1, 11),
-    channels=st.integers(1, 40),
+    channels=st.integers(10, 40),
     top_k=st.sampled_from((1, 4, 10)),
     pad_context=st.booleans(),
     seed=st.integers(0, 1000),
@@ -165,22 +218,25 @@ def test_bf16_similarities_stay_within_their_bound(native: Any, isa: str, scenar
 def test_ties_go_to_the_earlier_slot_then_cell(
     native: Any, isa: str, height: int, width: int, channels: int, top_k: int, pad_context: bool, seed: int
 ) -> None:
-    """Small integers tie all the time and sum exactly: every path picks exactly the twin's neighbours."""
+    """Cells that tie with each other all the time: every path picks exactly the twin's neighbours, in its order."""
     random = np.random.default_rng(seed)
     options = PropagationOptions(context=3, radius=3.0, top_k=top_k, temperature=1.0, pad_context=pad_context)
     scenario = Scenario(height, width, channels, options, {0: 1}, seed)
     twin, memory = NumpyMemory(height, width, channels, options), create(native, scenario, isa)
+    vectors = tying_vectors(random, channels, exactly=isa in FP32_ISAS)
     mask = np.zeros((height, width), np.uint8)
     mask[0, 0] = 9
     for t in range(6):
-        embedding = random.integers(-1, 2, (height, width, channels)).astype(np.float32)
+        embedding = vectors[random.integers(0, len(vectors), (height, width))]
         for each in (twin, memory):
             each.push(embedding)
             if t == 0:
                 each.annotate(mask)
         ours, theirs = memory.top_k(), twin.top_k()
-        for field in ("similarity", "frame", "cell"):
-            np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field))
+        np.testing.assert_array_equal(ours.frame, theirs.frame)
+        np.testing.assert_array_equal(ours.cell, theirs.cell)
+        tolerance = 0 if isa in FP32_ISAS else 1.5
+        np.testing.assert_allclose(ours.similarity, theirs.similarity, atol=tolerance, equal_nan=True)
 
 
 @pytest.mark.parametrize("isa_name", ["generic", "avx512bf16"])

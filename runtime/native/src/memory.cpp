@@ -13,6 +13,7 @@ Memory::Memory(const MemoryOptions &options)
     : options_(options), kernel_(*match_kernel(options.isa)), pool_(options.threads) {
     channel_.fill(-1);
     build_window();
+    mean_.resize(options_.channels);
     for (int32_t i = 0; i <= options_.context; ++i) slots_.push_back(make_slot(capacity_));
 
     patch_columns_ = (options_.width + kernel_.patch_width - 1) / kernel_.patch_width;
@@ -80,14 +81,30 @@ void Memory::require_frame(const char *what) const {
     if (frames_ == 0) invalid(std::string(what) + " needs a frame; push one first");
 }
 
+// The mean is fixed by the first frame: keys of all frames must be relative to the same one.
+void Memory::set_mean(const float *embedding) {
+    const auto channels = static_cast<size_t>(options_.channels);
+    std::vector<double> sum(channels, 0.0);
+    for (int32_t cell = 0; cell < cells(); ++cell)
+        for (size_t c = 0; c < channels; ++c) sum[c] += embedding[cell * channels + c];
+    double square = 0.0;
+    for (size_t c = 0; c < channels; ++c) {
+        const auto mean = static_cast<float>(sum[c] / cells());
+        mean_[c] = std::isfinite(mean) ? mean : 0.0f;
+        square += static_cast<double>(mean_[c]) * mean_[c];
+    }
+    mean_square_ = static_cast<float>(square);
+}
+
 void Memory::push(const float *embedding) {
+    if (frames_ == 0) set_mean(embedding);
     ++frames_;
     Slot &slot = newest();
     constexpr int32_t kRun = 256;
     const size_t row = kernel_.row_bytes(options_.channels);
     pool_.run((cells() + kRun - 1) / kRun, [&](int32_t job, int32_t) {
         const int32_t from = job * kRun, count = std::min(kRun, cells() - from);
-        kernel_.store(embedding + static_cast<size_t>(from) * options_.channels, count, options_.channels,
+        kernel_.store(embedding + static_cast<size_t>(from) * options_.channels, count, options_.channels, mean_.data(),
                       slot.keys.data() + from * row);
     });
     if (references_.empty()) {
@@ -128,6 +145,7 @@ void Memory::match_newest() {
                          .half_width = half_width_.data(),
                          .window = window_.data(),
                          .top_k = options_.top_k,
+                         .mean_square = mean_square_,
                          .result = candidates_.data()};
     Slot &slot = newest();
     const int32_t across = (patch_columns_ + group_columns_ - 1) / group_columns_;

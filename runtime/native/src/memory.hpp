@@ -68,6 +68,7 @@ class Memory {
     void require_frame(const char *what) const;
 
     void build_window();
+    void set_mean(const float *embedding);
     void match_newest();
     void propagate(int32_t cell, float *sums, float *soft) const;
     void read_out(int32_t reference, int32_t cell, float *sums) const;
@@ -87,6 +88,8 @@ class Memory {
     std::vector<Slot> slots_;  // context + 1, frame t in slot t mod their number
     std::vector<Reference> references_;  // oldest first; the first also gives the background
     int64_t frames_ = 0;
+    std::vector<float> mean_;  // of the first frame's embedding, [channels]
+    float mean_square_ = 0.0f;
 
     std::array<int32_t, 256> channel_{};   // of an id; -1 = not tracked; background has channel 0
     size_t capacity_ = 4;                  // channels that soft masks have room for

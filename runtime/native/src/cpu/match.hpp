@@ -5,6 +5,11 @@
 // no affinity is ever stored. Each query keeps its k best candidates in a sorted list; a key enters the slow
 // path only when some lane of it reaches that lane's k-th best.
 //
+// Paths in bf16 store each cell's difference r from a mean m that is fixed for the video. With q = m + rq and k = m + rk,
+//     q.k = m.m + m.rq + m.rk + rq.rk
+// of which only rq.rk is rounded; m.rk is kept in fp32 beside the key, and the rest is the same for every key. The error is
+// then 2^-7 |rq| |rk| instead of 2^-7, which matters where features share a large common part.
+//
 // Several references (appearance times) share the work on recent frames: recent frames are visited newest first, and a
 // reference that is `recent` frames old branches off after that many.
 #pragma once
@@ -41,6 +46,7 @@ struct MatchTask {
     const int32_t *half_width;             // [reach + 1]: columns attended to either side, by row distance
     const uint32_t *window;                // [patch_height + 2 reach][patch_width + 2 reach] lanes that attend a cell
     int32_t top_k;
+    float mean_square;                     // m.m
     Candidate *result;                     // [reference_count][height * width][top_k], best first; cell -1 = none
 };
 
@@ -56,8 +62,8 @@ struct MatchKernel {
     int32_t patch_width, patch_height;
     int32_t padding_rows;  // readable rows that must follow the last key
     size_t (*row_bytes)(int32_t channels);
-    // Convert the embedding f32 [cells, channels] to keys.
-    void (*store)(const float *embedding, int32_t cells, int32_t channels, std::byte *keys);
+    // Convert the embedding f32 [cells, channels] to keys; `mean` is f32 [channels].
+    void (*store)(const float *embedding, int32_t cells, int32_t channels, const float *mean, std::byte *keys);
     // Match a group of patches; `workspace` has workspace_bytes and is 64-byte aligned. Patches of a group share what
     // they load of each slot, so a group should be compact.
     size_t (*workspace_bytes)(int32_t channels, int32_t top_k, int32_t references, int32_t patches);

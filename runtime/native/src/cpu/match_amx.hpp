@@ -13,6 +13,7 @@ template <class Tiles, class Compare>
 struct AmxOps {
     using Element = uint16_t;
     using State = typename Tiles::Configured;
+    static constexpr bool kCentred = true;
     static constexpr int32_t kGroup = 2, kRowMultiple = 32;
     static constexpr int32_t kWidth = 8, kHeight = 4, kLanes = 32, kKeys = 32;
 
@@ -41,6 +42,10 @@ struct AmxOps {
         if (second) {
             tiles.store10(out + 16 * kLanes, kScoreRow);
             tiles.store11(out + 16 * kLanes + 16, kScoreRow);
+        }
+        for (int32_t j = 0; j < count; ++j) {
+            const float bias = bias_after(keys + j * stride + steps * kGroup);
+            for (int32_t lane = 0; lane < kLanes; ++lane) out[j * kLanes + lane] += bias;
         }
     }
 

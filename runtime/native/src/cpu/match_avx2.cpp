@@ -11,6 +11,7 @@ namespace {
 struct Avx2Ops {
     using Element = float;
     struct State {};
+    static constexpr bool kCentred = false;
     static constexpr int32_t kGroup = 1, kRowMultiple = 1, kWidth = 4, kHeight = 4, kLanes = 16, kKeys = 6;
 
     template <int32_t N>

@@ -6,6 +6,7 @@ namespace {
 
 struct Fp32Product {
     using Element = float;
+    static constexpr bool kCentred = false;
     static constexpr int32_t kGroup = 1;
     static __m512 load(const float *query) { return _mm512_load_ps(query); }
     static __m512 broadcast(const float *key) { return _mm512_set1_ps(*key); }

@@ -12,6 +12,7 @@ template <class Product>
 struct Avx512Ops {
     using Element = typename Product::Element;
     struct State {};
+    static constexpr bool kCentred = Product::kCentred;
     static constexpr int32_t kGroup = Product::kGroup, kRowMultiple = 32;
     static constexpr int32_t kWidth = 8, kHeight = 4, kLanes = 32, kKeys = 12;
 
@@ -23,7 +24,8 @@ struct Avx512Ops {
                                             float *out) {
         constexpr int32_t kLine = 64 / static_cast<int32_t>(sizeof(Element) * kGroup), kPointers = (N + 2) / 3;
         __m512 low[N], high[N];
-        for (int32_t j = 0; j < N; ++j) low[j] = high[j] = _mm512_setzero_ps();
+        for (int32_t j = 0; j < N; ++j)
+            low[j] = high[j] = _mm512_set1_ps(kCentred ? bias_after(keys + j * stride + steps * kGroup) : 0.0f);
         for (int32_t line = 0; line < steps; line += kLine) {
             const Element *ahead = line + kLine < steps ? keys + (line + kLine) * kGroup : keys + N * stride;
             for (int32_t j = 0; j < N; ++j)

@@ -6,6 +6,7 @@ namespace {
 
 struct Bf16Product {
     using Element = uint16_t;
+    static constexpr bool kCentred = true;
     static constexpr int32_t kGroup = 2;
     static __m512 load(const uint16_t *query) { return _mm512_load_ps(query); }
     static __m512 broadcast(const uint16_t *key) {

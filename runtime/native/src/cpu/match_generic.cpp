@@ -7,6 +7,7 @@ namespace {
 struct GenericOps {
     using Element = float;
     struct State {};
+    static constexpr bool kCentred = false;
     static constexpr int32_t kGroup = 1, kRowMultiple = 1, kWidth = 4, kHeight = 4, kLanes = 16, kKeys = 8;
 
 #if defined(__GNUC__)

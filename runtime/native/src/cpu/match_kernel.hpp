@@ -5,13 +5,14 @@
 //
 // Ops provides
 //   Element                 number format of a stored key (float, or uint16_t holding bf16)
+//   kCentred                keys are differences from the mean, each followed by its fp32 bias m.r
 //   kGroup                  elements of one cell that enter one product step (1; 2 for bf16 dot products)
 //   kRowMultiple            stored channels are padded with zeros to a multiple of this
 //   kWidth, kHeight, kLanes patch shape; kLanes = kWidth * kHeight, at most 32
 //   kKeys                   keys per call of scores
 //   State                   set up on entry to match (AMX tile configuration)
 //   scores(query, keys, stride, count, steps, out)
-//                           out[key][lane] = similarity of `count` <= kKeys keys with the packed queries
+//                           out[key][lane] = similarity of `count` <= kKeys keys with the packed queries, bias included
 //   at_least(scores, thresholds)
 //                           bit per lane: scores[lane] >= thresholds[lane]; false for NaN
 #pragma once
@@ -37,6 +38,14 @@ inline uint16_t to_bf16(float value) {
 }
 inline void convert(float value, float *out) { *out = value; }
 inline void convert(float value, uint16_t *out) { *out = to_bf16(value); }
+
+// What follows the channels of a key.
+template <class Element>
+float bias_after(const Element *end) {
+    float bias;
+    std::memcpy(&bias, end, sizeof bias);
+    return bias;
+}
 
 inline bool better(const Candidate &a, const Candidate &b) {
     if (a.similarity != b.similarity) return a.similarity > b.similarity;
@@ -102,7 +111,8 @@ class Matcher {
     using Element = typename Ops::Element;
 
     static size_t row_elements(int32_t channels) {
-        // A cache line more than needed: rows a power of two apart would compete for the same cache sets.
+        // A cache line more holds the bias, and keeps rows from being a power of two apart, where they would compete for
+        // the same cache sets.
         return round_up(channels, Ops::kRowMultiple) + 64 / sizeof(Element);
     }
     static size_t row_bytes(int32_t channels) { return row_elements(channels) * sizeof(Element); }
@@ -113,14 +123,33 @@ class Matcher {
         return round_up(static_cast<size_t>(steps(channels)) * Ops::kLanes * Ops::kGroup * sizeof(Element), 64);
     }
 
-    static void store(const float *embedding, int32_t cells, int32_t channels, std::byte *keys) {
+    static void store(const float *embedding, int32_t cells, int32_t channels, const float *mean, std::byte *keys) {
         const size_t row = row_elements(channels);
         for (int32_t cell = 0; cell < cells; ++cell) {
             auto *out = reinterpret_cast<Element *>(keys) + cell * row;
             const float *in = embedding + static_cast<size_t>(cell) * channels;
-            for (int32_t c = 0; c < channels; ++c) convert(in[c], out + c);
             std::memset(out + channels, 0, (row - channels) * sizeof(Element));
+            if constexpr (Ops::kCentred) {
+                for (int32_t c = 0; c < channels; ++c) convert(in[c] - mean[c], out + c);
+                const float bias = bias_of(in, mean, channels);
+                std::memcpy(out + steps(channels) * Ops::kGroup, &bias, sizeof bias);
+            } else {
+                for (int32_t c = 0; c < channels; ++c) convert(in[c], out + c);
+            }
         }
+    }
+
+    // m.r, in as many partial sums as a vector register has lanes.
+    static float bias_of(const float *in, const float *mean, int32_t channels) {
+        constexpr int32_t kPartial = 16;
+        float sums[kPartial] = {};
+        int32_t c = 0;
+        for (; c + kPartial <= channels; c += kPartial)
+            for (int32_t i = 0; i < kPartial; ++i) sums[i] += mean[c + i] * (in[c + i] - mean[c + i]);
+        for (; c < channels; ++c) sums[0] += mean[c] * (in[c] - mean[c]);
+        float bias = 0.0f;
+        for (int32_t i = 0; i < kPartial; ++i) bias += sums[i];
+        return bias;
     }
 
     static size_t workspace_bytes(int32_t channels, int32_t top_k, int32_t references, int32_t patches) {
@@ -294,6 +323,10 @@ class Matcher {
             const int32_t cell = (p.y + lane / Ops::kWidth) * task_.width + p.x + lane % Ops::kWidth;
             Candidate *out = result + static_cast<ptrdiff_t>(cell) * task_.top_k;
             std::memcpy(out, list.items + static_cast<ptrdiff_t>(lane) * task_.top_k, list.counts[lane] * sizeof(Candidate));
+            if constexpr (Ops::kCentred) {
+                const float common = task_.mean_square + bias_after(key(task_.query, cell) + steps_ * Ops::kGroup);
+                for (int32_t n = 0; n < list.counts[lane]; ++n) out[n].similarity += common;
+            }
             for (int32_t n = list.counts[lane]; n < task_.top_k; ++n) out[n] = {NAN, -1, -1};
         }
     }
