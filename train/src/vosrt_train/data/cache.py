@@ -11,7 +11,9 @@ import fcntl
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -205,6 +207,21 @@ def process_context() -> BaseContext:
     return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
 
 
+def end_with_parent() -> None:
+    """Have this helper process end when the process that uses it has died, in whichever way.
+
+    A killed process cannot tell its helpers, and those of a fork server would wait for it for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent.join,), daemon=True).start()
+
+
+def _end_after(wait: Callable[[], object]) -> None:
+    wait()
+    os._exit(1)
+
+
 def _decode_missing(plan: CachePlan, workers: int, on_progress: Callable[[Progress], object]) -> None:
     written = 0
     with (plan.directory / _INDEX).open("a", encoding="utf-8") as index:
@@ -222,7 +239,7 @@ def _decoded(plan: CachePlan, workers: int) -> Iterator[Entry]:
         for source, key, path in tasks:
             yield _decode_file(source, key, path, plan.config)
         return
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=process_context())
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=process_context(), initializer=end_with_parent)
     try:
         names: dict[Future[Entry], str] = {
             pool.submit(_decode_file, source, key, path, plan.config): source.name for source, key, path in tasks

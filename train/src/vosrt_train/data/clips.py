@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vosrt.errors import OptionError
 from vosrt.types import U8Array
-from vosrt_train.data.cache import Cache, CachedVideo, process_context
+from vosrt_train.data.cache import Cache, CachedVideo, end_with_parent, process_context
 from vosrt_train.data.config import ClipConfig
 from vosrt_train.data.views import View
 
@@ -236,7 +236,7 @@ def make_loader(
         batch_size=None,  # an item is a whole batch
         sampler=_Schedule(sampler, epoch, start_batch, epochs, rank, world),
         num_workers=config.workers,
-        worker_init_fn=_use_one_thread if parallel else None,
+        worker_init_fn=_prepare_worker if parallel else None,
         multiprocessing_context=_loading_context() if parallel else None,
         prefetch_factor=2 if parallel else None,
         pin_memory=torch.cuda.is_available(),
@@ -314,7 +314,8 @@ def _read(video: CachedVideo, parameters: ClipParameters, crop: int) -> U8Array:
     return clip
 
 
-def _use_one_thread(_: int) -> None:
+def _prepare_worker(_: int) -> None:
+    end_with_parent()
     cv2.setNumThreads(0)
 
 
