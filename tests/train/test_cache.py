@@ -81,6 +81,17 @@ def test_videos_and_folders_are_found_at_any_depth(root: Path) -> None:
     assert skipped == []
 
 
+def test_masks_of_annotated_data_sets_are_no_videos(tmp_path: Path) -> None:
+    """In the layout of DAVIS and YouTube-VOS."""
+    for kind in ("JPEGImages", "Annotations"):
+        write_folder(tmp_path / kind / "480p" / "bear", noise(5, 8, 8))
+    sources, skipped = find_sources(tmp_path)
+    assert [source.name for source in sources] == ["JPEGImages/480p/bear"]
+    assert [(each.name, each.reason) for each in skipped] == [
+        ("Annotations/480p/bear", "holds annotations, not frames")
+    ]
+
+
 def test_a_single_video_or_folder_will_do(root: Path) -> None:
     assert [source.name for source in find_sources(root / "a.mp4")[0]] == ["a.mp4"]
     assert [source.name for source in find_sources(root / "deep" / "down" / "b")[0]] == ["b"]

@@ -33,6 +33,7 @@ VIDEO_SUFFIXES = frozenset(
         ".y4m",
     ]
 )
+_MASKS = "annotations"
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ class Skipped:
 def find_sources(root: Path) -> tuple[list[Source], list[Skipped]]:
     """Find the videos of a directory and everything below it.
 
-    Every file with the suffix of a video counts, and every folder that directly holds images. Hidden files and
-    folders are left out; links are followed, each folder being visited once.
+    Every file with the suffix of a video counts, and every folder that directly holds images, except where these
+    are masks by the custom of annotated data sets (anything below a folder "Annotations"). Hidden files and folders
+    are left out; links are followed, each folder being visited once.
 
     Args:
         root: a directory; a single video or folder of frames will do.
@@ -87,7 +89,9 @@ def find_sources(root: Path) -> tuple[list[Source], list[Skipped]]:
         name = folder.relative_to(root).as_posix()
         images = [file for file in files if Path(file.name).suffix.lower() in IMAGE_SUFFIXES]
         try:
-            if images:
+            if images and _MASKS in folder.relative_to(root.parent).as_posix().lower().split("/"):
+                skipped.append(Skipped(name, "holds annotations, not frames"))
+            elif images:
                 sources.append(_folder(folder, folder.name if name == "." else name, images))
         except OSError as error:
             skipped.append(Skipped(name, f"cannot be read ({error.strerror})"))
