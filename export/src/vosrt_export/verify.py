@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from vosrt.bundle import Feature, WeightPrecision
-from vosrt.engines.onnxruntime import load_onnxruntime, one_line
+from vosrt.engines.onnxruntime import load_onnxruntime
+from vosrt.engines.static_shape import one_line
 from vosrt.types import F32Array, U8Array
 from vosrt_export.graphs import reference_embedding
 from vosrt_export.onnx import INPUT_NAME, OUTPUT_NAME, ExportError
