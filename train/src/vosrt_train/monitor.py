@@ -124,14 +124,14 @@ class Monitor:
         self._bar.update(self._task, completed=progress.step, figures=summary)
         if not self._console.is_terminal and time.monotonic() >= self._line_due:
             self._line_due = time.monotonic() + _LINE_EVERY_S
-            self._console.print(f"step {progress.step} of {progress.total_steps}: {summary}", highlight=False)
+            say(self._console, f"step {progress.step} of {progress.total_steps}: {summary}")
 
     def validation(self, step: int, result: Validation) -> None:
         """Write down a validation."""
         figures = {f"validation/{name}": score.j_and_f for name, score in result.scores.items()}
         self._write(step, {"validation/j_and_f": result.j_and_f, **figures})
         each = ", ".join(f"{name} {100 * score.j_and_f:.1f}" for name, score in result.scores.items())
-        self._console.print(f"step {step}: J&F {100 * result.j_and_f:.1f} ({each})", highlight=False)
+        say(self._console, f"step {step}: J&F {100 * result.j_and_f:.1f} ({each})")
 
     def picture(self, step: int, name: str, picture: Tensor) -> None:
         """Write down a picture, u8 [3, H, W] RGB."""
@@ -145,6 +145,11 @@ class Monitor:
             for name, value in figures.items():
                 self._board.add_scalar(name, value, step)
             self._board.flush()
+
+
+def say(console: Console, text: str) -> None:
+    """Print a text as it is: lines are not broken, nothing is coloured."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def progress_bar(console: Console) -> Bar:

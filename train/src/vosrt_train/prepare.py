@@ -16,16 +16,14 @@ from vosrt.errors import OptionError
 from vosrt_train.branches import compute_losses
 from vosrt_train.checkpoint import load_checkpoint
 from vosrt_train.config import ComputeConfig, TrainConfig
-from vosrt_train.data.cache import Cache, CachePlan, Progress, build_cache, open_cache, plan_cache
+from vosrt_train.data.cache import Cache, CachePlan, Progress, build_cache, open_cache
 from vosrt_train.data.clips import ClipBatch, ClipSampler
 from vosrt_train.data.views import View
 from vosrt_train.distributed import World
 from vosrt_train.model import Encoder, build_encoder
-from vosrt_train.monitor import progress_bar
+from vosrt_train.monitor import progress_bar, say
 from vosrt_train.network import TrainedNetwork
 from vosrt_train.optimiser import build_optimiser
-
-SKIPPED_NAME = "skipped.tsv"
 
 _LISTED = 5
 _MEASURED_STEPS = 2
@@ -51,32 +49,27 @@ def default_cache(data: Path) -> Path:
     return root / "vosrt" / f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
 
 
-def prepare_cache(data: Path, directory: Path, config: TrainConfig, run: Path, world: World, console: Console) -> Cache:
+def prepare_cache(plan: CachePlan, config: TrainConfig, world: World, console: Console) -> Cache:
     """Build the cache in the first process; open it in all.
 
     Args:
-        data: directory of videos and folders of frames.
-        directory: of the cache.
-        config: what to keep.
-        run: receives the list of videos that are skipped, with the reasons.
+        plan: what there is to do.
+        config: has the number of worker processes.
         world: the processes that train together.
         console: where to say how large it will be, and which videos are skipped.
 
     Raises:
-        VosrtError: see `vosrt_train.data.cache.plan_cache` and `build_cache`.
+        VosrtError: see `vosrt_train.data.cache.build_cache`.
     """
     if world.is_first:
-        plan = plan_cache(data, directory, config.cache)
-        console.print(plan.describe(), highlight=False, markup=False)
+        say(console, plan.describe())
         cache = _build(plan, config, console)
-        lines = [f"{each.name}\t{each.reason}\n" for each in cache.skipped]
-        (run / SKIPPED_NAME).write_text("".join(lines), encoding="utf-8")
         for each in cache.skipped[:_LISTED]:
-            console.print(f"skipped {each.name}: {each.reason}", highlight=False, markup=False)
+            say(console, f"skipped {each.name}: {each.reason}")
         if len(cache.skipped) > _LISTED:
-            console.print(f"skipped {len(cache.skipped)} videos in all; see {run / SKIPPED_NAME}", highlight=False)
+            say(console, f"skipped {len(cache.skipped)} videos in all")
     world.wait()
-    return cache if world.is_first else open_cache(directory, min_frames=config.cache.min_frames)
+    return cache if world.is_first else open_cache(plan.directory, min_frames=config.cache.min_frames)
 
 
 def _build(plan: CachePlan, config: TrainConfig, console: Console) -> Cache:
@@ -135,7 +128,7 @@ def measure_step(config: TrainConfig, encoder: Encoder, device: torch.device) ->
         optimiser.zero_grad()
         losses.total.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        float(losses.total)  # waits for the device
+        losses.total.item()  # waits for the device
         seconds.append(time.perf_counter() - started)
     memory = torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else 0.0
     return StepCost(min(seconds[1:]), memory)

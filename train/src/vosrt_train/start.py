@@ -13,9 +13,10 @@ from rich.console import Console
 from vosrt.errors import InputError, OptionError, OutputError
 from vosrt_train.config import TrainConfig
 from vosrt_train.config_file import load_config, to_toml
-from vosrt_train.data.cache import plan_cache
+from vosrt_train.data.cache import Cache, plan_cache
 from vosrt_train.distributed import join_world
 from vosrt_train.loop import BEST_NAME, LAST_NAME, STATE_NAME, Task, train
+from vosrt_train.monitor import say
 from vosrt_train.prepare import (
     default_cache,
     describe_plan,
@@ -28,6 +29,7 @@ from vosrt_train.state import Progress
 from vosrt_train.validate import find_sequences
 
 CONFIG_NAME = "config.toml"
+SKIPPED_NAME = "skipped.tsv"
 
 EXIT_INTERRUPTED = 130
 
@@ -60,12 +62,16 @@ def run_training(request: Request) -> int:
     config = _load_config(request)
     _check_run(request)
     sequences = find_sequences(request.validation, config.validation.sequences) if request.validation else ()
+    encoder = starting_encoder(config, _init_path(request))
     use_threads(config.compute)
     with join_world(config.compute) as world:
+        plan = plan_cache(request.data, _cache_directory(request), config.cache)
+        if world.is_first and not request.resume:
+            _make_run(request, config)
         console = Console(file=sys.stderr, quiet=request.quiet or not world.is_first)
-        encoder = starting_encoder(config, _init_path(request))
-        _write_config(config, request)
-        cache = prepare_cache(request.data, _cache_directory(request), config, request.run, world, console)
+        cache = prepare_cache(plan, config, world, console)
+        if world.is_first:
+            _list_skipped(cache, request.run)
         task = Task(
             config,
             cache,
@@ -76,7 +82,7 @@ def run_training(request: Request) -> int:
             quiet=request.quiet,
         )
         progress = train(task, encoder, world)
-        console.print(_report(progress, task), highlight=False, markup=False)
+        say(console, _report(progress, task))
     return 0 if progress.step == progress.total_steps else EXIT_INTERRUPTED
 
 
@@ -108,17 +114,27 @@ def _load_config(request: Request) -> TrainConfig:
 
 
 def _check_run(request: Request) -> None:
-    """See that the run can be started here, and make its directory."""
-    if request.resume:
-        if request.init is not None:
-            raise OptionError("--resume goes on with the weights of the run; leave out --init, or leave out --resume")
-        return
-    if (request.run / STATE_NAME).exists():
+    """See that the run can be started, or gone on with."""
+    if request.resume and request.init is not None:
+        raise OptionError("--resume goes on with the weights of the run; leave out --init, or leave out --resume")
+    there = (request.run / STATE_NAME).exists()
+    if request.resume and not there:
+        raise OptionError(f"nothing to resume: {request.run} has no {STATE_NAME}; start without --resume")
+    if there and not request.resume:
         raise OutputError(f"{request.run} holds a training; go on with it with --resume, or name another folder")
+
+
+def _make_run(request: Request, config: TrainConfig) -> None:
     try:
         request.run.mkdir(parents=True, exist_ok=True)
+        (request.run / CONFIG_NAME).write_text(to_toml(config), encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"cannot make the folder {request.run}: {error.strerror}") from error
+        raise OutputError(f"cannot write to the folder {request.run}: {error.strerror}") from error
+
+
+def _list_skipped(cache: Cache, run: Path) -> None:
+    lines = [f"{each.name}\t{each.reason}\n" for each in cache.skipped]
+    (run / SKIPPED_NAME).write_text("".join(lines), encoding="utf-8")
 
 
 def _init_path(request: Request) -> Path | None:
@@ -128,11 +144,6 @@ def _init_path(request: Request) -> Path | None:
             "checkpoint (.safetensors) that it was exported from, or one of your own"
         )
     return None if request.init is None else Path(request.init)
-
-
-def _write_config(config: TrainConfig, request: Request) -> None:
-    if not request.resume:
-        (request.run / CONFIG_NAME).write_text(to_toml(config), encoding="utf-8")
 
 
 def _cache_directory(request: Request) -> Path:

@@ -1,0 +1,140 @@
+"""``vos-train DATA``: what it plans, what it refuses before any work, and where a fine-tuning starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import vosrt_train.cli
+from vosrt.errors import VosrtError
+from vosrt_train.checkpoint import Checkpoint, Training, load_checkpoint, save_checkpoint
+from vosrt_train.config import EncoderConfig
+from vosrt_train.model import build_encoder
+from vosrt_train.prepare import default_cache
+from vosrt_train.start import Request, dry_run_training, run_training
+
+
+@pytest.fixture
+def request_of(tiny_videos: Path, tiny_changes: tuple[str, ...], tmp_path: Path) -> Request:
+    return Request(
+        data=tiny_videos,
+        run=tmp_path / "run",
+        preset="cpu-2h",
+        changes=(*tiny_changes, "schedule.steps=2"),
+        cache=tmp_path / "cache",
+        quiet=True,
+    )
+
+
+def variant(request: Request, **changes: object) -> Request:
+    return dataclasses.replace(request, **changes)  # type: ignore[arg-type]
+
+
+def refusal(request: Request) -> str:
+    with pytest.raises(VosrtError) as caught:
+        run_training(request)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Exit code of the command in this process."""
+    monkeypatch.setattr(sys, "argv", ["vos-train", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        vosrt_train.cli.main()
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def test_a_training_from_the_command_line(
+    request_of: Request, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One command: cache, training, checkpoint, report; the licence is in the checkpoint."""
+    settings = [word for change in request_of.changes for word in ("--set", change)]
+    options = ("--preset", "cpu-2h", "--cache", request_of.cache, "--licence", "CC0-1.0", *settings)
+    assert command(monkeypatch, request_of.data, "-o", request_of.run, *options) == 0
+    told = capsys.readouterr().err
+    assert "6 to decode" in told
+    assert "2 of 2 steps in" in told
+    assert f"weights: {request_of.run / 'last.safetensors'}" in told
+    assert load_checkpoint(request_of.run / "last.safetensors").training.licence == "CC0-1.0"
+    assert (request_of.run / "skipped.tsv").read_text() == ""
+
+
+def test_without_arguments_it_explains_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch) == 0
+    assert "Learn from videos without labels" in capsys.readouterr().out
+
+
+def test_dry_run_plans_and_writes_nothing(request_of: Request, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the cache is there, and exactly afterwards."""
+    dry_run_training(request_of)
+    plan = capsys.readouterr().out
+    assert "0 videos are there, 6 to decode, about 0.0 GB" in plan
+    assert "6 videos, about 1 steps an epoch of 4 clips of 3 frames at 48 × 48 pixels" in plan
+    assert "2 steps, about 2 epochs" in plan
+    assert "s a step on cpu (fp32, 1 threads)" in plan
+    assert "expected duration 0:00:00" in plan
+    assert not request_of.run.exists()
+    assert request_of.cache is not None
+    assert not request_of.cache.exists()
+    assert run_training(request_of) == 0
+    dry_run_training(request_of)
+    assert "all 6 videos are there\n6 videos, 1 steps an epoch" in capsys.readouterr().out
+
+
+def test_fine_tuning_starts_from_the_checkpoint(request_of: Request, tmp_path: Path) -> None:
+    """With a rate of zero, what comes out is what went in, but for the running statistics."""
+    path = tmp_path / "start.safetensors"
+    start = build_encoder(EncoderConfig(width=4, key_channels=8), seed=5)
+    save_checkpoint(Checkpoint(start, Training(trained=True, seed=5, summary="", licence="")), path)
+    changes = (*request_of.changes, "optimiser.learning_rate=0")
+    assert run_training(variant(request_of, init=str(path), changes=changes)) == 0
+    found = load_checkpoint(request_of.run / "last.safetensors").encoder
+    for (name, before), after in zip(start.named_parameters(), found.parameters(), strict=True):
+        assert torch.equal(before, after), name
+
+
+def test_refused_before_any_work(request_of: Request, tmp_path: Path) -> None:
+    """One line each, exit code 2, no folder made."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    other = tmp_path / "other.safetensors"
+    encoder = build_encoder(EncoderConfig(width=2, layer4=False), seed=0)
+    save_checkpoint(Checkpoint(encoder, Training(trained=False, seed=0, summary="", licence="")), other)
+    for changes, says in (
+        ({"preset": "gpu"}, "no preset or file 'gpu'"),
+        ({"init": "default"}, "--init default: the default bundle holds a network for running"),
+        ({"init": "nowhere.safetensors"}, "no such checkpoint: nowhere.safetensors"),
+        ({"init": str(other)}, "set encoder.layer4, encoder.width and encoder.key_channels"),
+        ({"validation": empty}, "not in the layout of DAVIS"),
+        ({"resume": True}, "nothing to resume"),
+        ({"resume": True, "preset": None}, "nothing to resume"),
+        ({"resume": True, "init": str(other)}, "leave out --init, or leave out --resume"),
+        ({"data": empty}, "no videos"),
+        ({"data": tmp_path / "nowhere"}, "nowhere"),
+    ):
+        assert says in refusal(variant(request_of, **changes)), changes
+        assert not request_of.run.exists(), changes
+
+
+def test_a_run_is_not_overwritten(request_of: Request) -> None:
+    assert run_training(request_of) == 0
+    assert "holds a training; go on with it with --resume" in refusal(request_of)
+    assert run_training(variant(request_of, resume=True, preset=None, changes=())) == 0
+
+
+def test_each_folder_of_videos_has_its_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the user's cache directory, by the folder's place and not by how it was named."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    one, two = default_cache(Path("a/videos")), default_cache(Path("b/videos"))
+    assert one != two
+    assert one.parent == two.parent == tmp_path / "vosrt"
+    assert default_cache(Path("a/../a/videos")) == one
