@@ -328,6 +328,10 @@ def test_options_are_checked(native: Any, monkeypatch: pytest.MonkeyPatch) -> No
 
     refused: list[tuple[dict[str, Any], str]] = [
         ({"top_k": 65}, "top_k is 65; expected 1 to 64"),
+        ({"top_k": 0}, "top_k is 0; expected 1 to 64"),
+        ({"context": -1}, "context is -1; expected 0 to 1024"),
+        ({"radius": 0.0}, "radius is 0; expected more than 0"),
+        ({"temperature": 0.0}, "temperature is 0; expected 1e-4"),
         ({"temperature": 1e-9}, "temperature"),
         ({"radius": -1.0}, "radius"),
         ({"window": "hexagon"}, "window is 'hexagon'; expected one of circle, square"),

@@ -105,6 +105,11 @@ class Memory {
            int32_t top_k, float temperature, bool pad_context, bool global_reference, bool yield_background,
            const std::string &precision, const std::string &isa, int32_t threads)
         : top_k_(top_k) {
+        // The C ABI reads 0 as "the default" and -1 as "no context"; here every value means itself.
+        if (context < 0) raise("OptionError", "context is " + std::to_string(context) + "; expected 0 to 1024");
+        if (radius == 0.0f) raise("OptionError", "radius is 0; expected more than 0 and at most 4096 cells");
+        if (top_k == 0) raise("OptionError", "top_k is 0; expected 1 to 64");
+        if (temperature == 0.0f) raise("OptionError", "temperature is 0; expected 1e-4 to 1e4");
         vosrt_memory_options options{};
         options.struct_size = sizeof options;
         options.height = height;
