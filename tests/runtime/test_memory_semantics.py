@@ -416,6 +416,17 @@ def test_written_soft_masks_are_what_the_next_frame_reads(memory_factory: Memory
     np.testing.assert_allclose(memory.soft_masks()[..., 1], (LEFT + 1.0) / 2, atol=TOLERANCE)
 
 
+def test_soft_masks_of_an_annotated_frame_can_be_written_back(memory_factory: MemoryFactory) -> None:
+    """Where several objects meet in a cell their shares may add up to a little more than 1; no mask turns negative."""
+    memory = memory_factory(60, 107, 1, context=0)
+    memory.push(np.ones((60, 107, 1), dtype=np.float32))
+    memory.annotate(np.random.default_rng(0).integers(1, 7, (480, 854), dtype=np.uint8))
+    soft = memory.soft_masks()
+    assert soft.min() >= 0
+    memory.set_soft_masks(soft)
+    np.testing.assert_array_equal(memory.soft_masks(), soft)
+
+
 def test_a_map_of_one_cell_works(memory_factory: MemoryFactory, unit_embedding: Embeddings) -> None:
     """1 x 1 is the smallest map; its label covers the frame."""
     memory = memory_factory(1, 1, K)

@@ -291,7 +291,8 @@ void Memory::annotate(const uint8_t *mask, int32_t height, int32_t width, int64_
     for (int32_t cell = 0; cell < cells(); ++cell) {
         const float *added = grid.soft.data() + cell * count;
         float *soft = slot.soft.data() + cell * capacity_;
-        const float kept = 1.0f - std::accumulate(added, added + count, 0.0f);
+        // Rounding may carry the sum just past 1; soft masks are never negative.
+        const float kept = std::max(0.0f, 1.0f - std::accumulate(added, added + count, 0.0f));
         for (const uint8_t id : grid.ids)
             if (channel_[id] >= 0) soft[0] += soft[channel_[id]];
         for (size_t c = 0; c < capacity_; ++c)

@@ -193,7 +193,8 @@ class NumpyMemory:
             raise MaskError("the mask marks no object; expected at least one pixel that is not 0")
         marked = reference.resize_mask(mask, ids, *self._shape[:2])
 
-        kept = 1 - marked.sum(axis=-1, dtype=np.float32)
+        # Rounding may carry the sum just past 1; soft masks are never negative.
+        kept = np.maximum(0, 1 - marked.sum(axis=-1, dtype=np.float32))
         for object_id in ids:
             newest.release(object_id)
         newest.soft = {object_id: plane * kept for object_id, plane in newest.soft.items()}
