@@ -416,6 +416,22 @@ def test_written_soft_masks_are_what_the_next_frame_reads(memory_factory: Memory
     np.testing.assert_allclose(memory.soft_masks()[..., 1], (LEFT + 1.0) / 2, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.25])
+def test_impossible_soft_masks_are_refused(
+    memory_factory: MemoryFactory, unit_embedding: Embeddings, value: float
+) -> None:
+    """One such value would spread through the memory; the masks stay as they were."""
+    memory = memory_factory(H, W, K)
+    memory.push(unit_embedding(0, H, W, K))
+    memory.annotate(LEFT)
+    soft = memory.soft_masks()
+    wrong = soft.copy()
+    wrong[2, 3, 1] = value
+    with pytest.raises(OptionError, match="expected finite values of at least 0"):
+        memory.set_soft_masks(wrong)
+    np.testing.assert_array_equal(memory.soft_masks(), soft)
+
+
 def test_soft_masks_of_an_annotated_frame_can_be_written_back(memory_factory: MemoryFactory) -> None:
     """Where several objects meet in a cell their shares may add up to a little more than 1; no mask turns negative."""
     memory = memory_factory(60, 107, 1, context=0)

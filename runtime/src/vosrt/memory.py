@@ -62,7 +62,11 @@ class Memory(Protocol):
         """Soft masks of the newest frame, f32 [h, w, 1 + objects]: background, then ids ascending."""
 
     def set_soft_masks(self, masks: F32Array) -> None:
-        """Replace the newest frame's soft masks, f32 [h, w, 1 + objects]; references keep theirs."""
+        """Replace the newest frame's soft masks, f32 [h, w, 1 + objects]; references keep theirs.
+
+        Raises:
+            OptionError: the array does not have this shape or dtype, or holds a negative or not finite value.
+        """
 
     def top_k(self) -> TopK:
         """What the newest frame attended to when it was pushed, one block per reference of that moment."""
@@ -238,6 +242,8 @@ class NumpyMemory:
         newest = self._newest("set soft masks")
         ids = [BACKGROUND, *self.object_ids]
         _check_array("soft masks", masks, (*self._shape[:2], len(ids)), np.float32)
+        if (wrong := masks[~(np.isfinite(masks) & (masks >= 0))]).size:
+            raise OptionError(f"a soft mask holds {wrong[0]}; expected finite values of at least 0")
         newest.soft = {object_id: masks[:, :, channel].copy() for channel, object_id in enumerate(ids)}
 
     def top_k(self) -> TopK:
