@@ -16,6 +16,7 @@ from vosrt_train.config import EncoderConfig
 from vosrt_train.model import build_encoder
 from vosrt_train.prepare import default_cache
 from vosrt_train.start import Request, dry_run_training, run_training
+from vosrt_train.state import load_state, save_state
 
 
 @pytest.fixture
@@ -129,6 +130,18 @@ def test_a_run_is_not_overwritten(request_of: Request) -> None:
     assert run_training(request_of) == 0
     assert "holds a training; go on with it with --resume" in refusal(request_of)
     assert run_training(variant(request_of, resume=True, preset=None, changes=())) == 0
+
+
+def test_resuming_remembers_what_was_given(request_of: Request, tmp_path: Path, davis: Path) -> None:
+    """Licence and validation are the run's; they need not be given again."""
+    given = variant(request_of, licence="CC0-1.0", validation=davis, changes=request_of.changes)
+    assert run_training(given) == 0
+    (request_of.run / "best.safetensors").unlink()
+    state = load_state(request_of.run / "state.pt")
+    state.progress.step, state.progress.best = 0, None
+    save_state(state, request_of.run / "state.pt")
+    assert run_training(variant(request_of, resume=True, preset=None, changes=())) == 0
+    assert load_checkpoint(request_of.run / "best.safetensors").training.licence == "CC0-1.0"
 
 
 def test_each_folder_of_videos_has_its_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

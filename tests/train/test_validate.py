@@ -6,11 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from vosrt.bundle import EncoderSpec, Feature, Manifest
 from vosrt.engines.fake import FakeEngine
@@ -40,22 +38,6 @@ def encoder() -> Encoder:
     with torch.no_grad():
         made(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     return made
-
-
-@pytest.fixture
-def davis(tmp_path: Path, tiny_clip: tuple[U8Array, U8Array]) -> Path:
-    """The tiny clip as the sequences ``squares`` (two objects) and ``square`` (one, binary masks) of a data set."""
-    root = tmp_path / "davis"
-    for name, masks in (("squares", tiny_clip[1]), ("square", np.where(tiny_clip[1] == 1, 255, 0).astype(np.uint8))):
-        for part, suffix, pictures in (("JPEGImages", "jpg", tiny_clip[0]), ("Annotations", "png", masks)):
-            folder = root / part / "480p" / name
-            folder.mkdir(parents=True)
-            for t, picture in enumerate(pictures):
-                if part == "Annotations":
-                    Image.fromarray(picture).save(folder / f"{t:05}.{suffix}")
-                else:
-                    assert cv2.imwrite(str(folder / f"{t:05}.{suffix}"), picture, [cv2.IMWRITE_JPEG_QUALITY, 100])
-    return root
 
 
 def test_engine_equals_the_exported_bundle(encoder: Encoder, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def train(
     cache: Annotated[
         Path | None, typer.Option(help="Where to keep decoded frames. [dim]Default: in ~/.cache/vosrt.")
     ] = None,
-    licence: Annotated[str, typer.Option(help="Of the weights, written into the checkpoints.")] = "not stated",
+    licence: Annotated[str | None, typer.Option(help="Of the weights, written into the checkpoints.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and how long it would take; write nothing.")
     ] = False,

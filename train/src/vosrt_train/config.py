@@ -165,12 +165,14 @@ class ValidationConfig:
     """Following objects through annotated sequences with the runtime.
 
     Attributes:
+        folder: annotated sequences in the layout of DAVIS; ``""`` skips validation.
         every: steps between validations; 0 validates at the end alone.
         sequences: names of the sequences; none is all of them.
         size: short side of the working frame, in pixels; 0 keeps the frames' own.
         feature: the map that is validated, and exported in the end; ``"auto"`` is res4 where there is one, else res3.
     """
 
+    folder: str = ""
     every: int = 500
     sequences: tuple[str, ...] = ()
     size: int = 240
@@ -208,9 +210,11 @@ class TrainConfig:
 
     Attributes:
         seed: of the weights, the clips, the views and the anchors.
+        licence: of the weights, written into the checkpoints.
     """
 
     seed: int = 0
+    licence: str = "not stated"
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     clips: ClipConfig = field(default_factory=ClipConfig)

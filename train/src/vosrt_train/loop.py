@@ -48,7 +48,6 @@ class Task:
         run: directory for checkpoints, state and log; exists.
         resume: go on from the run's state, exactly as if the training had not been interrupted.
         sequences: to validate on; none skips validation.
-        licence: of the weights, for the checkpoints.
         quiet: shows nothing on the terminal.
     """
 
@@ -57,7 +56,6 @@ class Task:
     run: Path
     resume: bool = False
     sequences: tuple[AnnotatedSequence, ...] = ()
-    licence: str = "not stated"
     quiet: bool = False
 
 
@@ -179,7 +177,7 @@ def _save_weights(task: Task, encoder: Encoder, progress: Progress, name: str) -
         f"correspondence learnt without labels: {progress.step} steps of {config.clips.batch} clips of "
         f"{config.clips.frames} frames at {config.clips.crop} pixels, {len(task.cache.videos)} videos"
     )
-    training = Training(trained=True, seed=config.seed, summary=summary, licence=task.licence)
+    training = Training(trained=True, seed=config.seed, summary=summary, licence=config.licence)
     save_checkpoint(Checkpoint(encoder, training), task.run / name)
 
 

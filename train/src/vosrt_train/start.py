@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ from vosrt_train.prepare import (
     use_threads,
 )
 from vosrt_train.state import Progress
-from vosrt_train.validate import find_sequences
+from vosrt_train.validate import AnnotatedSequence, find_sequences
 
 CONFIG_NAME = "config.toml"
 SKIPPED_NAME = "skipped.tsv"
@@ -46,7 +46,7 @@ class Request:
     resume: bool = False
     validation: Path | None = None
     cache: Path | None = None
-    licence: str = "not stated"
+    licence: str | None = None
     quiet: bool = False
 
 
@@ -61,7 +61,7 @@ def run_training(request: Request) -> int:
     """
     config = _load_config(request)
     _check_run(request)
-    sequences = find_sequences(request.validation, config.validation.sequences) if request.validation else ()
+    sequences = _find_sequences(config)
     encoder = starting_encoder(config, _init_path(request))
     use_threads(config.compute)
     with join_world(config.compute) as world:
@@ -72,15 +72,7 @@ def run_training(request: Request) -> int:
         cache = prepare_cache(plan, config, world, console)
         if world.is_first:
             _list_skipped(cache, request.run)
-        task = Task(
-            config,
-            cache,
-            request.run,
-            resume=request.resume,
-            sequences=tuple(sequences),
-            licence=request.licence,
-            quiet=request.quiet,
-        )
+        task = Task(config, cache, request.run, resume=request.resume, sequences=sequences, quiet=request.quiet)
         progress = train(task, encoder, world)
         say(console, _report(progress, task))
     return 0 if progress.step == progress.total_steps else EXIT_INTERRUPTED
@@ -93,8 +85,7 @@ def dry_run_training(request: Request) -> None:
         VosrtError: something given is wrong.
     """
     config = _load_config(request)
-    if request.validation:
-        find_sequences(request.validation, config.validation.sequences)
+    _find_sequences(config)
     use_threads(config.compute)
     plan = plan_cache(request.data, _cache_directory(request), config.cache)
     with join_world(config.compute) as world:
@@ -104,13 +95,29 @@ def dry_run_training(request: Request) -> None:
 
 
 def _load_config(request: Request) -> TrainConfig:
+    """The preset, or what the run was started with, changed by what the user gives besides."""
+    config = load_config(_preset(request), request.changes)
+    if request.licence is not None:
+        config = replace(config, licence=request.licence)
+    if request.validation is not None:
+        config = replace(config, validation=replace(config.validation, folder=str(request.validation.absolute())))
+    return config
+
+
+def _preset(request: Request) -> str:
     if request.preset is not None:
-        return load_config(request.preset, request.changes)
-    if request.resume:
-        if not (request.run / CONFIG_NAME).is_file():
-            raise OptionError(f"nothing to resume: {request.run} has no {CONFIG_NAME}; start without --resume")
-        return load_config(str(request.run / CONFIG_NAME), request.changes)
-    return load_config("gpu-30min" if torch.cuda.is_available() else "cpu-2h", request.changes)
+        return request.preset
+    if not request.resume:
+        return "gpu-30min" if torch.cuda.is_available() else "cpu-2h"
+    if not (request.run / CONFIG_NAME).is_file():
+        raise OptionError(f"nothing to resume: {request.run} has no {CONFIG_NAME}; start without --resume")
+    return str(request.run / CONFIG_NAME)
+
+
+def _find_sequences(config: TrainConfig) -> tuple[AnnotatedSequence, ...]:
+    if not config.validation.folder:
+        return ()
+    return tuple(find_sequences(Path(config.validation.folder), config.validation.sequences))
 
 
 def _check_run(request: Request) -> None:

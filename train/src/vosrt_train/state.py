@@ -23,7 +23,7 @@ from vosrt_train.data.cache import Cache
 
 FORMAT = 1
 # What may change between a run and its continuation: where it runs and how it is watched, not what is computed.
-_FREE = ("log.", "clips.workers", "compute.device", "compute.threads", "compute.compile")
+_FREE = ("log.", "clips.workers", "compute.device", "validation.folder", "compute.threads", "compute.compile")
 
 
 class StateError(InputError):
