@@ -303,6 +303,7 @@ def options(*given: str) -> Spoil:
         pytest.param(_of_many_objects, "many.png: holds 299 objects; expected at most 255", id="many objects"),
         pytest.param(_in_colour, "rgb.png: is an RGB image, not a mask; save an 8-bit palette", id="RGB"),
         pytest.param(lambda p: ["--mask", str(p.root / "no.png")], "no.png: no such mask", id="no mask file"),
+        pytest.param(options("--mask", "n" * 300), "nnn: File name too long; expected", id="name too long"),
         pytest.param(options("--box", "90,1,20,20"), "--box 90,1,20,20: reaches outside the frame", id="box outside"),
         pytest.param(lambda p: [], "nothing to follow: give --mask FILE", id="no prompt"),
         pytest.param(options("--mask", "12:late.png"), "frame 12 is not among the frames", id="late frame"),
@@ -347,6 +348,23 @@ def test_an_absent_source_is_one_line_and_writes_nothing(project: Project, capfd
     missing = project.root / "absent.mp4"
     assert project.segment("--mask", str(project.mask), source=missing) == 2
     assert capfd.readouterr().err == f"error: {missing}: no such file or folder\n"
+    assert not project.out.exists()
+
+
+def test_a_source_that_may_not_be_looked_up_is_one_line(
+    project: Project, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a folder of another user, where asking whether a file exists is an error already."""
+    stat = Path.stat
+
+    def refuse(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path == project.clip:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert project.segment("--mask", str(project.mask)) == 2
+    assert capfd.readouterr().err == f"error: {project.clip}: Permission denied; expected a path that can be used\n"
     assert not project.out.exists()
 
 

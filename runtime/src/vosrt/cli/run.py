@@ -216,6 +216,11 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader of stdout has gone, as in `vos-run … | head`; the results are on disk all the same.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # A path that cannot even be looked up: a name too long, a folder that this user may not enter.
+        if error.filename is None:
+            raise
+        return _fail(f"{error.filename}: {error.strerror}; expected a path that can be used", EXIT_USAGE, arguments)
 
 
 def _fail(message: str, code: int, arguments: list[str]) -> int:
