@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from vosrt.types import F32Array, PropagationOptions, U8Array
 
 settings.register_profile("vosrt", deadline=None, max_examples=50)
 settings.load_profile("vosrt")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and with them the programs they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MemoryFactory = Callable[..., Memory]
 REPOSITORY = Path(__file__).resolve().parents[1]
