@@ -493,6 +493,18 @@ def test_doctor_names_the_command_that_adds_an_engine(
     assert findings["demo clip"]["command"] == "pip install 'vosrt[demo]'"
 
 
+@pytest.mark.parametrize(("module", "name"), [("cv2", "OpenCV"), ("av", "PyAV"), ("onnxruntime", "cpu")])
+def test_doctor_survives_what_it_looks_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, module: str, name: str
+) -> None:
+    """A package that cannot be imported, as OpenCV without libGL, is a line of the table and exit code 1."""
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(["doctor", "--json"]) == 1
+    findings = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["findings"]}
+    assert (findings[name]["found"], findings[name]["needed"]) == (False, True)
+    assert findings[name]["command"].startswith("pip install")
+
+
 def test_help_needs_no_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     printed = capsys.readouterr().out

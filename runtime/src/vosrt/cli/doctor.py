@@ -130,7 +130,7 @@ def _codecs() -> list[Finding]:
     try:
         import av
     except ImportError as error:
-        return [Finding("codec", "PyAV", False, str(error), "pip install av", needed=True)]
+        return [Finding("codec", "PyAV", False, " ".join(str(error).split()), "pip install av", needed=True)]
     findings = [Finding("codec", "PyAV", True, av.__version__, needed=True)]
 
     def has(codec: str, mode: str) -> bool:
@@ -159,8 +159,11 @@ def _codecs() -> list[Finding]:
 
 
 def _inputs() -> list[Finding]:
-    import cv2
-
+    try:
+        import cv2
+    except ImportError as error:
+        remedy = "pip install --force-reinstall opencv-python-headless"
+        return [Finding("input", "OpenCV", False, " ".join(str(error).split()), remedy, needed=True)]
     backends = [cv2.videoio_registry.getBackendName(backend) for backend in cv2.videoio_registry.getCameraBackends()]
     detail = f"OpenCV {cv2.__version__}: {', '.join(backends) or 'no camera back end'}"
     return [
