@@ -253,6 +253,7 @@ def test_overlapping_polygons_of_an_object_are_united(tmp_path: Path) -> None:
     ("document", "words"),
     [
         ("{", "is not JSON"),
+        pytest.param('{"objects":' + "[" * 100_000, "is not JSON", id="nested too deeply"),
         ("[]", "names no objects"),
         ('{"objects": []}', "names no objects"),
         (
@@ -262,6 +263,11 @@ def test_overlapping_polygons_of_an_object_are_united(tmp_path: Path) -> None:
         ('{"objects": [{"id": 1}]}', "has no polygons"),
         ('{"objects": [{"id": 1, "polygons": [[[1,1],[2,2]]]}]}', "three or more points"),
         ('{"objects": [{"id": 1, "polygons": [["a","b","c"]]}]}', "three or more points"),
+        pytest.param(
+            '{"objects": [{"id": 1, "polygons": [[[1' + "0" * 400 + ",1],[2,2],[3,1]]]}]}",
+            "three or more points",
+            id="too large for a float",
+        ),
         ('{"objects": [{"id": 1, "polygons": [[[1,1],[2,2],[99,1]]]}]}', r"\(99, 1\) outside the frame"),
         ('{"size": [8, 8], "objects": [{"id": 1, "polygons": [[[1,1],[2,2],[3,1]]]}]}', "drawn on 8×8 but.*24×16"),
         (

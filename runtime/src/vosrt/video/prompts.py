@@ -223,7 +223,7 @@ def read_polygons(path: Path, width: int, height: int) -> U8Array:
         raise MaskError(f"{path}: no such polygon file") from None
     except OSError as error:
         raise MaskError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MaskError(f"{path}: is not JSON ({error}); expected polygons") from error
     if not isinstance(document, dict) or not isinstance(document.get("objects"), list) or not document["objects"]:
         raise MaskError(f'{path}: names no objects; expected {{"objects": [{{"id": 1, "polygons": [[[x, y], …]]}}]}}')
@@ -254,7 +254,7 @@ def _parse_object(path: Path, place: int, item: Any, width: int, height: int) ->
     for polygon in polygons:
         try:
             points = np.array(polygon, np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             points = np.empty(0)
         if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
             raise MaskError(f"{path}: object {object_id} has a polygon that is not three or more points [x, y]")
