@@ -235,6 +235,11 @@ def test_an_absent_camera_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err == ""
 
 
+def test_an_impossible_camera_number_is_refused() -> None:
+    with pytest.raises(SourceError, match="camera 99999999999999: there is no such number"):
+        open_source("99999999999999")
+
+
 @pytest.fixture
 def write_images(tmp_path: Path) -> Write:
     def write(names: Sequence[str], sizes: dict[str, tuple[int, int]] | None = None) -> Path:

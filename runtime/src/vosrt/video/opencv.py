@@ -32,6 +32,8 @@ class WebcamSource:
         level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # reported below, in one line
         try:
             self._capture = cv2.VideoCapture(camera)
+        except (cv2.error, OverflowError):
+            raise SourceError(f"camera {camera}: there is no such number; expected a small one such as 0") from None
         finally:
             cv2.utils.logging.setLogLevel(level)
         if not self._capture.isOpened():
