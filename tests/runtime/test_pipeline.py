@@ -34,7 +34,9 @@ class Parts:
         self.source_closed = self.sink_closed = False
 
     def _frame(self, index: int) -> Frame:
-        return Frame(np.full((HEIGHT, WIDTH, 3), index, np.uint8), index, index / 25, f"{index:05d}")
+        image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        image[0, 0, :2] = divmod(index, 256)
+        return Frame(image, index, index / 25, f"{index:05d}")
 
     def __iter__(self) -> Iterator[Frame]:
         for index in range(self.count):
@@ -42,7 +44,7 @@ class Parts:
             yield self._frame(index)
 
     def encode(self, frame: U8Array, size: int | None = None) -> int:
-        index = int(frame[0, 0, 0])
+        index = 256 * int(frame[0, 0, 0]) + int(frame[0, 0, 1])
         self.before("encode", index)
         self.encoded.append(index)
         return index

@@ -222,26 +222,26 @@ class Pipeline:
         """
         began = time.perf_counter()
         stages = (self._decode, self._encode, self._track, self._write)
+        ended = [threading.Event() for _ in stages]
         threads = [
-            threading.Thread(target=self._guarded, args=(stage,), name=f"vosrt-{name}", daemon=True)
-            for name, stage in zip(STAGES, stages, strict=True)
+            threading.Thread(target=self._guarded, args=(stage, event), name=f"vosrt-{name}", daemon=True)
+            for name, stage, event in zip(STAGES, stages, ended, strict=True)
         ]
         interrupted = False
         try:
             for thread in threads:
                 thread.start()
-            _wait_for(threads)
+            _wait_for(ended)
         except KeyboardInterrupt:
             interrupted = True
             self._frames.cancel()
             self._embeddings.cancel()
-            _wait_for(threads[1:])
-            if threads[0].is_alive():
-                threads[0].join(_ABANDON_S)
+            _wait_for(ended[1:])
+            ended[0].wait(_ABANDON_S)
         return self._report(time.perf_counter() - began, interrupted)
 
-    def _guarded(self, stage: Callable[[], None]) -> None:
-        """Run one stage, keep its error, and let the neighbours know that it has ended."""
+    def _guarded(self, stage: Callable[[], None], ended: threading.Event) -> None:
+        """Run one stage, keep its error, and let the neighbours and ``run`` know that it has ended."""
         position = STAGES.index(stage.__name__.lstrip("_"))
         channels: tuple[Channel[Any], ...] = (self._frames, self._embeddings, self._results)
         try:
@@ -253,6 +253,7 @@ class Pipeline:
                 channel.cancel()
             for channel in channels[position : position + 1]:
                 channel.finish()
+            ended.set()
 
     def _decode(self) -> None:
         try:
@@ -322,8 +323,11 @@ class Pipeline:
         )
 
 
-def _wait_for(threads: list[threading.Thread]) -> None:
-    """Join threads in steps, as a plain join would hold up Ctrl-C on some systems."""
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(_POLL_S)
+def _wait_for(ended: list[threading.Event]) -> None:
+    """Wait in steps, as one long wait would hold up Ctrl-C on some systems.
+
+    Not by joining threads: in Python 3.11, Ctrl-C within ``Thread.join`` takes a running thread for a finished one.
+    """
+    for event in ended:
+        while not event.wait(_POLL_S):
+            pass
