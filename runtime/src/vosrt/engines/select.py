@@ -50,7 +50,10 @@ def create_encoder_engine(
     if engine == "fake":
         return FakeEngine(spec)
     if engine != "auto":
-        return _create(engine, graph, spec, precision, threads, "asked for")
+        try:
+            return _create(engine, graph, spec, precision, threads, "asked for")
+        except EngineError as error:
+            raise EngineError(f"{error}; engine 'auto' takes the fastest that runs here") from error
     refusals: list[str] = []
     for name in AUTO_ORDER:
         reason = "; ".join(["fastest of those that can run here", *refusals])
