@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from vosrt.errors import BrokenVideoError, OptionError, SourceError
+from vosrt.video.av import VideoSource
 from vosrt.video.base import Frame
 from vosrt.video.source import open_source
 
@@ -227,6 +229,30 @@ def test_a_video_is_read_over_http(write_video: Write) -> None:
 def test_unreachable_addresses_are_refused() -> None:
     with pytest.raises(SourceError, match=r"cannot be opened as a video \(.*reachable"):
         open_source("rtsp://127.0.0.1:1/camera")
+
+
+def test_closing_waits_for_no_reader_and_harms_none(write_video: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupted run closes a source in which a thread may still wait for a stalled stream."""
+    inside, go_on = threading.Event(), threading.Event()
+    time_of = VideoSource._time
+
+    def wait(source: VideoSource, picture: Any, index: int) -> float:
+        if index == 3:
+            inside.set()
+            assert go_on.wait(10)
+        return time_of(source, picture, index)
+
+    monkeypatch.setattr(VideoSource, "_time", wait)
+    source = open_source(str(write_video(count=20)))
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(list, source)
+        assert inside.wait(10)
+        source.close()
+        go_on.set()
+        assert len(reading.result(10)) == 20
+    source.close()
+    with pytest.raises(AssertionError):
+        next(source._container.demux())  # type: ignore[attr-defined]
 
 
 def test_an_absent_camera_is_refused(capfd: pytest.CaptureFixture[str]) -> None:

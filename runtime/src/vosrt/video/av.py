@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ import numpy as np
 
 from vosrt.errors import BrokenVideoError, SourceError
 from vosrt.types import U8Array
-from vosrt.video.base import Frame, FrameRange, SourceInfo
+from vosrt.video.base import Frame, FrameRange, SourceInfo, is_reading
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -50,9 +50,9 @@ class VideoSource:
         self._name = source
         self._range = frames
         self._container = _open(source)
+        self._decoder = self._decode()
         try:
             self._stream = _video_stream(self._container, source)
-            self._decoder = self._decode()
             try:
                 self.first = next(self._decoder)
             except BrokenVideoError as error:
@@ -70,8 +70,9 @@ class VideoSource:
         yield from self._decoder
 
     def close(self) -> None:
-        """Close the file or connection."""
-        self._container.close()
+        """Close the file or connection; see `FrameSource`."""
+        if not is_reading(self._decoder):
+            self._container.close()
 
     def _describe(self) -> SourceInfo:
         height, width = self.first.image.shape[:2]
@@ -94,7 +95,7 @@ class VideoSource:
             )
         return SourceError(f"{self._name}: holds no frame that can be decoded; expected a playable video")
 
-    def _decode(self) -> Iterator[Frame]:
+    def _decode(self) -> Generator[Frame, None, None]:
         """Yield the frames of the wanted range; raise BrokenVideoError where the data ends too early."""
         self._decoded = 0
         self._last_time_s = -np.inf

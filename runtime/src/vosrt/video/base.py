@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -85,7 +86,16 @@ class FrameSource(Protocol):
         """
 
     def close(self) -> None:
-        """Release the file, camera or connection. May be called twice."""
+        """Release the file, camera or connection. May be called twice.
+
+        Where another thread waits inside the source, as for a stalled network stream, nothing is taken from under it:
+        that thread closes the source when it is done.
+        """
+
+
+def is_reading(frames: Generator[Frame, None, None]) -> bool:
+    """Whether a thread is inside this generator at the moment."""
+    return inspect.getgeneratorstate(frames) == inspect.GEN_RUNNING
 
 
 @dataclass(frozen=True)

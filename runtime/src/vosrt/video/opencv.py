@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import cv2
 import numpy as np
 
 from vosrt.errors import BrokenVideoError, SourceError
-from vosrt.video.base import Frame, FrameRange, SourceInfo
+from vosrt.video.base import Frame, FrameRange, SourceInfo, is_reading
 
 _DEFAULT_FPS = 30.0
 _PATIENCE = 30  # reads that may fail in a row before the camera counts as gone
@@ -60,7 +60,7 @@ class WebcamSource:
         yield self.first
         yield from self._decoder
 
-    def _read(self) -> Iterator[Frame]:
+    def _read(self) -> Generator[Frame, None, None]:
         index, failures = 0, 0
         while self._range.end is None or index < self._range.end:
             ok, image = self._capture.read()
@@ -75,5 +75,6 @@ class WebcamSource:
             index += 1
 
     def close(self) -> None:
-        """Release the camera."""
-        self._capture.release()
+        """Release the camera; see `FrameSource`."""
+        if not is_reading(self._decoder):
+            self._capture.release()
