@@ -132,8 +132,7 @@ def find_openvino_device() -> tuple[Any, str]:
     if device is None:
         vendors = sorted({each.device.vendor for each in ort.get_ep_devices()})
         raise EngineError(
-            f"{version} offers no CPU device here; it takes Intel processors only, this one is by "
-            f"{', '.join(vendors)}"
+            f"{version} offers no CPU device here; it takes Intel processors only, this one is by {', '.join(vendors)}"
         )
     return device, version
 
