@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -98,6 +100,24 @@ def test_results_of_openvino_outlive_the_next_run(graph: Path, skip_or_fail: Cal
     np.testing.assert_array_equal(first, kept)
     with pytest.raises(EngineError, match="'frames' is float32; expected uint8"):
         engine.run({"frames": _frames(32, 32).astype(np.float32)})
+
+
+def test_a_signal_after_several_openvino_engines_is_survived(graph: Path, skip_or_fail: Callable[..., None]) -> None:
+    """Engines come and go in one process; Ctrl-C must still find a stack to run on."""
+    if importlib.util.find_spec("openvino") is None:
+        skip_or_fail("openvino is not installed", required="openvino-direct")
+    code = (
+        "import gc, os, signal, sys; from pathlib import Path\n"
+        "from vosrt.engines.openvino import OpenVinoEngine\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('survived'))\n"
+        "axes = {'frames': ('n', 'height', 'width', None)}\n"
+        "engines = [OpenVinoEngine(Path(sys.argv[1]), axes, bf16=False, threads=1, reason='') for _ in range(2)]\n"
+        "import numpy; [engine.run({'frames': numpy.ones((1, 16, 16, 3), 'u1')}) for engine in engines]\n"
+        "while engines: engines.pop(0); gc.collect()\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(graph)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr
 
 
 def test_threads_share_an_engine(graph: Path) -> None:

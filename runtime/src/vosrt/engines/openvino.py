@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -46,7 +47,7 @@ class OpenVinoEngine(StaticShapeEngine):
         super().__init__(
             graph, axes, EngineInfo("openvino-direct", "bf16" if bf16 else "fp32", f"openvino {version}", reason)
         )
-        self._core = openvino.Core()
+        self._core = _core()
         self._settings = {
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
             "INFERENCE_NUM_THREADS": str(threads or processors()),
@@ -80,6 +81,16 @@ class OpenVinoEngine(StaticShapeEngine):
                 return {name: np.array(session.request.get_tensor(name).data) for name in session.outputs}
         except Exception as error:
             raise EngineError(f"{self.info.name} cannot run {self._graph.name}: {one_line(error)}") from error
+
+
+@cache
+def _core() -> Any:
+    """The one core of this process.
+
+    A core gives the thread that makes it a stack for signals and takes it back when it ends. Where several cores
+    overlap, the thread is left with a stack that is unmapped, and the next signal, such as Ctrl-C, kills the process.
+    """
+    return load_openvino().Core()
 
 
 def load_openvino() -> ModuleType:
