@@ -27,15 +27,23 @@ class Model:
         manifest: what the bundle says.
         engines: per graph of the bundle, what runs it; ``"encoder"`` is needed.
         precision: of the products in matching, see :meth:`load`.
+        threads: of the native core, see :meth:`load`.
         source: where the bundle came from, for :meth:`describe`.
     """
 
     def __init__(
-        self, manifest: Manifest, engines: Mapping[str, Engine], *, precision: Precision = "auto", source: str = ""
+        self,
+        manifest: Manifest,
+        engines: Mapping[str, Engine],
+        *,
+        precision: Precision = "auto",
+        threads: int = 0,
+        source: str = "",
     ) -> None:
         self._manifest = manifest
         self._engines = dict(engines)
         self._precision: Precision = precision
+        self._threads = threads
         self._source = source
         self._encoder = FrameEncoder(manifest.encoder, self._engines["encoder"], manifest.size)
 
@@ -55,7 +63,7 @@ class Model:
             engine: ``"auto"`` (the fastest that runs here), ``"openvino"``, ``"openvino-direct"``, ``"cpu"``, or
                 ``"fake"`` for tests.
             precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 where the processor has it natively.
-            threads: of the engine; 0 is one per processor.
+            threads: of the engine and of each stream's core; 0 is one per processor.
 
         Raises:
             BundleError: the bundle is missing, altered or made by a newer vosrt.
@@ -71,7 +79,7 @@ class Model:
         encoder = create_encoder_engine(
             opened.graph_path("encoder"), opened.manifest.encoder, engine=engine, precision=precision, threads=threads
         )
-        return cls(opened.manifest, {"encoder": encoder}, precision=precision, source=str(opened.path))
+        return cls(opened.manifest, {"encoder": encoder}, precision=precision, threads=threads, source=str(opened.path))
 
     @property
     def manifest(self) -> Manifest:
@@ -92,24 +100,27 @@ class Model:
         """
         return self._encoder.encode(frame, size)
 
-    def stream(self, *, size: int | None = None, options: PropagationOptions | None = None, threads: int = 0) -> Stream:
+    def stream(
+        self, *, size: int | None = None, options: PropagationOptions | None = None, threads: int | None = None
+    ) -> Stream:
         """Open a stream for one video.
 
         Args:
             size: short side of the working frame in pixels, as for :meth:`encode`.
             options: how labels are propagated; None is what the bundle recommends.
-            threads: of the native core; 0 is one per processor.
+            threads: of the native core; None is as many as the model was loaded with, 0 one per processor.
         """
         return Stream(
             lambda frame: self.encode(frame, size),
             options or self._manifest.inference,
             precision=self._precision,
-            threads=threads,
+            threads=self._threads if threads is None else threads,
         )
 
     def describe(self) -> dict[str, Any]:
         """What runs and why, as plain values that print and serialise."""
-        _, core = create_memory(1, 1, self._manifest.encoder.channels, PropagationOptions(), precision=self._precision)
+        channels, options = self._manifest.encoder.channels, PropagationOptions()
+        _, core = create_memory(1, 1, channels, options, precision=self._precision, threads=self._threads)
         return {
             "bundle": self._manifest.name,
             "source": self._source,
