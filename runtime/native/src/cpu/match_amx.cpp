@@ -2,6 +2,8 @@
 
 #include <immintrin.h>
 
+#include "match_avx512.hpp"
+
 namespace vosrt {
 namespace {
 
@@ -41,15 +43,6 @@ struct HardwareTiles {
     static void store01(float *at, ptrdiff_t row) { _tile_stored(1, at, row); }
     static void store10(float *at, ptrdiff_t row) { _tile_stored(2, at, row); }
     static void store11(float *at, ptrdiff_t row) { _tile_stored(3, at, row); }
-};
-
-struct Avx512Compare {
-    static uint32_t at_least(const float *scores, const float *thresholds) {
-        const __mmask16 low = _mm512_cmp_ps_mask(_mm512_load_ps(scores), _mm512_load_ps(thresholds), _CMP_GE_OQ);
-        const __mmask16 high =
-            _mm512_cmp_ps_mask(_mm512_load_ps(scores + 16), _mm512_load_ps(thresholds + 16), _CMP_GE_OQ);
-        return static_cast<uint32_t>(low) | static_cast<uint32_t>(high) << 16;
-    }
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// What the two AVX-512 paths share: they differ in the number format and the product.
+// What the AVX-512 paths share (they differ in the number format and the product), and AMX takes of them.
 #pragma once
 
 #include <immintrin.h>
@@ -7,6 +7,15 @@
 
 namespace vosrt {
 namespace {
+
+struct Avx512Compare {
+    static uint32_t at_least(const float *scores, const float *thresholds) {
+        const __mmask16 low = _mm512_cmp_ps_mask(_mm512_load_ps(scores), _mm512_load_ps(thresholds), _CMP_GE_OQ);
+        const __mmask16 high =
+            _mm512_cmp_ps_mask(_mm512_load_ps(scores + 16), _mm512_load_ps(thresholds + 16), _CMP_GE_OQ);
+        return static_cast<uint32_t>(low) | static_cast<uint32_t>(high) << 16;
+    }
+};
 
 template <class Product>
 struct Avx512Ops {
@@ -68,10 +77,7 @@ struct Avx512Ops {
     }
 
     static uint32_t at_least(const float *scores, const float *thresholds) {
-        const __mmask16 low = _mm512_cmp_ps_mask(_mm512_load_ps(scores), _mm512_load_ps(thresholds), _CMP_GE_OQ);
-        const __mmask16 high =
-            _mm512_cmp_ps_mask(_mm512_load_ps(scores + 16), _mm512_load_ps(thresholds + 16), _CMP_GE_OQ);
-        return static_cast<uint32_t>(low) | static_cast<uint32_t>(high) << 16;
+        return Avx512Compare::at_least(scores, thresholds);
     }
 };
 
