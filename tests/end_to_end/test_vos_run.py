@@ -203,6 +203,15 @@ def test_overwrite_replaces_results_and_nothing_else(project: Project) -> None:
     assert (project.out / "notes.txt").read_text() == "mine"
 
 
+def test_overwrite_spares_a_folder_of_somebody_else(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the summary of an earlier run nothing in a folder is taken for results."""
+    (project.out / "masks").mkdir(parents=True)
+    (project.out / "masks" / "precious.png").write_bytes(b"mine")
+    assert project.segment("--mask", str(project.mask), "--overwrite") == 2
+    assert "no summary.json of an earlier run, so nothing in it is replaced" in capsys.readouterr().err
+    assert [path.name for path in project.out.rglob("*.*")] == ["precious.png"]
+
+
 def test_an_annotation_past_the_last_frame_is_warned_of(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     clip = write_clip(project.root / "clip.mkv")  # its header has no frame count
     arguments = ("--mask", str(project.mask), "--mask", f"99:{project.mask}", "--quiet")

@@ -205,6 +205,33 @@ def test_a_box_takes_the_next_free_id(save: Callable[..., Path]) -> None:
     assert read.object_ids == (1, 2)
 
 
+def test_a_box_around_nothing_is_followed_as_an_ellipse_and_warned_of() -> None:
+    """Where no outline stands out the user hears of it, and still gets what the box holds."""
+    source = OneFrame()
+    source.first.image[:] = 90
+    read = load_annotations(Prompts(boxes=("4,2,10,8",)), source)
+    assert [w for w in read.warnings if "--box 4,2,10,8: no outline stands out" in w]
+    inside = read.masks[0][2:10, 4:14]
+    assert inside[4, 5] == 1
+    assert inside[0, 0] == 0
+    assert 0.6 < inside.mean() < 0.95
+    assert read.masks[0].sum() == inside.sum()
+
+
+def test_black_and_white_masks_are_objects_of_their_own(save: Callable[..., Path]) -> None:
+    """They number nothing, so each takes the next free number; numbered masks keep theirs."""
+    left, right = np.zeros((HEIGHT, WIDTH), np.uint8), np.zeros((HEIGHT, WIDTH), np.uint8)
+    left[:, :4], right[:, 20:] = 255, 255
+    masks = (str(save(left, "left.png")), str(save(right, "right.png")))
+    read = load_annotations(Prompts(masks=masks), OneFrame())
+    assert (read.masks[0][0, 0], read.masks[0][0, -1]) == (1, 2)
+    assert read.warnings == []
+    numbered = save(right // 255, "numbered.png")
+    read = load_annotations(Prompts(masks=(masks[0], str(numbered))), OneFrame())
+    assert read.object_ids == (1,)
+    assert "object 1 is marked in frame 0 already; both marks count" in read.warnings[0]
+
+
 @pytest.mark.parametrize(
     ("box", "error", "words"),
     [

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from vosrt.cli.app import require, run_app
+from vosrt.errors import OutputError
 
 _train_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 _init_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -79,6 +80,7 @@ def init(
     without_layer4: Annotated[
         bool, typer.Option("--without-layer4", help="Leave out layer4 and the key head: faster, feature res3 only.")
     ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write an untrained checkpoint whose weights depend on the seed alone."""
     require("torch", "PyTorch", "train")
@@ -87,6 +89,8 @@ def init(
     from vosrt_train.config import EncoderConfig
     from vosrt_train.model import build_encoder
 
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output} is there already; name another file, or replace it with --overwrite")
     config = EncoderConfig(layer4=not without_layer4)
     training = Training(trained=False, seed=seed, summary=f"untrained, seed {seed}", licence="Apache-2.0")
     save_checkpoint(Checkpoint(build_encoder(config, seed=seed), training), output)

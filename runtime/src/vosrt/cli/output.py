@@ -30,7 +30,7 @@ class OutputFolder:
         """Find out, without touching anything, whether results could be written.
 
         Raises:
-            OutputError: it is a file, not writable, holds something already, or holds an input.
+            OutputError: it is a file, not writable, holds an input, or anything but results that may be replaced.
         """
         existing = self.path
         while not existing.exists() and existing != existing.parent:
@@ -49,6 +49,11 @@ class OutputFolder:
         for path in self.inputs:
             if path.resolve().is_relative_to(self.path.resolve()):
                 raise OutputError(f"{self.path}: holds the input {path}; choose another folder for the results")
+        if not (self.path / SUMMARY).exists():
+            raise OutputError(
+                f"{self.path}: holds files but no {SUMMARY} of an earlier run, so nothing in it is replaced; "
+                "choose another folder"
+            )
 
     def prepare(self) -> None:
         """Create the folder, and remove the results of an earlier run if that is wanted.

@@ -144,7 +144,6 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("vosrt-demo"),
     engine: Engine = "auto",
     threads: Threads = 0,
-    overwrite: Overwrite = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> int:
@@ -161,7 +160,7 @@ def demo(
         size=SIZE,
         engine=engine,
         threads=threads,
-        overwrite=overwrite,
+        overwrite=True,  # a second demo takes the place of the first
         quiet=quiet,
         json=json,
     )

@@ -38,6 +38,11 @@ def read_mask(path: Path, width: int, height: int) -> U8Array:
     Raises:
         MaskError: not an image, of colours, of another size, or with ids above 255.
     """
+    return read_single_mask(path, width, height)[0]
+
+
+def read_single_mask(path: Path, width: int, height: int) -> tuple[U8Array, bool]:
+    """Like :func:`read_mask`, and whether the pixel values number the objects (a binary mask numbers none)."""
     values = _read_values(path)
     if values.shape != (height, width):
         raise MaskError(
@@ -46,7 +51,7 @@ def read_mask(path: Path, width: int, height: int) -> U8Array:
         )
     ids = np.unique(values)
     if ids[-1] in (255, 65535) and not ids[:-1].any():
-        return (values > 0).astype(np.uint8)
+        return (values > 0).astype(np.uint8), False
     objects = int(np.count_nonzero(ids))
     if ids[0] < 0 or objects > MAX_OBJECT_ID:
         raise MaskError(f"{path}: holds {objects} objects; expected at most {MAX_OBJECT_ID}")
@@ -57,7 +62,7 @@ def read_mask(path: Path, width: int, height: int) -> U8Array:
             f"{path}: looks like a black-and-white drawing with soft edges ({objects} grey values would be "
             f"{objects} objects); save it without antialiasing"
         )
-    return values.astype(np.uint8)
+    return values.astype(np.uint8), True
 
 
 def _read_values(path: Path) -> NDArray[np.int64]:

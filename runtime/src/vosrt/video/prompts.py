@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import numpy as np
 from vosrt.errors import MaskError, OptionError
 from vosrt.types import MAX_OBJECT_ID, U8Array
 from vosrt.video.base import FrameSource, SourceInfo
-from vosrt.video.masks import read_mask, read_mask_folder
+from vosrt.video.masks import read_mask_folder, read_single_mask
 
 _GRABCUT_ROUNDS = 5
 _GRABCUT_SIDE = 640  # pixels; larger surroundings are segmented at this size
+_LEAST_FILLED = 0.2  # part of its box that an object covers
 _POLYGON_BITS = 4  # sub-pixel bits of cv2.fillPoly
 
 
@@ -54,11 +56,27 @@ class Annotations:
         """Ids of all objects, ascending."""
         return tuple(sorted({int(i) for mask in self.masks.values() for i in np.unique(mask) if i}))
 
-    def add(self, index: int, mask: U8Array) -> None:
-        """Lay the objects of ``mask`` over what frame ``index`` already holds."""
+    def add(self, index: int, mask: U8Array, option: str) -> None:
+        """Lay the objects of ``mask``, which ``option`` gave, over what frame ``index`` already holds."""
         if index in self.masks:
+            twice = set(np.unique(mask)) & set(np.unique(self.masks[index])) - {0}
+            if twice:
+                self.warnings.append(
+                    f"{option}: object {min(twice)} is marked in frame {index} already; both marks count"
+                )
             mask = np.where(mask > 0, mask, self.masks[index])
         self.masks[index] = mask
+
+    def free_id(self, option: str) -> np.uint8:
+        """The smallest number that no object has yet.
+
+        Raises:
+            MaskError: all are taken.
+        """
+        free = set(range(1, MAX_OBJECT_ID + 1)) - set(self.object_ids)
+        if not free:
+            raise MaskError(f"{option}: all {MAX_OBJECT_ID} object numbers are taken; expected fewer objects")
+        return np.uint8(min(free))
 
 
 def load_annotations(prompts: Prompts, source: FrameSource, *, start: int = 0, end: int | None = None) -> Annotations:
@@ -85,27 +103,30 @@ def load_annotations(prompts: Prompts, source: FrameSource, *, start: int = 0, e
             folder = read_mask_folder(path, info, start, end)
             for index, mask in folder.masks.items():
                 _check_frame(f"--mask {path}", index, info, start, end)
-                annotations.add(index, mask)
+                annotations.add(index, mask, f"--mask {path}")
             if folder.unmatched:
                 annotations.warnings.append(
                     f"{path}: {len(folder.unmatched)} masks belong to no frame, unused: {folder.unmatched[0]} …"
                 )
             continue
         index = _check_frame(f"--mask {text}", number, info, start, end)
-        mask = read_mask(path, info.width, info.height)
+        mask, numbered = read_single_mask(path, info.width, info.height)
         if not mask.any():
             raise MaskError(f"{path}: the mask is empty; expected at least one pixel that is not 0")
-        annotations.add(index, mask)
+        annotations.add(index, mask if numbered else mask * annotations.free_id(f"--mask {text}"), f"--mask {text}")
     for text in prompts.polygons:
         number, path = _split(text)
         index = _check_frame(f"--polygon {text}", number, info, start, end)
-        annotations.add(index, read_polygons(path, info.width, info.height))
+        annotations.add(index, read_polygons(path, info.width, info.height), f"--polygon {text}")
     for text in prompts.boxes:
-        free = set(range(1, MAX_OBJECT_ID + 1)) - set(annotations.object_ids)
-        if not free:
-            raise MaskError(f"--box {text}: all {MAX_OBJECT_ID} object numbers are taken; expected fewer objects")
-        inside = cut_out(source.first.image, parse_box(text, info.width, info.height))
-        annotations.add(start, inside * np.uint8(min(free)))
+        free = annotations.free_id(f"--box {text}")
+        inside, clear = cut_out(source.first.image, parse_box(text, info.width, info.height))
+        if not clear:
+            annotations.warnings.append(
+                f"--box {text}: no outline stands out in it, so an ellipse that fills it is followed; "
+                "a --polygon or --mask would be better"
+            )
+        annotations.add(start, inside * free, f"--box {text}")
     return annotations
 
 
@@ -151,23 +172,24 @@ def parse_box(text: str, width: int, height: int) -> tuple[int, int, int, int]:
     return x, y, w, h
 
 
-def cut_out(image: U8Array, box: tuple[int, int, int, int]) -> U8Array:
+def cut_out(image: U8Array, box: tuple[int, int, int, int]) -> tuple[U8Array, bool]:
     """Find the object in a box with GrabCut (Rother et al. 2004), which learns its colours from the box's surroundings.
+
+    An object fills a good part of its box. Where GrabCut finds less than that, it has found something else, and the
+    ellipse that fills the box takes its place.
 
     Args:
         image: u8 [H, W, 3], BGR.
         box: x, y, width, height in pixels.
 
     Returns:
-        u8 [H, W] of 0 and 1.
-
-    Raises:
-        MaskError: nothing in the box differs from its surroundings.
+        u8 [H, W] of 0 and 1, and whether GrabCut found it.
     """
     x, y, w, h = box
     height, width = image.shape[:2]
-    left, top = max(0, x - w // 2 - 8), max(0, y - h // 2 - 8)
-    right, bottom = min(width, x + w + w // 2 + 8), min(height, y + h + h // 2 + 8)
+    margin = 2 * max(w, h) + 32
+    left, top = max(0, x - margin), max(0, y - margin)
+    right, bottom = min(width, x + w + margin), min(height, y + h + margin)
     around = image[top:bottom, left:right]
     scale = min(1.0, _GRABCUT_SIDE / max(around.shape[:2]))
     small = cv2.resize(around, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else around.copy()
@@ -177,22 +199,22 @@ def cut_out(image: U8Array, box: tuple[int, int, int, int]) -> U8Array:
     trimap[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = cv2.GC_PR_FGD
     models = np.zeros((1, 65)), np.zeros((1, 65))  # of background and object, filled in
     cv2.setRNGSeed(0)  # its clustering is seeded from OpenCV's generator
-    try:
+    with suppress(cv2.error):  # too few colours to tell apart; the box itself is left as the object
         cv2.grabCut(small, trimap, (0, 0, 0, 0), *models, _GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)
-    except cv2.error as error:
-        raise MaskError(
-            f"--box {x},{y},{w},{h}: no object can be cut out of it; draw it with --polygon or --mask"
-        ) from error
     found = ((trimap == cv2.GC_PR_FGD) | (trimap == cv2.GC_FGD)).astype(np.float32)
     if scale < 1:
         found = cv2.resize(found, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
     mask = np.zeros((height, width), np.uint8)
     mask[top:bottom, left:right] = found > 0.5
-    if not mask.any():
-        raise MaskError(
-            f"--box {x},{y},{w},{h}: nothing in it differs from its surroundings; draw it with --polygon or --mask"
-        )
-    return mask
+    filled = np.count_nonzero(mask) / (w * h)
+    if _LEAST_FILLED <= filled < 1:
+        return mask, True
+    from_middle = [(np.arange(n) + 0.5) / (n / 2) - 1 for n in (h, w)]  # -1 to 1 across the box
+    mask[:] = 0
+    mask[y : y + h, x : x + w] = from_middle[0][:, None] ** 2 + from_middle[1][None, :] ** 2 <= 1
+    if w < 3 or h < 3:
+        mask[y : y + h, x : x + w] = 1
+    return mask, False
 
 
 def read_polygons(path: Path, width: int, height: int) -> U8Array:
