@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from vosrt.memory import Memory, NumpyMemory
 from vosrt.types import F32Array, PropagationOptions, U8Array
 
 settings.register_profile("vosrt", deadline=None, max_examples=50)
+settings.register_profile("fuzz", deadline=None, max_examples=20_000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("vosrt")
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and with them the programs they start.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -29,11 +30,23 @@ from vosrt.types import PropagationOptions
 Edit = Callable[[dict[str, Any]], object]
 
 
+@functools.cache
+def plain_graph() -> bytes:
+    """The least that is an encoder: bytes of a frame in, four channels out. What it computes is irrelevant here."""
+    onnx = pytest.importorskip("onnx")
+    frames = onnx.helper.make_tensor_value_info("frames", onnx.TensorProto.UINT8, ["n", "height", "width", 3])
+    embedding = onnx.helper.make_tensor_value_info("embedding", onnx.TensorProto.FLOAT, ["n", "h", "w", 4])
+    cast = onnx.helper.make_node("Cast", ["frames"], ["embedding"], to=onnx.TensorProto.FLOAT)
+    graph = onnx.helper.make_graph([cast], "encoder", [frames], [embedding])
+    data: bytes = onnx.helper.make_model(graph, producer_name="test").SerializeToString()
+    return data
+
+
 def make_bundle(root: Path, **changes: Any) -> Path:
-    """Write a small valid bundle; the graph's content is irrelevant to the contract."""
+    """Write a small valid bundle."""
     root.mkdir()
     graph = root / "encoder.onnx"
-    graph.write_bytes(b"not really a graph")
+    graph.write_bytes(plain_graph())
     manifest = Manifest(
         name="test",
         trained=False,
@@ -84,7 +97,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     assert loaded.manifest.name == "naïve"
     assert loaded.manifest.encoder == EncoderSpec(channels=4, feature="res3")
     assert loaded.manifest.verification == {"max_abs": 1e-6}
-    assert loaded.graph_path("encoder").read_bytes() == b"not really a graph"
+    assert loaded.graph_path("encoder").read_bytes() == plain_graph()
 
 
 def test_the_same_manifest_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -133,11 +146,11 @@ def test_missing_pieces(tmp_path: Path, bundle: Path) -> None:
 
 def test_altered_files(bundle: Path) -> None:
     graph = bundle / "encoder.onnx"
-    graph.write_bytes(b"not really A graph")
+    graph.write_bytes(plain_graph().replace(b"test", b"Test"))
     assert "was altered: its SHA-256" in refusal(bundle)
     assert load_bundle(bundle, verify_hashes=False).path == bundle
     graph.write_bytes(b"truncated")
-    assert "has 9 bytes, the manifest says 18" in refusal(bundle)
+    assert f"has 9 bytes, the manifest says {len(plain_graph())}" in refusal(bundle)
     assert "has 9 bytes" in refusal(bundle, verify_hashes=False), "a size costs nothing to compare"
 
 
@@ -176,7 +189,7 @@ def test_links_that_escape(tmp_path: Path, bundle: Path) -> None:
     graph.unlink()
     outside.rename(bundle / "stored.onnx")
     graph.symlink_to("stored.onnx")
-    assert load_bundle(bundle).graph_path("encoder").read_bytes() == b"not really a graph"
+    assert load_bundle(bundle).graph_path("encoder").read_bytes() == plain_graph()
     (bundle / "manifest.json").rename(tmp_path / "manifest.json")
     (bundle / "manifest.json").symlink_to(tmp_path / "manifest.json")
     assert "leads out of the bundle" in refusal(bundle)
@@ -227,7 +240,8 @@ WRONG: dict[str, Edit] = {
     "channels true": lambda d: d["encoder"].update(channels=True),
     "channels negative": lambda d: d["encoder"].update(channels=-4),
     "feature": lambda d: d["encoder"].update(feature="res5"),
-    "stride": lambda d: d["encoder"].update(stride=16),
+    "stride": lambda d: d["encoder"].update(stride=65),
+    "stride zero": lambda d: d["encoder"].update(stride=0),
     "input_name": lambda d: d["encoder"].update(input_name="a b"),
     "output_name": lambda d: d["encoder"].update(output_name=None),
     "sides": lambda d: d["encoder"].update(min_side=64, max_side=32),
@@ -235,6 +249,8 @@ WRONG: dict[str, Edit] = {
     "encoder unknown": lambda d: d["encoder"].update(padding=3),
     "graphs": lambda d: d.update(graphs=None),
     "graphs empty": lambda d: d.update(graphs={}),
+    "graphs many": lambda d: d["graphs"].update({f"g{i}": d["graphs"]["encoder"] for i in range(16)}),
+    "graph name": lambda d: d["graphs"].update({"\x1b[2J": d["graphs"]["encoder"]}),
     "graph": lambda d: d["graphs"].update(encoder="encoder.onnx"),
     "sha256": lambda d: d["graphs"]["encoder"].update(sha256="ABC"),
     "bytes": lambda d: d["graphs"]["encoder"].update(bytes=-1),
@@ -277,6 +293,7 @@ def test_wrong_types_and_absurd_values(bundle: Path, change: Edit) -> None:
         (b'{"schema": NaN}', "not a finite number"),
         (b'{"schema": 1, "verification": {"x": 1e999}}', "not a finite number"),
         (b'{"schema": -Infinity}', "not a finite number"),
+        (b'{"schema": 1, "provenance": ' + b"[" * 40 + b"]" * 40 + b"}", "nested deeper than 32 levels"),
         (b'{"schema": ' + b"1" * 5000 + b"}", "cannot be used"),
         (b"[" * 100_000, "cannot be used"),
         (b"\xff\xfe{}", "not UTF-8"),
@@ -322,10 +339,10 @@ def test_no_content_crashes_the_reader(bundle: Path, path: tuple[str, str | None
 def test_unreadable_directory_is_a_bundle_error(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     """Operating-system errors become one line too."""
 
-    def denied(self: Path, **_: object) -> str:
+    def denied(self: Path, *_: object, **__: object) -> object:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_text", denied)
+    monkeypatch.setattr(Path, "open", denied)
     assert "cannot be read: Permission denied" in refusal(bundle)
 
 

@@ -5,13 +5,15 @@
         encoder.onnx      frames u8 [n, height, width, 3] BGR -> embedding f32 [n, h, w, K]
 
 Nothing in a bundle is code. Reading one trusts nothing: the manifest's types and ranges are checked, keys that
-this version does not know are refused, files must lie inside the directory and match their hash.
+this version does not know are refused, files must lie inside the directory and match their hash, and graphs must be
+plain and self-contained (`vosrt.onnx_file`). A bundle is a directory and never an archive, so nothing is unpacked.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
 
 from vosrt.errors import BundleError, OptionError
+from vosrt.onnx_file import FLOAT, MAX_BYTES, UINT8, TensorType, read_interface
 from vosrt.types import PropagationOptions
 
 SCHEMA = 1
@@ -29,7 +32,11 @@ Feature = Literal["res3", "res4", "key"]
 WeightPrecision = Literal["fp32", "fp16"]
 
 _MAX_MANIFEST_BYTES = 1 << 20
+_MAX_DEPTH = 32  # of objects and lists in a manifest
+_MAX_GRAPHS = 16
 _MAX_SIDE = 16384
+_MAX_STRIDE = 64
+_ROLE = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 _TENSOR_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 
@@ -153,6 +160,7 @@ def load_bundle(path: Path | str, *, verify_hashes: bool = True) -> Bundle:
         manifest = _parse(_read_manifest(root), root / MANIFEST_NAME)
         for graph in manifest.graphs.values():
             _check_file(root, graph, verify_hashes)
+        _check_graphs(root, manifest)
     except OSError as error:
         raise BundleError(f"bundle {root} cannot be read: {error.strerror or error}") from error
     return Bundle(root, manifest)
@@ -186,10 +194,12 @@ def _read_manifest(root: Path) -> str:
     if not path.is_file():
         raise BundleError(f"{root} is not a bundle: it has no {MANIFEST_NAME}; make one with vos-export")
     _check_inside(root, path)
-    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+    with path.open("rb") as file:
+        content = file.read(_MAX_MANIFEST_BYTES + 1)
+    if len(content) > _MAX_MANIFEST_BYTES:
         raise BundleError(f"{path} has {path.stat().st_size} bytes; a manifest has at most {_MAX_MANIFEST_BYTES}")
     try:
-        return path.read_text(encoding="utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BundleError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
 
@@ -211,8 +221,27 @@ def _check_file(root: Path, graph: GraphFile, verify_hashes: bool) -> None:
         )
 
 
+def _check_graphs(root: Path, manifest: Manifest) -> None:
+    """Have every graph be one that may be run, and the encoder's take and give what the manifest says."""
+    interfaces = {role: read_interface(root / graph.file) for role, graph in manifest.graphs.items()}
+    spec, found = manifest.encoder, interfaces["encoder"]
+    for kind, declared, name, element, last in (
+        ("input", found.inputs, spec.input_name, UINT8, 3),
+        ("output", found.outputs, spec.output_name, FLOAT, spec.channels),
+    ):
+        tensor = declared.get(name, TensorType(0, ()))
+        if tensor.element != element or len(tensor.shape) != 4 or tensor.shape[3] != last:
+            wanted = f"{'uint8' if element == UINT8 else 'float32'} [n, height, width, {last}]"
+            have = ", ".join(f"{_shown(key)} {_shown(list(value.shape))}" for key, value in [*declared.items()][:3])
+            raise BundleError(
+                f"{root / manifest.graphs['encoder'].file}: its {kind}s are {have or 'none'}; the manifest says "
+                f"{name!r} {wanted}; export the bundle again"
+            )
+
+
 def _check_inside(root: Path, path: Path) -> None:
-    if not path.resolve().is_relative_to(root.resolve()):
+    # Not Path.resolve, which raises RuntimeError for links in a circle before Python 3.13.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise BundleError(f"{path} leads out of the bundle through a link; files must lie inside {root}")
 
 
@@ -235,7 +264,7 @@ def _parse(text: str, path: Path) -> Manifest:
         encoder=EncoderSpec(
             channels=encoder.integer("channels", 1, 4096),
             feature=cast(Feature, encoder.choice("feature", ("res3", "res4", "key"))),
-            stride=encoder.integer("stride", 8, 8),
+            stride=encoder.integer("stride", 1, _MAX_STRIDE),
             input_name=encoder.text("input_name", 100, _TENSOR_NAME),
             output_name=encoder.text("output_name", 100, _TENSOR_NAME),
             min_side=encoder.integer("min_side", 1, _MAX_SIDE),
@@ -243,7 +272,7 @@ def _parse(text: str, path: Path) -> Manifest:
         ),
         size=inference.optional_integer("size", 8, _MAX_SIDE),
         inference=_propagation(inference),
-        graphs={name: _graph(graphs.section(name)) for name in graphs.names()},
+        graphs=_graphs(graphs),
         verification=document.section("verification").rest(),
         provenance=document.section("provenance").rest(),
     )
@@ -256,11 +285,21 @@ def _parse(text: str, path: Path) -> Manifest:
     return manifest
 
 
+def _graphs(section: _Section) -> dict[str, GraphFile]:
+    roles = section.names()
+    if len(roles) > _MAX_GRAPHS:
+        raise BundleError(f"{section.path}: graphs has {len(roles)} entries; expected at most {_MAX_GRAPHS}")
+    for role in roles:
+        if not _ROLE.fullmatch(role):
+            raise BundleError(f"{section.path}: graphs has the entry {_shown(role)}; expected names like 'encoder'")
+    return {role: _graph(section.section(role)) for role in roles}
+
+
 def _graph(section: _Section) -> GraphFile:
     graph = GraphFile(
         file=section.text("file", 200, _FILE_NAME),
         sha256=section.text("sha256", 64, re.compile("[0-9a-f]{64}")),
-        bytes=section.integer("bytes", 1, 1 << 40),
+        bytes=section.integer("bytes", 1, MAX_BYTES),
         precision=cast(WeightPrecision, section.choice("precision", ("fp32", "fp16"))),
     )
     section.done()
@@ -295,11 +334,22 @@ def _load_json(text: str, path: Path) -> Any:
         return value
 
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
+        document = json.loads(text, object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
+        _check_depth(document)
+        return document
     except json.JSONDecodeError as error:
         raise BundleError(f"{path} is not JSON: {error}; copy the bundle again") from error
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be used: {error}") from error
+
+
+def _check_depth(document: Any) -> None:
+    level = [document]
+    for _ in range(_MAX_DEPTH):
+        lists = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = [value for values in lists for value in values]
+    if level:
+        raise ValueError(f"it is nested deeper than {_MAX_DEPTH} levels")
 
 
 def _shown(value: object) -> str:
