@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vosrt.bundle import Feature
 from vosrt.errors import OptionError
 from vosrt_train.data.config import CacheConfig, ClipConfig
+from vosrt_train.ranges import check_range as _check
 
 _MAX_CHANNELS = 1024
 
@@ -242,9 +242,3 @@ class TrainConfig:
         if self.validation.feature != "auto":
             return self.validation.feature
         return "res4" if self.encoder.layer4 else "res3"
-
-
-def _check(name: str, value: float, low: float, high: float, unit: str = "") -> None:
-    """Refuse a number outside [low, high], or not a number."""
-    if not (math.isfinite(value) and low <= value <= high):
-        raise OptionError(f"{name} is {value}; expected {low} to {high} {unit}".rstrip())

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import zlib
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vosrt_train.config import EncoderConfig
+from vosrt_train.model.initialise import initialise
 from vosrt_train.model.resnet import ResNet18
 
 
@@ -19,11 +17,13 @@ class Features:
     """Feature maps of n frames, not normalised.
 
     Attributes:
+        res2: f32 [n, width, ceil(H / 4), ceil(W / 4)].
         res3: f32 [n, 4 width, h, w].
         res4: f32 [n, 8 width, h, w]; None without layer4.
         key: f32 [n, key_channels, h, w]; None without layer4.
     """
 
+    res2: Tensor
     res3: Tensor
     res4: Tensor | None = None
     key: Tensor | None = None
@@ -59,8 +59,8 @@ class Encoder(nn.Module):
         Args:
             rgb: f32 [n, 3, H, W], normalised with the mean and deviation of ImageNet.
         """
-        res3, res4 = self.backbone(rgb)
-        return Features(res3, res4, None if self.emb_q is None else self.emb_q(res4))
+        res2, res3, res4 = self.backbone(rgb)
+        return Features(res2, res3, res4, None if self.emb_q is None else self.emb_q(res4))
 
 
 def empty_encoder(config: EncoderConfig) -> Encoder:
@@ -80,26 +80,4 @@ def build_encoder(config: EncoderConfig, *, seed: int) -> Encoder:
         config: its shape.
         seed: any non-negative integer.
     """
-    encoder = empty_encoder(config)
-    with torch.no_grad():
-        for name, module in encoder.named_modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.reset_running_stats()
-                nn.init.ones_(module.weight)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Conv2d):
-                _initialise_convolution(module, np.random.default_rng([seed, zlib.crc32(name.encode())]))
-    return encoder
-
-
-def _initialise_convolution(conv: nn.Conv2d, random: np.random.Generator) -> None:
-    """Backbone (no bias): He et al. 2015 by fan-out. Key head (bias): uniform within 1 / sqrt(fan-in)."""
-    outputs, inputs, height, width = conv.weight.shape
-    shape = tuple(conv.weight.shape)
-    if conv.bias is None:
-        weight = random.standard_normal(shape) * math.sqrt(2 / (outputs * height * width))
-    else:
-        bound = 1 / math.sqrt(inputs * height * width)
-        weight = random.uniform(-bound, bound, shape)
-        conv.bias.copy_(torch.from_numpy(random.uniform(-bound, bound, outputs)))
-    conv.weight.copy_(torch.from_numpy(weight))
+    return initialise(empty_encoder(config), seed)

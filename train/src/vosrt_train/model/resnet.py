@@ -54,18 +54,20 @@ class ResNet18(nn.Module):
         self.layer3 = self._layer(2 * width, 4 * width, 1)
         self.layer4 = self._layer(4 * width, 8 * width, 1) if layer4 else None
 
-    def forward(self, rgb: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Compute res3 and res4.
+    def forward(self, rgb: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Compute res2, res3 and res4.
 
         Args:
             rgb: f32 [n, 3, H, W], normalised with the mean and deviation of ImageNet.
 
         Returns:
-            f32 [n, 4 width, h, w] and f32 [n, 8 width, h, w] (None without layer4), h = ceil(H / 8).
+            f32 [n, width, ceil(H / 4), ceil(W / 4)], f32 [n, 4 width, h, w] and f32 [n, 8 width, h, w] (None without
+            layer4), h = ceil(H / 8).
         """
         x = self.maxpool(torch.relu(self.bn1(self.conv1(rgb))))
-        res3 = self.layer3(self.layer2(self.layer1(x)))
-        return res3, None if self.layer4 is None else self.layer4(res3)
+        res2 = self.layer1(x)
+        res3 = self.layer3(self.layer2(res2))
+        return res2, res3, None if self.layer4 is None else self.layer4(res3)
 
     @staticmethod
     def _layer(inputs: int, outputs: int, stride: int) -> nn.Sequential:

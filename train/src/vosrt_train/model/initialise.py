@@ -1,0 +1,47 @@
+"""Weights that a seed determines."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def initialise(network: M, seed: int) -> M:
+    """Fill in the weights of a network, and return it.
+
+    The distributions are those of torchvision's ResNet and of PyTorch's convolution. Each tensor has a
+    generator of its own, seeded by its name, so that a part of a network has the weights that it has in the whole.
+
+    Args:
+        network: of convolutions and batch-norms.
+        seed: any non-negative integer.
+    """
+    with torch.no_grad():
+        for name, module in network.named_modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d):
+                _initialise_convolution(module, np.random.default_rng([seed, zlib.crc32(name.encode())]))
+    return network
+
+
+def _initialise_convolution(conv: nn.Conv2d, random: np.random.Generator) -> None:
+    """Without bias: He et al. 2015 by fan-out. With bias: uniform within 1 / sqrt(fan-in)."""
+    outputs, inputs, height, width = conv.weight.shape
+    shape = tuple(conv.weight.shape)
+    if conv.bias is None:
+        weight = random.standard_normal(shape) * math.sqrt(2 / (outputs * height * width))
+    else:
+        bound = 1 / math.sqrt(inputs * height * width)
+        weight = random.uniform(-bound, bound, shape)
+        conv.bias.copy_(torch.from_numpy(random.uniform(-bound, bound, outputs)))
+    conv.weight.copy_(torch.from_numpy(weight))
