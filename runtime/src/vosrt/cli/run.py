@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import json as json_module
-import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, NoReturn, cast
+from typing import Annotated, cast
 
 import typer
 
-from vosrt.errors import VosrtError
+from vosrt.cli.app import call
 from vosrt.types import Precision
-
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
-
-# What a wrong option raises. Its base class is click's, of which newer versions of typer carry a copy.
-_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 _segment_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 _demo_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -198,49 +185,4 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = arguments[1:]
     if not arguments and app is _segment_app:
         arguments = ["--help"]
-    try:
-        with _terminate_like_ctrl_c():
-            code = app(arguments, prog_name=name, standalone_mode=False)
-        sys.stdout.flush()
-        return int(code or 0)
-    except VosrtError as error:
-        return _fail(str(error), error.exit_code, arguments)
-    except _UsageError as error:
-        message = error.format_message() if hasattr(error, "format_message") else str(error)
-        return _fail(f"{message.rstrip('.')}; see {name} --help", EXIT_USAGE, arguments)
-    except (KeyboardInterrupt, typer.Abort):
-        print("interrupted: nothing was written", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of stdout has gone, as in `vos-run … | head`; the results are on disk all the same.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        # A path that cannot even be looked up: a name too long, a folder that this user may not enter.
-        if error.filename is None:
-            raise
-        return _fail(f"{error.filename}: {error.strerror}; expected a path that can be used", EXIT_USAGE, arguments)
-
-
-def _fail(message: str, code: int, arguments: list[str]) -> int:
-    if "--json" in arguments:
-        print(json_module.dumps({"error": message, "exit_code": code}, ensure_ascii=False))
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return code
-
-
-@contextmanager
-def _terminate_like_ctrl_c() -> Iterator[None]:
-    """Let ``kill`` finish the files as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    return call(app, arguments, name)
