@@ -49,7 +49,7 @@ def test_exporting_twice_gives_the_same_bytes(small_bundle: BundleOf, small_chec
     """From the exporter to the manifest, nothing is remembered of the time or of what was exported before."""
     first, second = small_bundle("res4", "fp16"), tmp_path / "again"
     export_bundle(small_checkpoint, second)
-    assert listing(first) == listing(second) == ["encoder.onnx", "manifest.json"]
+    assert listing(first) == listing(second) == ["encoder.onnx", "manifest.json", "training.safetensors"]
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in listing(first))
 
 
@@ -167,7 +167,7 @@ def test_overwrite_replaces_a_bundle_and_nothing_else(small_checkpoint: Path, tm
     (output / "notes.txt").unlink()
     export_bundle(small_checkpoint, output, overwrite=True)
     assert load_bundle(output).manifest.encoder.feature == "res4"
-    assert listing(tmp_path) == ["bundle", "bundle/encoder.onnx", "bundle/manifest.json"]
+    assert listing(tmp_path) == ["bundle", "bundle/encoder.onnx", "bundle/manifest.json", "bundle/training.safetensors"]
 
 
 @pytest.mark.usefixtures("quick_export")
@@ -187,7 +187,7 @@ def test_a_failed_replacement_keeps_the_old_bundle(
     with pytest.raises(OutputError, match=r"cannot write the bundle .*: No space left on device"):
         export_bundle(small_checkpoint, output, overwrite=True)
     assert load_bundle(output).manifest.encoder.feature == "res3"
-    assert listing(tmp_path) == ["bundle", "bundle/encoder.onnx", "bundle/manifest.json"]
+    assert listing(tmp_path) == ["bundle", "bundle/encoder.onnx", "bundle/manifest.json", "bundle/training.safetensors"]
 
 
 @pytest.mark.usefixtures("no_work")

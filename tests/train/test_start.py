@@ -12,9 +12,9 @@ import torch
 import vosrt_train.cli
 from vosrt.errors import VosrtError
 from vosrt_train.checkpoint import Checkpoint, Training, load_checkpoint, save_checkpoint
-from vosrt_train.config import EncoderConfig
+from vosrt_train.config import EncoderConfig, TrainConfig
 from vosrt_train.model import build_encoder
-from vosrt_train.prepare import default_cache
+from vosrt_train.prepare import default_cache, starting_encoder
 from vosrt_train.start import Request, dry_run_training, run_training
 from vosrt_train.state import load_state, save_state
 
@@ -103,6 +103,23 @@ def test_fine_tuning_starts_from_the_checkpoint(request_of: Request, tmp_path: P
         assert torch.equal(before, after), name
 
 
+def test_a_network_without_layer4_grows(tmp_path: Path) -> None:
+    """What it has is kept, what it lacks is as a new network has it; the other way round, layer4 is left out."""
+    small, whole = EncoderConfig(width=4, key_channels=8, layer4=False), EncoderConfig(width=4, key_channels=8)
+    path = tmp_path / "small.safetensors"
+    trained = build_encoder(small, seed=5)
+    save_checkpoint(Checkpoint(trained, Training(trained=True, seed=5, summary="", licence="")), path)
+    grown = starting_encoder(TrainConfig(encoder=whole, seed=1), str(path))
+    fresh = build_encoder(whole, seed=1).state_dict()
+    for name, tensor in grown.state_dict().items():
+        assert torch.equal(tensor, trained.state_dict().get(name, fresh[name])), name
+    save_checkpoint(Checkpoint(grown, Training(trained=True, seed=5, summary="", licence="")), path)
+    cut = starting_encoder(TrainConfig(encoder=small, seed=1), str(path))
+    assert cut.config == small
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(cut.state_dict()[name], tensor), name
+
+
 def test_refused_before_any_work(request_of: Request, tmp_path: Path) -> None:
     """One line each, exit code 2, no folder made."""
     empty = tmp_path / "empty"
@@ -112,9 +129,8 @@ def test_refused_before_any_work(request_of: Request, tmp_path: Path) -> None:
     save_checkpoint(Checkpoint(encoder, Training(trained=False, seed=0, summary="", licence="")), other)
     for changes, says in (
         ({"preset": "gpu"}, "no preset or file 'gpu'"),
-        ({"init": "default"}, "--init default: the default bundle holds a network for running"),
         ({"init": "nowhere.safetensors"}, "no such checkpoint: nowhere.safetensors"),
-        ({"init": str(other)}, "set encoder.layer4, encoder.width and encoder.key_channels"),
+        ({"init": str(other)}, "set encoder.width and encoder.key_channels"),
         ({"validation": empty}, "not in the layout of DAVIS"),
         ({"resume": True}, "nothing to resume"),
         ({"resume": True, "preset": None}, "nothing to resume"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,9 +26,12 @@ from vosrt.errors import BundleError, OptionError, OutputError
 from vosrt_export.graphs import EncoderGraph, check_feature
 from vosrt_export.onnx import INPUT_NAME, OPSET, OUTPUT_NAME, ExportError, export_onnx
 from vosrt_export.verify import SIZES, TOLERANCES, Comparison, compare
+from vosrt_train.bundle_weights import FILE_NAME as REMAINDER_NAME
+from vosrt_train.bundle_weights import PROVENANCE_KEY, pack_remainder
 from vosrt_train.checkpoint import Checkpoint, Training, load_checkpoint
 
 _GRAPH_FILE = "encoder.onnx"
+_OWN_FILES = {MANIFEST_NAME, REMAINDER_NAME}
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -88,6 +92,7 @@ def export_bundle(
             f"the exported graph does not compute what the checkpoint does: {comparison}; expected max abs up to "
             f"{tolerance.max_abs:g}, min cosine from {tolerance.min_cosine:g}; nothing was written"
         )
+    remainder = pack_remainder(checkpoint.encoder, feature)
     manifest = Manifest(
         name=options.name or _name(checkpoint.training, feature),
         trained=checkpoint.training.trained,
@@ -113,9 +118,10 @@ def export_bundle(
             "figures": asdict(comparison),
             "tolerance": asdict(tolerance),
         },
-        provenance=_provenance(checkpoint, checkpoint_path),
+        provenance=_provenance(checkpoint, checkpoint_path)
+        | {PROVENANCE_KEY: {"file": REMAINDER_NAME, "sha256": hashlib.sha256(remainder).hexdigest()}},
     )
-    _write(manifest, model, output)
+    _write(manifest, {_GRAPH_FILE: model, REMAINDER_NAME: remainder}, output)
     return comparison
 
 
@@ -154,11 +160,11 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise OutputError(
             f"{output} is not a whole bundle and is not replaced ({error}); remove it yourself"
         ) from error
-    if strangers := sorted({entry.name for entry in output.iterdir()} - files - {MANIFEST_NAME}):
+    if strangers := sorted({entry.name for entry in output.iterdir()} - files - _OWN_FILES):
         raise OutputError(f"{output} holds more than a bundle ({strangers[0]}) and is not replaced; remove it yourself")
 
 
-def _write(manifest: Manifest, model: bytes, output: Path) -> None:
+def _write(manifest: Manifest, files: Mapping[str, bytes], output: Path) -> None:
     token = secrets.token_hex(4)
     place = output.resolve()
     fresh = place.with_name(f".{place.name}.{token}.tmp")
@@ -166,7 +172,8 @@ def _write(manifest: Manifest, model: bytes, output: Path) -> None:
     try:
         fresh.mkdir()
         try:
-            (fresh / _GRAPH_FILE).write_bytes(model)
+            for name, content in files.items():
+                (fresh / name).write_bytes(content)
             write_manifest(manifest, fresh / MANIFEST_NAME)
             load_bundle(fresh)
             if place.exists():

@@ -35,7 +35,11 @@ def train(
         list[str] | None, typer.Option("--set", help="Change one value. Repeatable.", metavar="TABLE.KEY=VALUE")
     ] = None,
     init: Annotated[
-        str | None, typer.Option(help="Checkpoint (.safetensors) to start from; otherwise random weights.")
+        str | None,
+        typer.Option(
+            help="Weights to start from: a checkpoint (.safetensors), a bundle's folder, or [b]default[/b], the "
+            "network that comes with vosrt. [dim]Default: random weights."
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, exactly.")] = False,
     validate: Annotated[

@@ -6,14 +6,16 @@ import datetime
 import hashlib
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from vosrt.bundle import DEFAULT_NAME
 from vosrt.errors import OptionError
 from vosrt_train.branches import compute_losses
+from vosrt_train.bundle_weights import load_trainable, part_of
 from vosrt_train.checkpoint import load_checkpoint
 from vosrt_train.config import ComputeConfig, TrainConfig
 from vosrt_train.data.cache import Cache, CachePlan, Progress, build_cache, open_cache
@@ -82,26 +84,32 @@ def _build(plan: CachePlan, config: TrainConfig, console: Console) -> Cache:
         return build_cache(plan, workers=max(config.clips.workers, usable_processors()), on_progress=on_progress)
 
 
-def starting_encoder(config: TrainConfig, checkpoint: Path | None) -> Encoder:
+def starting_encoder(config: TrainConfig, source: str | None) -> Encoder:
     """The encoder to start from.
+
+    A network without layer4 may grow: layer4 and the key head are then new. One with them may lose them.
 
     Args:
         config: has shape and seed of a new one.
-        checkpoint: its weights, where given.
+        source: a checkpoint, a bundle's directory or ``"default"``, where the weights come from one.
 
     Raises:
-        CheckpointError: it cannot be read.
-        OptionError: it has another shape than the configuration.
+        BundleError: the bundle is not whole.
+        CheckpointError: the checkpoint cannot be read, or the bundle is for running only.
+        OptionError: the encoder has another shape than the configuration.
     """
-    if checkpoint is None:
-        return build_encoder(config.encoder, seed=config.seed)
-    encoder = load_checkpoint(checkpoint).encoder
-    if encoder.config != config.encoder:
+    fresh = build_encoder(config.encoder, seed=config.seed)
+    if source is None:
+        return fresh
+    bundle = source == DEFAULT_NAME or Path(source).is_dir()
+    given = (load_trainable(source) if bundle else load_checkpoint(Path(source))).encoder
+    if replace(given.config, layer4=config.encoder.layer4) != config.encoder:
         raise OptionError(
-            f"{checkpoint} has {encoder.config}, the run {config.encoder}; "
-            "set encoder.layer4, encoder.width and encoder.key_channels to what the checkpoint has"
+            f"{source} has {given.config}, the run {config.encoder}; "
+            "set encoder.width and encoder.key_channels to what it has"
         )
-    return encoder
+    fresh.load_state_dict(fresh.state_dict() | part_of(given, layer4=config.encoder.layer4).state_dict())
+    return fresh
 
 
 def use_threads(config: ComputeConfig) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from vosrt.errors import InputError, OptionError, OutputError
+from vosrt.errors import OptionError, OutputError
 from vosrt_train.config import TrainConfig
 from vosrt_train.config_file import load_config, to_toml
 from vosrt_train.data.cache import Cache, plan_cache
@@ -62,7 +62,7 @@ def run_training(request: Request) -> int:
     config = _load_config(request)
     _check_run(request)
     sequences = _find_sequences(config)
-    encoder = starting_encoder(config, _init_path(request))
+    encoder = starting_encoder(config, request.init)
     use_threads(config.compute)
     with join_world(config.compute) as world:
         plan = plan_cache(request.data, _cache_directory(request), config.cache)
@@ -89,7 +89,7 @@ def dry_run_training(request: Request) -> None:
     use_threads(config.compute)
     plan = plan_cache(request.data, _cache_directory(request), config.cache)
     with join_world(config.compute) as world:
-        cost = measure_step(config, starting_encoder(config, _init_path(request)), world.device)
+        cost = measure_step(config, starting_encoder(config, request.init), world.device)
         if world.is_first:
             print(describe_plan(plan, config, cost, world.device))
 
@@ -142,15 +142,6 @@ def _make_run(request: Request, config: TrainConfig) -> None:
 def _list_skipped(cache: Cache, run: Path) -> None:
     lines = [f"{each.name}\t{each.reason}\n" for each in cache.skipped]
     (run / SKIPPED_NAME).write_text("".join(lines), encoding="utf-8")
-
-
-def _init_path(request: Request) -> Path | None:
-    if request.init == "default":
-        raise InputError(
-            "--init default: the default bundle holds a network for running, which cannot be trained further; name the "
-            "checkpoint (.safetensors) that it was exported from, or one of your own"
-        )
-    return None if request.init is None else Path(request.init)
 
 
 def _cache_directory(request: Request) -> Path:
