@@ -485,7 +485,7 @@ def test_doctor_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     findings = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["findings"]}
     assert findings["cpu"]["found"]
     assert findings["write H.264"]["found"]
-    assert {"openvino", "native", "AVX2", "AMX BF16", "default model", "demo clip", "webcam"} <= set(findings)
+    assert {"openvino", "native", "AVX2", "AMX BF16", "model 'default'", "demo clip", "webcam"} <= set(findings)
     main(["doctor"])
     assert "onnxruntime" in capsys.readouterr().out
 

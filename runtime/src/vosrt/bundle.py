@@ -27,6 +27,7 @@ from vosrt.types import PropagationOptions
 SCHEMA = 1
 MANIFEST_NAME = "manifest.json"
 DEFAULT_NAME = "default"
+_PACKAGED = Path(__file__).parent / "bundles"
 
 Feature = Literal["res3", "res4", "key"]
 WeightPrecision = Literal["fp32", "fp16"]
@@ -145,17 +146,16 @@ def load_bundle(path: Path | str, *, verify_hashes: bool = True) -> Bundle:
     """Read a bundle and check it.
 
     Args:
-        path: the directory; the string ``"default"`` is the bundle that comes with the package.
+        path: the directory, or the name of a bundle that comes with the package, as a string: ``"default"`` and
+            those of `packaged_bundles`. A directory of the same name is meant by ``"./default"``.
         verify_hashes: compare the SHA-256 of every graph (sizes are always compared).
 
     Raises:
         BundleError: it is missing, altered, unsafe, malformed or made by a newer vosrt.
     """
-    if path == DEFAULT_NAME:
-        path = Path(__file__).parent / "bundles" / DEFAULT_NAME
-        if not path.is_dir():
-            raise BundleError("this installation has no default bundle; name a bundle directory or reinstall vosrt")
-    root = Path(path)
+    root = _PACKAGED / path if is_packaged(path) else Path(path)
+    if path == DEFAULT_NAME and not root.is_dir():
+        raise BundleError("this installation has no default bundle; name a bundle directory or reinstall vosrt")
     try:
         manifest = _parse(_read_manifest(root), root / MANIFEST_NAME)
         for graph in manifest.graphs.values():
@@ -164,6 +164,17 @@ def load_bundle(path: Path | str, *, verify_hashes: bool = True) -> Bundle:
     except OSError as error:
         raise BundleError(f"bundle {root} cannot be read: {error.strerror or error}") from error
     return Bundle(root, manifest)
+
+
+def packaged_bundles() -> tuple[str, ...]:
+    """Names of the bundles that come with the package, the default one first."""
+    names = {folder.name for folder in _PACKAGED.iterdir() if folder.is_dir()} if _PACKAGED.is_dir() else set()
+    return tuple(sorted(names, key=lambda name: (name != DEFAULT_NAME, name)))
+
+
+def is_packaged(path: Path | str) -> bool:
+    """Whether this is the name of a bundle that comes with the package, rather than a directory."""
+    return path == DEFAULT_NAME or (isinstance(path, str) and path in packaged_bundles())
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:

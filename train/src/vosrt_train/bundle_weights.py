@@ -55,7 +55,7 @@ def load_trainable(path: Path | str) -> Checkpoint:
     """Read the encoder of a bundle as it was trained.
 
     Args:
-        path: the bundle's directory, or ``"default"``.
+        path: the bundle's directory, or the name of a packaged one.
 
     Raises:
         BundleError: it is not a whole bundle.

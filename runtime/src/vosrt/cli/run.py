@@ -76,7 +76,9 @@ def run(
             help="Working size: short side in pixels. [dim]Default: as the bundle says.", rich_help_panel=_MODEL
         ),
     ] = None,
-    bundle: Annotated[str, typer.Option(help="Folder made by vos-export.", rich_help_panel=_MODEL)] = "default",
+    bundle: Annotated[
+        str, typer.Option(help="default, fast, or a folder made by vos-export.", rich_help_panel=_MODEL)
+    ] = "default",
     engine: Engine = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.", rich_help_panel=_MODEL)] = "auto",
     threads: Threads = 0,
