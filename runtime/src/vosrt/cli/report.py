@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -67,22 +66,6 @@ class Progress:
         speed = self._bar.tasks[self._task].speed
         rate = f"{speed:.1f} FPS" if speed else ""
         self._bar.update(self._task, advance=1, description="segmenting", rate=rate)
-
-
-def peak_memory_mb() -> float | None:
-    """Return the largest resident memory of this process so far, in MB (10⁶ bytes), None where unknown."""
-    try:
-        for line in Path("/proc/self/status").read_text("ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return round(int(line.split()[1]) * 1024 / 1e6, 1)
-    except OSError:
-        pass
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
 
 
 def print_summary(summary: dict[str, Any], *, as_json: bool, quiet: bool) -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vosrt.benchmark.machine import peak_memory_mb
 from vosrt.cli import output
 from vosrt.cli.output import OutputFolder
-from vosrt.cli.report import Progress, peak_memory_mb, print_summary
+from vosrt.cli.report import Progress, print_summary
 from vosrt.errors import OptionError
 from vosrt.types import Precision
 from vosrt.video.prompts import Annotations, Prompts, load_annotations

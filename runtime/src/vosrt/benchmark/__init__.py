@@ -1,0 +1,1 @@
+"""Measuring vosrt: ``vos-bench``, and what the scripts in ``benchmarks/`` share with it."""
