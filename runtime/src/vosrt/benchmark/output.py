@@ -1,0 +1,124 @@
+"""What ``vos-bench`` shows and writes: a table, one line per finding, JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from rich.markup import escape
+from rich.table import Table
+
+from vosrt.video.sinks import part_of, writing
+
+RESULTS = "bench.jsonl"
+
+Row: TypeAlias = dict[str, Any]
+
+_NOT_MODEL = ("decode", "write", "frame")
+_KEY = ("size", "context", "engine", "precision", "isa")
+
+
+def write_rows(path: Path, header: Row, rows: Sequence[Row]) -> None:
+    """Write JSON lines, ``header`` first, under a temporary name and rename.
+
+    Raises:
+        WorkError: they cannot be written.
+    """
+    with writing(path):
+        part_of(path).write_text("".join(json.dumps(line) + "\n" for line in [header, *rows]))
+        part_of(path).replace(path)
+
+
+def table_of(rows: Sequence[Row]) -> Table:
+    """A table with a column per stage that exists."""
+    stages = list(dict.fromkeys(stage for row in rows for stage in row["stages_ms"] if stage != "frame"))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
+    for name in ("size", "objects", "context"):
+        table.add_column(name, justify="right")
+    table.add_column("engine", overflow="fold")
+    table.add_column("core", overflow="fold")
+    for name in (*stages, "frame p50", "p95", "p99", "FPS", "MB", "others"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        times = row["stages_ms"]
+        table.add_row(
+            str(row["size"]),
+            str(row["objects"]),
+            str(row["context"]),
+            escape(f"{row['engine']} {row['precision']}"),
+            row["isa"],
+            *(f"{times[stage]['p50']:.1f}" if stage in times else "" for stage in stages),
+            *(f"{times['frame'][percent]:.1f}" for percent in ("p50", "p95", "p99")),
+            f"{row['fps']:.1f}",
+            "" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:.0f}",
+            ("[red]" if row["disturbed"] else "")
+            + ("?" if row["foreign_cores"] < 0 else f"{row['foreign_cores']:.2f}"),
+        )
+    return table
+
+
+def findings(rows: Sequence[Row]) -> list[str]:
+    """What the rows say about objects, GPUs and disturbance, a sentence each."""
+    said = [
+        f"{more['objects']} objects cost {model:.2f} × {_objects(first['objects'])}, with decoding and writing "
+        f"{frame:.2f} × ({_setting(first)})"
+        for first, more, model, frame in object_costs(rows)
+    ]
+    for row in rows:
+        if (gpu := row.get("gpu")) is not None:
+            energy = gpu["energy_per_frame_j"]
+            said.append(
+                f"{_setting(row)}: {gpu['name']}, {_or_unknown(gpu['power_w'], 'W')}, "
+                f"{_or_unknown(gpu['sm_clock_mhz'], 'MHz')}, {_or_unknown(energy, 'J a frame')}"
+            )
+    disturbed = [row for row in rows if row["disturbed"]]
+    if disturbed:
+        worst = max(row["foreign_cores"] for row in disturbed)
+        said.append(
+            f"no quiet turn for {len(disturbed)} of {len(rows)} settings (red): other processes took up to {worst:.2f} "
+            "cores; measure again on a quiet machine"
+        )
+    return said
+
+
+def object_costs(rows: Sequence[Row]) -> list[tuple[Row, Row, float, float]]:
+    """Pairs of rows that differ in objects alone, the one with fewest objects first.
+
+    Returns:
+        Both rows; how many times as long the second one's model takes (all stages but decode and write); and its
+        whole frame. Medians.
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in _KEY), []).append(row)
+    pairs = []
+    for group in groups.values():
+        first, *others = sorted(group, key=lambda row: int(row["objects"]))
+        for other in others:
+            frame = other["stages_ms"]["frame"]["p50"] / first["stages_ms"]["frame"]["p50"]
+            pairs.append((first, other, _model_ms(other) / _model_ms(first), frame))
+    return pairs
+
+
+def _model_ms(row: Row) -> float:
+    return sum(float(times["p50"]) for stage, times in row["stages_ms"].items() if stage not in _NOT_MODEL)
+
+
+def read_rows(path: Path) -> tuple[Row, list[Row]]:
+    """Header and rows of a file that :func:`write_rows` wrote."""
+    header, *rows = (json.loads(line) for line in path.read_text().splitlines())
+    return header, rows
+
+
+def _setting(row: Row) -> str:
+    return f"{row['size']}p, context {row['context']}, {row['engine']} {row['precision']}, {row['isa']}"
+
+
+def _objects(count: int) -> str:
+    return f"{count} object" if count == 1 else f"{count} objects"
+
+
+def _or_unknown(value: float | None, unit: str) -> str:
+    return f"{unit}: not told" if value is None else f"{value:.4g} {unit}"
