@@ -1,8 +1,12 @@
 // Python binding over the C ABI: checks arrays, releases the GIL, turns status codes into vosrt's exceptions. No logic.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <cstring>
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,6 +30,7 @@ void check(vosrt_status status) {
     switch (status) {
         case VOSRT_OK: return;
         case VOSRT_INVALID_MASK: raise("MaskError", vosrt_last_error());
+        case VOSRT_INVALID_SESSION: raise("SessionError", vosrt_last_error());
         case VOSRT_INVALID_ARGUMENT:
         case VOSRT_UNSUPPORTED: raise("OptionError", vosrt_last_error());
         default: raise("WorkError", vosrt_last_error());
@@ -99,6 +104,12 @@ vosrt_isa isa_of(const std::string &name) {
     return choice("isa", name, values);
 }
 
+vosrt_precision precision_of(const std::string &name) {
+    return choice<vosrt_precision>(
+        "precision", name,
+        {{"auto", VOSRT_PRECISION_AUTO}, {"fp32", VOSRT_PRECISION_FP32}, {"bf16", VOSRT_PRECISION_BF16}});
+}
+
 class Memory {
    public:
     Memory(int32_t height, int32_t width, int32_t channels, int32_t context, const std::string &window, float radius,
@@ -124,14 +135,18 @@ class Memory {
         options.drop_padding = pad_context ? 0 : 1;
         options.local_reference = global_reference ? 0 : 1;
         options.keep_background = yield_background ? 0 : 1;
-        options.precision = choice<vosrt_precision>(
-            "precision", precision,
-            {{"auto", VOSRT_PRECISION_AUTO}, {"fp32", VOSRT_PRECISION_FP32}, {"bf16", VOSRT_PRECISION_BF16}});
+        options.precision = precision_of(precision);
         options.isa = isa_of(isa);
         options.threads = threads;
         run([&] { return vosrt_memory_create(&options, &memory_); });
         grid_ = {static_cast<size_t>(height), static_cast<size_t>(width)};
         channels_ = static_cast<size_t>(channels);
+    }
+    explicit Memory(vosrt_memory *memory) : memory_(memory) {
+        const vosrt_memory_info info = read_info();
+        grid_ = {static_cast<size_t>(info.height), static_cast<size_t>(info.width)};
+        channels_ = static_cast<size_t>(info.channels);
+        top_k_ = info.top_k;
     }
     ~Memory() { vosrt_memory_destroy(memory_); }
     Memory(const Memory &) = delete;
@@ -182,6 +197,28 @@ class Memory {
         return nb::module_::import_("vosrt.types").attr("TopK")(similarity, frame, cell);
     }
 
+    nb::bytes save(int32_t frame_height, int32_t frame_width, const std::optional<Array> &annotation,
+                   const nb::bytes &model) {
+        vosrt_session session{};
+        session.struct_size = sizeof session;
+        session.frame_height = frame_height;
+        session.frame_width = frame_width;
+        if (annotation)
+            session.annotation = data_of<uint8_t>(
+                *annotation, "annotation", {static_cast<size_t>(frame_height), static_cast<size_t>(frame_width)});
+        if (model.size() != sizeof session.model) raise("OptionError", "model is not a SHA-256; expected 32 bytes");
+        std::memcpy(session.model, model.data(), sizeof session.model);
+        size_t size = 0;
+        if (const vosrt_status status = vosrt_memory_save(memory_, &session, nullptr, 0, &size);
+            status != VOSRT_BUFFER_TOO_SMALL)
+            check(status);
+        auto out = nb::steal<nb::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size)));
+        if (!out.is_valid()) throw nb::python_error();
+        auto *buffer = reinterpret_cast<uint8_t *>(PyBytes_AsString(out.ptr()));
+        run([&] { return vosrt_memory_save(memory_, &session, buffer, size, &size); });
+        return out;
+    }
+
     nb::tuple object_ids() const {
         uint8_t ids[255];
         int32_t count = 0;
@@ -200,6 +237,7 @@ class Memory {
         out["references"] = info.references;
         out["frames"] = info.frames;
         out["bytes"] = info.bytes;
+        out["shape"] = nb::make_tuple(info.height, info.width, info.channels);
         return out;
     }
 
@@ -229,6 +267,26 @@ nb::object resize_bgr(const Array &image, int32_t height, int32_t width) {
     return out;
 }
 
+// The memory of a session, the size of its frames, what was marked in the newest one, and the SHA-256 of its network.
+nb::tuple load_session(const nb::bytes &session, const std::string &precision, const std::string &isa, int32_t threads) {
+    const vosrt_load_options options{sizeof options, precision_of(precision), isa_of(isa), threads};
+    vosrt_session extra{};
+    extra.struct_size = sizeof extra;
+    vosrt_memory *memory = nullptr;
+    const auto *data = static_cast<const uint8_t *>(session.data());
+    run([&, size = session.size()] { return vosrt_memory_load(data, size, &options, &memory, &extra); });
+    auto owner = std::make_unique<Memory>(memory);
+    nb::object annotation = nb::none();
+    if (extra.annotation != nullptr) {
+        const Shape shape = {static_cast<size_t>(extra.frame_height), static_cast<size_t>(extra.frame_width)};
+        auto [array, target] = make_array<uint8_t>(shape);
+        std::memcpy(target, extra.annotation, shape[0] * shape[1]);
+        annotation = array;
+    }
+    return nb::make_tuple(nb::cast(owner.release(), nb::rv_policy::take_ownership), extra.frame_height,
+                          extra.frame_width, annotation, nb::bytes(extra.model, sizeof extra.model));
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -239,6 +297,8 @@ NB_MODULE(_native, m) {
         "Whether this build and this processor can run an instruction-set path.");
     m.def("resize_bgr", &resize_bgr, "image"_a, "height"_a, "width"_a,
           "Bilinear resize of u8 [H, W, 3] to u8 [height, width, 3]; the same bytes on every processor.");
+    m.def("load_session", &load_session, "session"_a, nb::kw_only(), "precision"_a = "auto", "isa"_a = "auto",
+          "threads"_a = 0, "Memory, frame height, frame width, annotation or None, and network of a saved session.");
     nb::class_<Memory>(m, "Memory", "One video's memory; the methods of vosrt.memory.Memory.")
         .def(nb::init<int32_t, int32_t, int32_t, int32_t, const std::string &, float, int32_t, float, bool, bool, bool,
                       const std::string &, const std::string &, int32_t>(),
@@ -252,6 +312,7 @@ NB_MODULE(_native, m) {
         .def("soft_masks", &Memory::soft_masks)
         .def("set_soft_masks", &Memory::set_soft_masks, "masks"_a)
         .def("top_k", &Memory::top_k)
+        .def("save", &Memory::save, "frame_height"_a, "frame_width"_a, "annotation"_a.none(), "model"_a)
         .def_prop_ro("object_ids", &Memory::object_ids)
         .def_prop_ro("info", &Memory::info);
 }

@@ -1,6 +1,7 @@
 // The one exception type inside the library; the C API turns it into a status and a text.
 #pragma once
 
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
@@ -18,5 +19,14 @@ class Error : public std::runtime_error {
 };
 
 [[noreturn]] inline void invalid(const std::string &message) { throw Error(VOSRT_INVALID_ARGUMENT, message); }
+
+inline int32_t within(int32_t value, int32_t low, int32_t high, const char *name) {
+    if (value < low || value > high)
+        invalid(std::string(name) + " is " + std::to_string(value) + "; expected " + std::to_string(low) + " to " +
+                std::to_string(high));
+    return value;
+}
+
+constexpr int32_t kMaxSide = 65536;
 
 }  // namespace vosrt

@@ -87,12 +87,16 @@ void Memory::set_mean(const float *embedding) {
     std::vector<double> sum(channels, 0.0);
     for (int32_t cell = 0; cell < cells(); ++cell)
         for (size_t c = 0; c < channels; ++c) sum[c] += embedding[cell * channels + c];
-    double square = 0.0;
     for (size_t c = 0; c < channels; ++c) {
         const auto mean = static_cast<float>(sum[c] / cells());
         mean_[c] = std::isfinite(mean) ? mean : 0.0f;
-        square += static_cast<double>(mean_[c]) * mean_[c];
     }
+    set_mean_square();
+}
+
+void Memory::set_mean_square() {
+    double square = 0.0;
+    for (const float mean : mean_) square += static_cast<double>(mean) * mean;
     mean_square_ = static_cast<float>(square);
 }
 
@@ -335,8 +339,6 @@ void Memory::remove(int32_t object_id) {
                       references_.end());
     update_order();
 }
-
-std::vector<uint8_t> Memory::object_ids() const { return {order_ids_.begin() + 1, order_ids_.end()}; }
 
 void Memory::labels(int32_t height, int32_t width, uint8_t *labels, float *confidence) {
     require_frame("labelling");

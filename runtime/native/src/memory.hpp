@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "aligned.hpp"
@@ -24,6 +25,12 @@ struct MemoryOptions {
     int32_t threads;
 };
 
+// Throws Error where a value is out of range, or no path fits.
+MemoryOptions resolve(const vosrt_memory_options &options);
+
+class SessionReader;
+class SessionWriter;
+
 class Memory {
    public:
     explicit Memory(const MemoryOptions &options);
@@ -37,13 +44,18 @@ class Memory {
     void top_k(float *similarity, int32_t *frame, int32_t *cell) const;
 
     int32_t top_k_references() const { return static_cast<int32_t>(matched_.size()); }
-    std::vector<uint8_t> object_ids() const;
+    std::span<const uint8_t> object_ids() const { return std::span(order_ids_).subspan(1); }
+    const MemoryOptions &options() const { return options_; }
     int64_t frames() const { return frames_; }
     int32_t references() const;  // that still have an object
     int32_t threads() const { return pool_.size(); }
     vosrt_isa isa() const { return options_.isa; }
     int64_t bytes() const;
     int32_t cells() const { return options_.height * options_.width; }
+
+    // Everything that later frames depend on, see session.cpp. Reading replaces the state of a memory that was just made.
+    void write(SessionWriter &out) const;
+    void read(SessionReader &in);
 
    private:
     struct Slot {
@@ -69,6 +81,7 @@ class Memory {
 
     void build_window();
     void set_mean(const float *embedding);
+    void set_mean_square();
     void match_newest();
     void propagate(int32_t cell, float *sums, float *soft) const;
     void read_out(int32_t reference, int32_t cell, float *sums) const;
@@ -78,6 +91,9 @@ class Memory {
     template <class Body>
     void for_each_slot(const Body &body);
     void update_order();
+    int64_t kept_frames() const;
+    void write_slot(SessionWriter &out, const Slot &slot) const;
+    void read_slot(SessionReader &in, Slot &slot) const;
 
     const MemoryOptions options_;
     const MatchKernel &kernel_;

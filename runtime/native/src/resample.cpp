@@ -12,22 +12,7 @@ namespace {
 
 constexpr int32_t kWeightBits = 11, kWeightOne = 1 << kWeightBits;
 
-struct HalfPixelAxis {
-    std::vector<int32_t> first, second, weight;
-
-    HalfPixelAxis(int64_t inputs, int64_t outputs) : first(outputs), second(outputs), weight(outputs) {
-        const int64_t denominator = 2 * outputs;
-        for (int64_t i = 0; i < outputs; ++i) {
-            const int64_t position = std::clamp((2 * i + 1) * inputs - outputs, int64_t{0}, (inputs - 1) * denominator);
-            const int64_t at = position / denominator;
-            first[i] = static_cast<int32_t>(at);
-            second[i] = static_cast<int32_t>(std::min(at + 1, inputs - 1));
-            weight[i] = static_cast<int32_t>(((position - at * denominator) * kWeightOne + outputs) / denominator);
-        }
-    }
-};
-
-void resize_row(const uint8_t *source, const HalfPixelAxis &axis, int32_t *out) {
+void resample_row(const uint8_t *source, const HalfPixelAxis &axis, int32_t *out) {
     const size_t width = axis.first.size();
     for (size_t x = 0; x < width; ++x) {
         const uint8_t *a = source + 3 * static_cast<ptrdiff_t>(axis.first[x]);
@@ -39,26 +24,53 @@ void resize_row(const uint8_t *source, const HalfPixelAxis &axis, int32_t *out) 
 
 }  // namespace
 
-void resize_bgr(const uint8_t *source, int32_t source_height, int32_t source_width, int64_t source_stride,
-                uint8_t *target, int32_t target_height, int32_t target_width, int64_t target_stride) {
-    const HalfPixelAxis rows(source_height, target_height), columns(source_width, target_width);
+void HalfPixelAxis::set(int64_t inputs, int64_t outputs) {
+    first.resize(outputs);
+    second.resize(outputs);
+    weight.resize(outputs);
+    const int64_t denominator = 2 * outputs;
+    for (int64_t i = 0; i < outputs; ++i) {
+        const int64_t position = std::clamp((2 * i + 1) * inputs - outputs, int64_t{0}, (inputs - 1) * denominator);
+        const int64_t at = position / denominator;
+        first[i] = static_cast<int32_t>(at);
+        second[i] = static_cast<int32_t>(std::min(at + 1, inputs - 1));
+        weight[i] = static_cast<int32_t>(((position - at * denominator) * kWeightOne + outputs) / denominator);
+    }
+}
+
+// The horizontal pass of a source row is kept as long as output rows need it.
+const int32_t *FrameScaler::horizontal(const Picture &source, int32_t y, int32_t keep) {
+    for (int32_t i = 0; i < 2; ++i)
+        if (held_[i] == y) return resampled_[i].data();
+    const int32_t i = held_[0] == keep && keep >= 0 ? 1 : 0;
+    resample_row(bgr_row(source, y, converted_.data()), columns_, resampled_[i].data());
+    held_[i] = y;
+    return resampled_[i].data();
+}
+
+void FrameScaler::run(const Picture &source, uint8_t *target, int32_t target_height, int32_t target_width,
+                      int64_t target_stride) {
+    const int32_t sizes[4] = {source.height, source.width, target_height, target_width};
     const size_t row = 3 * static_cast<size_t>(target_width);
-    std::vector<int32_t> buffers[2] = {std::vector<int32_t>(row), std::vector<int32_t>(row)};
-    int32_t held[2] = {-1, -1};
-    // The horizontal pass of a source row is kept as long as output rows need it.
-    const auto horizontal = [&](int32_t y, int32_t keep) -> const int32_t * {
-        for (int32_t i = 0; i < 2; ++i)
-            if (held[i] == y) return buffers[i].data();
-        const int32_t i = held[0] == keep && keep >= 0 ? 1 : 0;
-        resize_row(source + y * source_stride, columns, buffers[i].data());
-        held[i] = y;
-        return buffers[i].data();
-    };
+    if (!std::equal(sizes, sizes + 4, sizes_)) {
+        rows_.set(source.height, target_height);
+        columns_.set(source.width, target_width);
+        converted_.resize(3 * static_cast<size_t>(source.width));
+        for (auto &buffer : resampled_) buffer.resize(row);
+        std::copy_n(sizes, 4, sizes_);
+    }
+    held_[0] = held_[1] = -1;
+    const bool same_size = source.height == target_height && source.width == target_width;
     for (int32_t y = 0; y < target_height; ++y) {
-        const int32_t *above = horizontal(rows.first[y], rows.second[y]);
-        const int32_t *below = horizontal(rows.second[y], rows.first[y]);
-        const int32_t w = rows.weight[y];
         uint8_t *out = target + y * target_stride;
+        if (same_size) {
+            const uint8_t *in = bgr_row(source, y, out);
+            if (in != out) std::copy_n(in, row, out);
+            continue;
+        }
+        const int32_t *above = horizontal(source, rows_.first[y], rows_.second[y]);
+        const int32_t *below = horizontal(source, rows_.second[y], rows_.first[y]);
+        const int32_t w = rows_.weight[y];
         for (size_t i = 0; i < row; ++i)
             out[i] = static_cast<uint8_t>(
                 ((kWeightOne - w) * above[i] + w * below[i] + (1 << (2 * kWeightBits - 1))) >> (2 * kWeightBits));

@@ -4,11 +4,31 @@
 #include <cstdint>
 #include <vector>
 
+#include "picture.hpp"
+
 namespace vosrt {
 
-// u8 [H, W, 3] -> u8 [h, w, 3]; bilinear, half-pixel centres, 11-bit integer weights. Strides in bytes.
-void resize_bgr(const uint8_t *source, int32_t source_height, int32_t source_width, int64_t source_stride,
-                uint8_t *target, int32_t target_height, int32_t target_width, int64_t target_stride);
+// Bilinear sampling positions with pixel centres at half-integers and 11-bit integer weights.
+struct HalfPixelAxis {
+    std::vector<int32_t> first, second, weight;  // weight is of second
+
+    void set(int64_t inputs, int64_t outputs);
+};
+
+// Brings pictures of any pixel format to u8 [h, w, 3] BGR of another size. Allocates only where sizes change.
+class FrameScaler {
+   public:
+    void run(const Picture &source, uint8_t *target, int32_t target_height, int32_t target_width, int64_t target_stride);
+
+   private:
+    const int32_t *horizontal(const Picture &source, int32_t y, int32_t keep);
+
+    HalfPixelAxis rows_, columns_;
+    int32_t sizes_[4] = {};
+    std::vector<uint8_t> converted_;    // a row of the source, where it is not BGR
+    std::vector<int32_t> resampled_[2];  // two rows of the source at the target's width
+    int32_t held_[2] = {-1, -1};         // which ones
+};
 
 // Annotation u8 [H, W] -> soft masks on the grid.
 struct GridMask {

@@ -1,0 +1,108 @@
+// What the C boundary's translation units share: checks of what callers hand over, exceptions turned into status codes.
+#pragma once
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "error.hpp"
+#include "memory.hpp"
+#include "vosrt.h"
+
+struct vosrt_memory {
+    vosrt::Memory memory;
+};
+
+namespace vosrt {
+
+// Bytes of a struct as it was first published: what every caller provides. Never changes, however the struct grows.
+template <class T>
+constexpr size_t kFirstSize = 0;
+template <> inline constexpr size_t kFirstSize<vosrt_memory_options> = 60;
+template <> inline constexpr size_t kFirstSize<vosrt_memory_info> = 40;
+template <> inline constexpr size_t kFirstSize<vosrt_session> = 56;
+template <> inline constexpr size_t kFirstSize<vosrt_load_options> = 16;
+template <> inline constexpr size_t kFirstSize<vosrt_bundle_info> = 56;
+template <> inline constexpr size_t kFirstSize<vosrt_engine> = 40;
+template <> inline constexpr size_t kFirstSize<vosrt_model_options> = 72;
+template <> inline constexpr size_t kFirstSize<vosrt_image> = 48;
+template <> inline constexpr size_t kFirstSize<vosrt_result> = 88;
+template <> inline constexpr size_t kFirstSize<vosrt_stream_options> = 40;
+
+vosrt_status fail(vosrt_status status, const char *text) noexcept;
+
+template <class Body>
+vosrt_status guarded(const Body &body) noexcept {
+    try {
+        body();
+        return VOSRT_OK;
+    } catch (const Error &error) {
+        return fail(error.status(), error.what());
+    } catch (const std::bad_alloc &) {
+        return fail(VOSRT_OUT_OF_MEMORY, "out of memory");
+    } catch (const std::length_error &) {
+        return fail(VOSRT_OUT_OF_MEMORY, "out of memory");
+    } catch (const std::exception &error) {
+        return fail(VOSRT_INTERNAL, error.what());
+    } catch (...) {
+        return fail(VOSRT_INTERNAL, "unknown failure");
+    }
+}
+
+inline void require(const void *pointer, const char *name) {
+    if (pointer == nullptr) invalid(std::string(name) + " is NULL");
+}
+
+template <class T>
+void check_struct_size(const T *given, const char *name) {
+    static_assert(kFirstSize<T> > 0 && kFirstSize<T> <= sizeof(T));
+    require(given, name);
+    if (given->struct_size < kFirstSize<T>)
+        invalid(std::string(name) + ".struct_size is " + std::to_string(given->struct_size) + "; expected " +
+                std::to_string(sizeof(T)));
+}
+
+// A caller's struct as this version knows it: fields that the caller does not have yet are zero; a newer caller's may
+// not ask for anything.
+template <class T>
+T read_struct(const T *given, const char *name) {
+    check_struct_size(given, name);
+    const size_t size = given->struct_size;
+    const auto *bytes = reinterpret_cast<const unsigned char *>(given);
+    for (size_t i = sizeof(T); i < size; ++i)
+        if (bytes[i] != 0)
+            throw Error(VOSRT_UNSUPPORTED, std::string(name) + " sets a field that this libvosrt does not know; upgrade it");
+    T out{};
+    std::memcpy(&out, given, std::min(size, sizeof(T)));
+    return out;
+}
+
+// Fill in as much of the caller's struct as the caller has.
+template <class T>
+void write_struct(const T &value, T *given, const char *name) {
+    check_struct_size(given, name);
+    const uint32_t size = given->struct_size;
+    std::memcpy(given, &value, std::min<size_t>(size, sizeof(T)));
+    given->struct_size = size;
+}
+
+inline void check_capacity(const uint8_t *buffer, size_t capacity, size_t size) {
+    if (capacity < size)
+        throw Error(VOSRT_BUFFER_TOO_SMALL, "the buffer has " + std::to_string(capacity) + " bytes; " +
+                                                std::to_string(size) + " are needed");
+    require(buffer, "buffer");
+}
+
+inline void check_image(int32_t height, int32_t width, int64_t stride, int32_t channels) {
+    within(height, 1, kMaxSide, "height");
+    within(width, 1, kMaxSide, "width");
+    if (stride < static_cast<int64_t>(width) * channels)
+        invalid("stride is " + std::to_string(stride) + " bytes; expected at least " +
+                std::to_string(static_cast<int64_t>(width) * channels));
+}
+
+}  // namespace vosrt
