@@ -5,6 +5,7 @@
     │   ├── SourceError         a video, folder, camera or URL cannot be read
     │   ├── MaskError           a mask, box or polygon does not fit
     │   ├── BundleError         a bundle is missing, altered, unsafe or too new
+    │   ├── SessionError        a saved stream is damaged, or was saved with another network
     │   ├── OptionError         an option has an impossible value
     │   └── OutputError         the place for results cannot be written
     ├── MissingExtraError       an optional package is needed (names the pip command; exit code 2)
@@ -40,6 +41,10 @@ class MaskError(InputError):
 
 class BundleError(InputError):
     """A bundle is missing, altered, unsafe or too new."""
+
+
+class SessionError(InputError):
+    """A saved stream is damaged, or was saved with another network."""
 
 
 class OptionError(InputError):

@@ -20,6 +20,7 @@ from vosrt.ops import reference
 from vosrt.types import F32Array, Precision, PropagationOptions, TopK, U8Array
 
 BACKGROUND = 0
+_NEEDS_NATIVE = "needs the native core; unset VOSRT_CORE, or reinstall vosrt where a C++20 compiler is"
 
 
 class Memory(Protocol):
@@ -31,7 +32,7 @@ class Memory(Protocol):
 
     @property
     def info(self) -> dict[str, Any]:
-        """``isa``, ``threads``, ``objects``, ``references``, ``frames`` (pushed) and ``bytes`` (allocated)."""
+        """``isa``, ``threads``, ``objects``, ``references``, ``frames`` pushed, ``bytes``, ``shape`` (h, w, K)."""
 
     def push(self, embedding: F32Array) -> None:
         """Take the next frame, f32 [h, w, K] of unit length per cell, and propagate the soft masks to it.
@@ -70,6 +71,19 @@ class Memory(Protocol):
 
     def top_k(self) -> TopK:
         """What the newest frame attended to when it was pushed, one block per reference of that moment."""
+
+    def save(self, frame_height: int, frame_width: int, annotation: U8Array | None, model: bytes) -> bytes:
+        """The memory and what its stream knows besides, for :func:`load_session`.
+
+        Args:
+            frame_height: rows of the stream's frames, in pixels.
+            frame_width: their columns.
+            annotation: what was marked in the newest frame, u8 [frame_height, frame_width].
+            model: SHA-256 of the encoder's graph, 32 bytes; zeros if it is not known.
+
+        Raises:
+            OptionError: no frame has been pushed, or this core cannot save.
+        """
 
 
 @dataclass
@@ -137,6 +151,7 @@ class NumpyMemory:
             "references": sum(bool(reference.ids) for reference in self._references),
             "frames": self._frames,
             "bytes": sum(slot.key.nbytes + sum(plane.nbytes for plane in slot.soft.values()) for slot in slots),
+            "shape": self._shape,
         }
 
     def push(self, embedding: F32Array) -> None:
@@ -250,6 +265,10 @@ class NumpyMemory:
         """What the newest frame attended to; see :class:`Memory`."""
         return self._top_k
 
+    def save(self, frame_height: int, frame_width: int, annotation: U8Array | None, model: bytes) -> bytes:
+        """Sessions are the native core's; this one only says so."""
+        raise OptionError(f"saving a stream {_NEEDS_NATIVE}")
+
     def _newest(self, action: str) -> _Slot:
         if not self._recent:
             raise OptionError(f"cannot {action}: no frame was pushed; push a frame first")
@@ -316,3 +335,40 @@ def create_memory(
     )
     info = memory.info
     return memory, f"native core {native.version()}, {info['isa']} on {info['threads']} threads"
+
+
+@dataclass(frozen=True)
+class Session:
+    """A saved stream, ready to continue.
+
+    Attributes:
+        memory: its memory.
+        frame_height: rows of its frames, in pixels.
+        frame_width: their columns.
+        annotation: what was marked in the newest frame, u8 [frame_height, frame_width], or None.
+        model: SHA-256 of the encoder's graph, 32 bytes; zeros if it was not known.
+    """
+
+    memory: Memory
+    frame_height: int
+    frame_width: int
+    annotation: U8Array | None
+    model: bytes
+
+
+def load_session(session: bytes, *, precision: Precision = "auto", threads: int = 0) -> Session:
+    """Read what ``Memory.save`` or the C function ``vosrt_stream_save`` wrote. The data are not trusted.
+
+    Args:
+        session: the bytes.
+        precision: of the products in matching; ``"auto"`` is the session's, another than the session's is refused.
+        threads: worker threads; 0 is one per processor.
+
+    Raises:
+        SessionError: the session is damaged or made by a newer vosrt.
+        OptionError: no core here can continue it.
+    """
+    native, _ = find_native()
+    if native is None:
+        raise OptionError(f"loading a saved stream {_NEEDS_NATIVE}")
+    return Session(*native.load_session(session, precision=precision, threads=threads))

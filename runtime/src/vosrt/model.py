@@ -115,6 +115,7 @@ class Model:
             options or self._manifest.inference,
             precision=self._precision,
             threads=self._threads if threads is None else threads,
+            model_sha256=self._manifest.graphs["encoder"].sha256,
         )
 
     def describe(self) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vosrt.encoder import Embedding, check_frame
-from vosrt.errors import InputError, MaskError
-from vosrt.memory import Memory, create_memory
+from vosrt.errors import InputError, MaskError, SessionError
+from vosrt.memory import Memory, create_memory, load_session
 from vosrt.types import MAX_OBJECT_ID, F32Array, Precision, PropagationOptions, StepResult, U8Array
 
 MaskArray = NDArray[np.integer[Any]] | NDArray[np.bool_]
@@ -33,6 +33,7 @@ class Stream:
         options: how labels are propagated.
         precision: of the products in matching.
         threads: of the native core; 0 is one per processor.
+        model_sha256: of the encoder's graph, 64 hexadecimal digits, so that sessions are not mixed up; "" is unknown.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class Stream:
         *,
         precision: Precision = "auto",
         threads: int = 0,
+        model_sha256: str = "",
     ) -> None:
+        self._model = bytes.fromhex(model_sha256) or bytes(32)
         self._encode = encode
         self._options = options
         self._precision = precision
@@ -128,6 +131,38 @@ class Stream:
     def soft_masks(self) -> F32Array:
         """Soft masks of the newest frame, f32 [h, w, 1 + objects]: background, then ids ascending."""
         return self._begun("read soft masks").soft_masks()
+
+    def save(self) -> bytes:
+        """The stream as bytes, from which :meth:`load` continues bit for bit, in any process, in Python, C or C++.
+
+        Raises:
+            InputError: no frame was given yet.
+            OptionError: the memory runs in NumPy, which cannot save.
+        """
+        memory = self._begun("save the stream")
+        return memory.save(self._shape[0], self._shape[1], self._annotation, self._model)
+
+    def load(self, session: bytes) -> None:
+        """Continue a saved stream in this new one. How labels are propagated comes from the session.
+
+        Raises:
+            InputError: the stream has begun.
+            SessionError: the session is damaged, or was saved with another network.
+            OptionError: no core here can continue it.
+        """
+        self._check_open()
+        if self._index >= 0:
+            raise InputError("the stream has begun; load a session into a new one")
+        loaded = load_session(session, precision=self._precision, threads=self._threads)
+        if any(self._model) and any(loaded.model) and self._model != loaded.model:
+            raise SessionError("the session was saved with another network; load the bundle that it was saved with")
+        if not loaded.frame_height or not loaded.frame_width:
+            raise SessionError("the session holds a memory without a stream; save it with Stream.save")
+        info = loaded.memory.info
+        self._memory = loaded.memory
+        self._shape = (loaded.frame_height, loaded.frame_width, *info["shape"])
+        self._index = info["frames"] - 1
+        self._annotation = loaded.annotation
 
     def close(self) -> None:
         """Free the memory; the stream cannot be used afterwards."""

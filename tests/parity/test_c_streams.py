@@ -1,0 +1,404 @@
+"""A C program and Python get the same labels from the same frames, and continue each other's sessions bit for bit."""
+
+from __future__ import annotations
+
+import ctypes as ct
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vosrt import Model, PropagationOptions, SessionError, StepResult, load_bundle
+from vosrt.bundle import EncoderSpec, GraphFile, Manifest
+from vosrt.engines.fake import FakeEngine
+from vosrt.types import U8Array
+
+Clip = tuple[U8Array, U8Array]
+U32, I32, I64, F64, Pointer = ct.c_uint32, ct.c_int32, ct.c_int64, ct.c_double, ct.c_void_p
+
+
+def struct(name: str, fields: str) -> Any:
+    """A ctypes struct from ``"type name, type name"``; ``struct_size`` comes first and is set."""
+    types = {
+        "i": I32,
+        "u": U32,
+        "l": I64,
+        "d": F64,
+        "p": Pointer,
+        "s": ct.c_char_p,
+        "f": ct.c_float,
+        "h": ct.c_uint8 * 32,
+    }
+    listed = [("struct_size", U32), *((f.split()[1], types[f.split()[0]]) for f in fields.split(","))]
+
+    def init(self: Any, **values: Any) -> None:
+        ct.Structure.__init__(self, struct_size=ct.sizeof(type(self)), **values)
+
+    return type(name, (ct.Structure,), {"_fields_": listed, "__init__": init})
+
+
+Task = struct("Task", "i height,i width,i grid_height,i grid_width,i channels,p bgr,p embedding")
+Engine = struct("Engine", "u flags,s name,p user,p encode,p destroy")
+ModelOptions = struct("ModelOptions", "i channels,i stride,i min_side,i max_side,i size,p memory,s name,h sha256")
+MemoryOptions = struct(
+    "MemoryOptions",
+    "i height,i width,i channels,i context,i window,f radius,i top_k,f temperature,i drop_padding,i local_reference,"
+    "i keep_background,i precision,i isa,i threads",
+)
+StreamOptions = struct("StreamOptions", "i size,i threads,i reserved,p memory,p on_result,p user")
+Image = struct("Image", "i format,i height,i width,p data,l stride,p chroma,l chroma_stride")
+Result = struct(
+    "Result",
+    "i height,i width,i object_count,l index,p labels,p confidence,p object_ids,p object_confidence,"
+    "d resize_ms,d encode_ms,d match_ms,d labels_ms",
+)
+ENCODE = ct.CFUNCTYPE(ct.c_int, Pointer, ct.POINTER(Task))
+ON_RESULT = ct.CFUNCTYPE(None, Pointer, ct.POINTER(Result))
+BGR, RGB, BGRA, RGBA, GRAY, NV12 = range(6)
+FP32 = 1
+
+
+def manifest(size: int | None = None) -> Manifest:
+    return Manifest(
+        name="fake",
+        trained=False,
+        summary="mean colours",
+        encoder=EncoderSpec(channels=32, feature="res4", min_side=16, max_side=256),
+        graphs={"encoder": GraphFile(file="encoder.onnx", sha256="ab" * 32, bytes=1, precision="fp32")},
+        size=size,
+        inference=PropagationOptions(context=3, radius=3.0),
+    )
+
+
+def python_model(size: int | None = None) -> Model:
+    said = manifest(size)
+    return Model(said, {"encoder": FakeEngine(said.encoder)}, precision="fp32", threads=2)
+
+
+def array(address: int, shape: tuple[int, ...], kind: Any) -> Any:
+    """A view of memory that the library owns."""
+    return np.ctypeslib.as_array(ct.cast(address, ct.POINTER(kind)), shape)
+
+
+class CStream:
+    """The stream of a C program whose engine is the same fake one."""
+
+    def __init__(self, library: ct.CDLL, size: int = 0, session: bytes | None = None, sha256: str = "ab" * 32) -> None:
+        self._library, spec = library, manifest().encoder
+        engine = FakeEngine(spec)
+        self.fail_with = b""
+        self.working_frame = np.empty(0, np.uint8)
+        self.seen: list[int] = []
+
+        def encode(_: Any, task: Any) -> int:
+            t = task.contents
+            if self.fail_with:
+                library.vosrt_set_last_error(self.fail_with)
+                return 5
+            frame = array(t.bgr, (1, t.height, t.width, 3), ct.c_uint8)
+            self.working_frame = frame[0].copy()
+            out = engine.run({spec.input_name: frame})[spec.output_name]
+            array(t.embedding, (1, t.grid_height, t.grid_width, t.channels), ct.c_float)[:] = out
+            return 0
+
+        def on_result(_: Any, result: Any) -> None:
+            self.seen.append(result.contents.index)
+
+        self._callbacks = ENCODE(encode), ON_RESULT(on_result)
+        memory = MemoryOptions(context=3, radius=3.0, precision=FP32, threads=2)
+        options = ModelOptions(
+            channels=32,
+            max_side=256,
+            size=size,
+            memory=ct.addressof(memory),
+            sha256=(ct.c_uint8 * 32)(*bytes.fromhex(sha256)),
+        )
+        table = Engine(encode=ct.cast(self._callbacks[0], Pointer))
+        model, self._stream = Pointer(), Pointer()
+        self.check(library.vosrt_model_create(ct.byref(options), ct.byref(table), ct.byref(model)))
+        stream_options = StreamOptions(on_result=ct.cast(self._callbacks[1], Pointer))
+        if session is None:
+            status = library.vosrt_stream_create(model, ct.byref(stream_options), ct.byref(self._stream))
+        else:
+            status = library.vosrt_stream_load(
+                model, ct.byref(stream_options), session, ct.c_size_t(len(session)), ct.byref(self._stream)
+            )
+        library.vosrt_model_destroy(model)  # the stream keeps what it needs
+        self.check(status)
+
+    def check(self, status: int) -> None:
+        if status:
+            raise RuntimeError(f"{status}: {self._library.vosrt_last_error().decode()}")
+
+    def step(self, frame: Any, mask: U8Array | None = None) -> dict[str, Any]:
+        frame = image(frame) if isinstance(frame, np.ndarray) else frame
+        marks, result = None if mask is None else image(mask, GRAY), Result()
+        self.check(
+            self._library.vosrt_stream_step(self._stream, ct.byref(frame), marks and ct.byref(marks), ct.byref(result))
+        )
+        return self.values(result)
+
+    def add(self, mask: U8Array) -> dict[str, Any]:
+        result = Result()
+        self.check(self._library.vosrt_stream_add(self._stream, ct.byref(image(mask, GRAY)), ct.byref(result)))
+        return self.values(result)
+
+    def remove(self, object_id: int) -> None:
+        self.check(self._library.vosrt_stream_remove(self._stream, I32(object_id)))
+
+    def values(self, result: Any) -> dict[str, Any]:
+        shape = (result.height, result.width)
+        ids = array(result.object_ids, (result.object_count,), ct.c_uint8).tolist() if result.object_count else []
+        sure = array(result.object_confidence, (256,), ct.c_float)[: len(ids)].tolist()
+        return {
+            "index": result.index,
+            "labels": array(result.labels, shape, ct.c_uint8).copy(),
+            "confidence": array(result.confidence, shape, ct.c_float).copy(),
+            "object_confidence": dict(zip(ids, sure, strict=True)),
+        }
+
+    def save(self) -> bytes:
+        size = ct.c_size_t()
+        assert self._library.vosrt_stream_save(self._stream, None, ct.c_size_t(0), ct.byref(size)) == 9
+        buffer = ct.create_string_buffer(size.value)
+        self.check(self._library.vosrt_stream_save(self._stream, buffer, size, ct.byref(size)))
+        return buffer.raw
+
+    def close(self) -> None:
+        self._library.vosrt_stream_destroy(self._stream)
+
+
+def image(pixels: U8Array, layout: int = BGR) -> Any:
+    """A view of an array, which must outlive it; any row stride, also a negative one."""
+    view = Image(
+        format=layout, height=pixels.shape[0], width=pixels.shape[1], data=pixels.ctypes.data, stride=pixels.strides[0]
+    )
+    view.keep = pixels
+    return view
+
+
+@pytest.fixture(scope="module")
+def library(native: Any) -> ct.CDLL:
+    path = Path(native.__file__).with_name("libvosrt.so")
+    if not path.exists():
+        pytest.skip("no shared library beside the binding")
+    loaded = ct.CDLL(str(path))
+    loaded.vosrt_last_error.restype = loaded.vosrt_describe.restype = ct.c_char_p
+    return loaded
+
+
+@pytest.fixture
+def open_c(library: ct.CDLL) -> Iterator[Callable[..., CStream]]:
+    opened: list[CStream] = []
+
+    def create(**options: Any) -> CStream:
+        opened.append(CStream(library, **options))
+        return opened[-1]
+
+    yield create
+    for stream in opened:
+        stream.close()
+
+
+def assert_same(ours: dict[str, Any], theirs: StepResult) -> None:
+    assert ours["index"] == theirs.index
+    np.testing.assert_array_equal(ours["labels"], theirs.labels)
+    np.testing.assert_array_equal(ours["confidence"], theirs.confidence)
+    assert ours["object_confidence"] == pytest.approx(theirs.object_confidence, abs=1e-7)
+
+
+@pytest.mark.parametrize("size", [0, 48])
+def test_c_and_python_give_the_same_labels(open_c: Callable[..., CStream], tiny_clip: Clip, size: int) -> None:
+    """Frame by frame, bit by bit: objects marked, corrected, added late and removed, at full and at working size."""
+    frames, masks = tiny_clip
+    ours, theirs = open_c(size=size), python_model(size or None).stream()
+    assert_same(ours.step(frames[0]), theirs.step(frames[0]))
+    first = np.where(masks[1] == 1, 1, 0).astype(np.uint8)
+    assert_same(ours.step(frames[1], first), theirs.step(frames[1], first))
+    second = np.where(masks[1] == 2, 9, 0).astype(np.uint8)
+    assert_same(ours.add(second), theirs.add(second))
+    assert_same(ours.step(frames[2]), theirs.step(frames[2]))
+    assert_same(ours.step(frames[3], first), theirs.step(frames[3], first))
+    ours.remove(9)
+    theirs.remove(9)
+    assert_same(ours.step(frames[4]), theirs.step(frames[4]))
+    assert ours.seen == [0, 1, 1, 2, 3, 4]
+
+
+def test_every_pixel_format_and_stride_reads_the_same_picture(open_c: Callable[..., CStream], tiny_clip: Clip) -> None:
+    """RGB, BGRA and RGBA, rows with padding, pictures bottom up: the labels are those of dense BGR."""
+    frames, masks = tiny_clip
+    alpha = np.full((64, 96, 1), 77, np.uint8)
+    padded = np.full((64, 96 + 5, 3), 255, np.uint8)
+    expected = [r["labels"] for r in clip_through(open_c(size=48), frames, masks[0], lambda f: image(f))]
+    variants: dict[str, Callable[[U8Array], Any]] = {
+        "rgb": lambda f: image(np.ascontiguousarray(f[..., ::-1]), RGB),
+        "bgra": lambda f: image(np.concatenate([f, alpha], 2), BGRA),
+        "rgba": lambda f: image(np.concatenate([f[..., ::-1], alpha], 2), RGBA),
+        "padded": lambda f: image(copy_into(padded, f)[:, :96]),
+        "bottom up": lambda f: image(np.ascontiguousarray(f[::-1])[::-1]),
+    }
+    for name, view in variants.items():
+        got = [r["labels"] for r in clip_through(open_c(size=48), frames, masks[0], view)]
+        np.testing.assert_array_equal(got, expected, err_msg=name)
+
+
+def copy_into(target: U8Array, frame: U8Array) -> U8Array:
+    target[:, : frame.shape[1]] = frame
+    return target
+
+
+def clip_through(
+    stream: CStream, frames: U8Array, mask: U8Array, view: Callable[[U8Array], Any]
+) -> list[dict[str, Any]]:
+    return [stream.step(view(frame), mask if t == 0 else None) for t, frame in enumerate(frames)]
+
+
+def test_nv12_becomes_the_colours_that_it_encodes(open_c: Callable[..., CStream]) -> None:
+    """BT.601 studio range: grey stays grey, and primaries come back within two steps, odd sizes included."""
+    for y, u, v, bgr in ((16, 128, 128, (0, 0, 0)), (235, 128, 128, (255, 255, 255)), (81, 90, 240, (0, 0, 255))):
+        luma = np.full((33, 35), y, np.uint8)
+        chroma = np.tile(np.array([u, v], np.uint8), (17, 18))
+        view = image(luma, NV12)
+        view.chroma, view.chroma_stride = chroma.ctypes.data, 36
+        stream = open_c()
+        stream.step(view)
+        assert np.abs(stream.working_frame.astype(int) - np.array(bgr)).max() <= 2
+
+
+def test_sessions_continue_across_languages(open_c: Callable[..., CStream], tiny_clip: Clip) -> None:
+    """Python to C and C to Python, right after an annotation and frames later: the rest of the video is the same."""
+    frames, masks = tiny_clip
+    for pause in (0, 2):
+        whole = python_model().stream()
+        whole.start(frames[0], masks[0])
+        for frame in frames[1 : pause + 1]:
+            whole.step(frame)
+        session = whole.save()
+        mine = open_c(session=session)
+        assert mine.save() == session, "saving what was loaded gives the same bytes"
+        back = python_model().stream()
+        back.load(mine.save())
+        extra = np.where(masks[pause] == 2, 2, 0).astype(np.uint8)
+        assert_same(mine.add(extra), whole.add(extra))
+        back.add(extra)
+        for frame in frames[pause + 1 :]:
+            expected = whole.step(frame)
+            assert_same(mine.step(frame), expected)
+            np.testing.assert_array_equal(back.step(frame).labels, expected.labels)
+
+
+def test_a_session_continues_in_another_process(tiny_clip: Clip, tmp_path: Path, native: Any) -> None:
+    frames, masks = tiny_clip
+    stream = python_model().stream()
+    stream.start(frames[0], masks[0])
+    (tmp_path / "session").write_bytes(stream.save())
+    np.save(tmp_path / "frame.npy", frames[1])
+    code = (
+        "import numpy as np, pathlib, vosrt.memory as m\n"
+        "from vosrt.engines.fake import FakeEngine; from vosrt.bundle import EncoderSpec\n"
+        "s = m.load_session(pathlib.Path('session').read_bytes(), threads=1)\n"
+        "e = EncoderSpec(channels=32, feature='res4'); f = np.load('frame.npy')\n"
+        "s.memory.push(FakeEngine(e).run({e.input_name: f[None]})[e.output_name][0])\n"
+        "np.save('labels.npy', s.memory.labels(64, 96)[0])\n"
+    )
+    path = ":".join(sys.path)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env={"PYTHONPATH": path})
+    np.testing.assert_array_equal(np.load(tmp_path / "labels.npy"), stream.step(frames[1]).labels)
+
+
+def test_damaged_and_foreign_sessions_are_refused(open_c: Callable[..., CStream], tiny_clip: Clip) -> None:
+    """Every truncation and every flipped byte is noticed; so is another network. Nothing crashes."""
+    frames, masks = tiny_clip
+    stream = python_model().stream()
+    stream.start(frames[0], masks[0])
+    session = stream.save()
+    for cut in (0, 1, 7, 8, 55, 56, 100, len(session) // 2, len(session) - 1):
+        with pytest.raises(SessionError, match="session"):
+            python_model().stream().load(session[:cut])
+    for at in range(0, len(session), max(1, len(session) // 97)):
+        broken = bytearray(session)
+        broken[at] ^= 0x41
+        with pytest.raises(SessionError):
+            python_model().stream().load(bytes(broken))
+    with pytest.raises(RuntimeError, match="another network"):
+        open_c(session=session, sha256="cd" * 32)
+    with pytest.raises(SessionError, match="begin"):
+        python_model().stream().load(b"x" * 500)
+
+
+def test_an_engine_that_fails_leaves_the_stream_as_it_was(open_c: Callable[..., CStream], tiny_clip: Clip) -> None:
+    """Its words reach the caller; the next frame goes on as if nothing had happened."""
+    frames, masks = tiny_clip
+    ours, theirs = open_c(), python_model().stream()
+    ours.fail_with = b"the accelerator is on fire"
+    with pytest.raises(RuntimeError, match="6: the accelerator is on fire"):
+        ours.step(frames[0], masks[0])
+    ours.fail_with = b""
+    assert_same(ours.step(frames[0], masks[0]), theirs.start(frames[0], masks[0]))
+    ours.fail_with = b"again"
+    with pytest.raises(RuntimeError, match="again"):
+        ours.step(frames[1])
+    ours.fail_with = b""
+    assert_same(ours.step(frames[1]), theirs.step(frames[1]))
+
+
+def test_wrong_use_is_refused_with_what_was_expected(open_c: Callable[..., CStream], tiny_clip: Clip) -> None:
+    frames, masks = tiny_clip
+    stream = open_c()
+    cases: list[tuple[Callable[[], object], str]] = [
+        (lambda: stream.remove(1), "1: removing an object needs a frame"),
+        (lambda: stream.step(image(frames[0], 7)), "1: frame.format is 7; expected 0 to 6"),
+        (lambda: stream.step(frames[0][:8]), "would be encoded at 96 x 8; this model takes sides of 16 to 256"),
+        (lambda: stream.step(frames[0], masks[0][:, :50].copy()), "4: the mask has 50 x 64 pixels, the frame 96 x 64"),
+        (lambda: stream.step(frames[0], np.zeros_like(masks[0])), "4: the mask marks no object"),
+        (lambda: stream.step(Image(height=64, width=96)), "1: frame.data is NULL"),
+        (
+            lambda: stream.step(Image(height=64, width=96, data=1, stride=287)),
+            "frame.stride is 287 bytes; expected 0 or at least 288",
+        ),
+    ]
+    for call, message in cases:
+        with pytest.raises(RuntimeError, match=message):
+            call()
+    stream.step(frames[0], masks[0])
+    with pytest.raises(RuntimeError, match="the frame size changed within the stream from 96 x 64"):
+        stream.step(frames[0][:48].copy())
+
+
+def test_structs_of_other_versions_are_understood(library: ct.CDLL) -> None:
+    """A newer caller's fields are refused unless they are zero; a smaller struct than the first is an error."""
+    options = (MemoryOptions * 2)()
+    options[0] = MemoryOptions(height=2, width=2, channels=4)
+    memory = Pointer()
+    options[0].struct_size = 2 * ct.sizeof(MemoryOptions)
+    assert library.vosrt_memory_create(ct.byref(options), ct.byref(memory)) == 0
+    library.vosrt_memory_destroy(memory)
+    options[1].channels = 5
+    assert library.vosrt_memory_create(ct.byref(options), ct.byref(memory)) == 2
+    assert b"upgrade" in library.vosrt_last_error()
+    options[0].struct_size = 4
+    assert library.vosrt_memory_create(ct.byref(options), ct.byref(memory)) == 1
+    assert json.loads(library.vosrt_describe())["isa"]["generic"] is True
+
+
+def test_the_default_bundle_reads_the_same_in_c(library: ct.CDLL) -> None:
+    """Channels, sizes and the hash of the graph are those that Python reads."""
+    bundle = load_bundle("default")
+    handle, options = Pointer(), ModelOptions()
+    assert library.vosrt_bundle_open(str(bundle.path).encode(), ct.byref(handle)) == 0, library.vosrt_last_error()
+    assert library.vosrt_bundle_model_options(handle, ct.byref(options)) == 0
+    path = ct.c_char_p()
+    assert library.vosrt_bundle_graph_path(handle, b"encoder", ct.byref(path)) == 0
+    assert Path((path.value or b"").decode()) == bundle.graph_path("encoder")
+    assert options.channels == bundle.manifest.encoder.channels
+    assert (options.min_side, options.max_side, options.size) == (16, 4096, bundle.manifest.size or 0)
+    assert bytes(options.sha256).hex() == bundle.manifest.graphs["encoder"].sha256
+    assert library.vosrt_bundle_graph_path(handle, b"decoder", ct.byref(path)) == 7
+    assert b"no graph 'decoder'; it has: encoder" in library.vosrt_last_error()
+    library.vosrt_bundle_close(handle)
