@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import signal
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from vosrt.bundle import EncoderSpec, GraphFile, Manifest, write_manifest
 from vosrt.memory import Memory, NumpyMemory
 from vosrt.types import F32Array, PropagationOptions, U8Array
 
@@ -99,3 +101,21 @@ def tiny_clip() -> tuple[U8Array, U8Array]:
             frames[t][area] = colour
             masks[t][area] = object_id
     return frames, masks
+
+
+@pytest.fixture
+def fake_bundle(tmp_path: Path) -> Path:
+    """A bundle for ``--engine fake``, which never runs its graph: a cast, with the interface of an encoder."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed; it comes with: pip install 'vosrt[export]'")
+    frames = onnx.helper.make_tensor_value_info("frames", onnx.TensorProto.UINT8, ["n", "height", "width", 3])
+    embedding = onnx.helper.make_tensor_value_info("embedding", onnx.TensorProto.FLOAT, ["n", "h", "w", 32])
+    cast = onnx.helper.make_node("Cast", ["frames"], ["embedding"], to=onnx.TensorProto.FLOAT)
+    data = onnx.helper.make_model(onnx.helper.make_graph([cast], "encoder", [frames], [embedding])).SerializeToString()
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "encoder.onnx").write_bytes(data)
+    entry = GraphFile(file="encoder.onnx", sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), precision="fp32")
+    encoder = EncoderSpec(channels=32, feature="key")
+    manifest = Manifest(name="tiny", trained=False, summary="for tests", encoder=encoder, graphs={"encoder": entry})
+    write_manifest(manifest, folder / "manifest.json")
+    return folder

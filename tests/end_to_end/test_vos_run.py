@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -19,7 +18,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vosrt.bundle import EncoderSpec, GraphFile, Manifest, write_manifest
 from vosrt.cli.run import main
 from vosrt.types import U8Array
 from vosrt.video.rle import decode
@@ -56,30 +54,14 @@ def save_mask(path: Path, mask: U8Array) -> Path:
     return path
 
 
-def write_bundle(folder: Path) -> Path:
-    folder.mkdir()
-    graph = b"never read by the fake engine"
-    (folder / "encoder.onnx").write_bytes(graph)
-    entry = GraphFile(file="encoder.onnx", sha256=hashlib.sha256(graph).hexdigest(), bytes=len(graph), precision="fp32")
-    manifest = Manifest(
-        name="tiny",
-        trained=False,
-        summary="for tests",
-        encoder=EncoderSpec(channels=32, feature="key"),
-        graphs={"encoder": entry},
-    )
-    write_manifest(manifest, folder / "manifest.json")
-    return folder
-
-
 class Project:
     """A folder with a clip, masks and a bundle, and a way to run the command on them."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, bundle: Path) -> None:
         self.root = root
         self.clip = write_clip(root / "clip.mp4")
         self.mask = save_mask(root / "first.png", np.where(scene(0)[1] == 1, 255, 0).astype(np.uint8))
-        self.bundle = write_bundle(root / "bundle")
+        self.bundle = bundle
         self.out = root / "out"
 
     def arguments(self, *given: str, out: Path | None = None) -> list[str]:
@@ -93,8 +75,8 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
+def project(tmp_path: Path, fake_bundle: Path) -> Project:
+    return Project(tmp_path, fake_bundle)
 
 
 def read_masks(folder: Path) -> dict[str, U8Array]:
@@ -255,7 +237,8 @@ def _no_graph(project: Project) -> list[str]:
 
 
 def _altered_graph(project: Project) -> list[str]:
-    (project.bundle / "encoder.onnx").write_bytes(b"never read by the fake engine".upper())
+    graph = project.bundle / "encoder.onnx"
+    graph.write_bytes(graph.read_bytes()[::-1])
     return ["--mask", str(project.mask)]
 
 
