@@ -68,6 +68,44 @@ class Progress:
         self._bar.update(self._task, advance=1, description="segmenting", rate=rate)
 
 
+class Steps:
+    """A progress bar of named steps; nothing where stderr is not a terminal.
+
+    Args:
+        total: how many.
+        shown: False keeps quiet.
+    """
+
+    def __init__(self, total: int, *, shown: bool) -> None:
+        console = Console(stderr=True)
+        self._bar = RichProgress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not (shown and console.is_terminal),
+        )
+        self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> Steps:
+        """Show the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+    def advance(self, name: str) -> None:
+        """Count one step."""
+        self._bar.update(self._task, advance=1, description=escape(name))
+
+
 def print_summary(summary: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
     """Print the summary of a run: one JSON object, a table, or nothing; warnings go to stderr."""
     if as_json:

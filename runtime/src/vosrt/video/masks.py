@@ -49,7 +49,7 @@ def read_single_mask(path: Path, width: int, height: int) -> tuple[U8Array, bool
             f"{path}: the mask is {values.shape[1]}×{values.shape[0]} but the frames are {width}×{height}; "
             "expected the same size"
         )
-    ids = np.unique(values)
+    ids = _distinct(values)
     if ids[-1] in (255, 65535) and not ids[:-1].any():
         return (values > 0).astype(np.uint8), False
     objects = int(np.count_nonzero(ids))
@@ -63,6 +63,13 @@ def read_single_mask(path: Path, width: int, height: int) -> tuple[U8Array, bool
             f"{objects} objects); save it without antialiasing"
         )
     return values.astype(np.uint8), True
+
+
+def _distinct(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Ascending, like np.unique, which takes five times as long for the few values of a mask."""
+    if values.min() < 0 or values.max() > 65535:
+        return np.unique(values)
+    return np.flatnonzero(np.bincount(values.reshape(-1))).astype(np.int64)
 
 
 def _read_values(path: Path) -> NDArray[np.int64]:
