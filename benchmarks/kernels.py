@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from dense import cells_outside, propagate
 from machine import Watch, write
 
 from vosrt import _native
@@ -47,19 +48,12 @@ class Dense:
         context = [video[0], *video[-1 - OPTIONS.context : -1]]
         self.keys = torch.from_numpy(np.concatenate([key.reshape(self.cells, channels) for key in context]))
         self.labels = torch.from_numpy(np.concatenate([each.reshape(self.cells, -1) for each in soft]))
-        y, x = torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)
-        distance = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2
-        self.outside = distance >= OPTIONS.radius**2
+        self.outside = cells_outside(height, width, OPTIONS.radius)
 
     @torch.inference_mode()
     def step(self) -> torch.Tensor:
         """Soft masks, f32 [h*w, M]."""
-        affinity = self.query @ self.keys.T
-        for slot in range(1, OPTIONS.context + 1):
-            affinity[:, slot * self.cells : (slot + 1) * self.cells].masked_fill_(self.outside, -torch.inf)
-        similarity, index = affinity.topk(OPTIONS.top_k, dim=1)
-        weight = torch.softmax(similarity / OPTIONS.temperature, dim=1)
-        return torch.einsum("qk,qkm->qm", weight, self.labels[index])
+        return propagate(self.query, self.keys, self.labels, self.outside, OPTIONS)
 
 
 def measure(height: int, width: int, channels: int, *, rounds: int, twin: bool, dense: bool) -> list[dict[str, object]]:

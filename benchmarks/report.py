@@ -1,4 +1,4 @@
-"""Write the README's tables from benchmarks/results.
+"""Write the README's tables and plots from benchmarks/results.
 
 python benchmarks/report.py            # rewrites the parts of README.md between <!-- NAME --> and <!-- /NAME -->
 python benchmarks/report.py --check    # exits 1 where README.md is not what the results say
@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from machine import RESULTS
+
+from vosrt.benchmark.output import object_costs, read_rows
+from vosrt.benchmark.plots import digest_of, write_plots
 
 README = Path(__file__).parents[1] / "README.md"
 MISSING = "not measured"
@@ -112,7 +115,117 @@ def sequence_part() -> str:
     return table(head, body)
 
 
-PARTS = {"stream": stream_part, "kernels": kernel_part, "memory": memory_part, "sequences": sequence_part}
+def peer_part() -> str:
+    """Other methods on the same clip, and how many times longer they take than the default bundle."""
+    machine, rows = read("peers")
+    counts = sorted({row["objects"] for row in rows}) or [1, 5]
+    head = ["480p, median of a frame"]
+    for count in counts:
+        head += [f"{count_of(count)}, ms", "/ ours", "peak MB"]
+    if not rows:
+        return f"{on(machine)}\n\n{table(head, [[MISSING, *[''] * 3 * len(counts)]])}"
+    cells = {(row["title"], row["objects"]): row for row in rows}
+    first = rows[0]["title"]
+    body = []
+    for title in dict.fromkeys(row["title"] for row in rows):
+        line: list[object] = [named(cells[title, counts[0]])]
+        for count in counts:
+            row, base = cells[title, count], cells[first, count]
+            if "frames" not in row:
+                line += [why_not(row), "", ""]
+                continue
+            ratio = f"{row['frame_p50_ms'] / base['frame_p50_ms']:.1f}" if "frames" in base else ""
+            line += [f"{row['frame_p50_ms']:.0f}", ratio, f"{row['peak_memory_mb']:.0f}"]
+        body.append(line)
+    foreign = [row["foreign_cores"] for row in rows if "frames" in row]
+    discarded = sum(row.get("turns_discarded", 0) for row in rows)
+    quiet = (
+        f"Other processes took at most {max(foreign):.2f} cores during what counts; {discarded} turns were discarded."
+        if foreign
+        else ""
+    )
+    return f"{on(machine)} {quiet}\n\n{table(head, body)}"
+
+
+def count_of(objects: int) -> str:
+    """Objects in words."""
+    return "1 object" if objects == 1 else f"{objects} objects"
+
+
+def named(row: dict[str, Any]) -> str:
+    """A method with its version or engine."""
+    if "version" in row:
+        return f"{row['title']} {row['version']}"
+    return f"{row['title']} ({row['engine']})" if row["method"] == "vosrt" and "engine" in row else str(row["title"])
+
+
+def why_not(row: dict[str, Any]) -> str:
+    """Why there is no figure, in two words."""
+    return "not installed" if "not_installed" in row else "failed" if "failed" in row else MISSING
+
+
+def bench_part() -> str:
+    """vos-bench: cost of objects, resolution and context; the plots beside it."""
+    machine, rows = read("bench")
+    head = ["engine, core", "size", "context", "objects", "encoder", "match", "frame p50 / p95 / p99, ms", "FPS", "MB"]
+    if not rows:
+        return f"{on(machine)}\n\n{table(head, [[MISSING, *[''] * (len(head) - 1)]])}"
+    body = [
+        [
+            f"{row['engine']} {row['precision']}, {row['isa']}",
+            row["size"],
+            row["context"],
+            row["objects"],
+            *(f"{row['stages_ms'][stage]['p50']:.1f}" for stage in ("encoder", "match")),
+            " / ".join(f"{row['stages_ms']['frame'][percent]:.0f}" for percent in ("p50", "p95", "p99")),
+            f"{row['fps']:.1f}",
+            f"{row['peak_memory_mb']:.0f}{'*' if row['disturbed'] else ''}",
+        ]
+        for row in rows
+    ]
+    plots = [f"![{text}](benchmarks/results/{name})" for name, text in PLOTS.items() if (RESULTS / name).exists()]
+    costs = [
+        f"{more['objects']} objects cost {model:.2f} × {count_of(first['objects'])} ({first['size']}p, "
+        f"context {first['context']}, {first['engine']} {first['precision']}; decoding and writing left out)."
+        for first, more, model, _ in object_costs(rows)
+    ]
+    if any(row["disturbed"] for row in rows):
+        costs.append("\\* No round was free of other work.")
+    return "\n\n".join([on(machine), table(head, body), *(["\n".join(costs)] if costs else []), *plots])
+
+
+PLOTS = {
+    "fps.svg": "Frames per second over the short side of the working frame.",
+    "objects.svg": "Milliseconds per frame over the number of objects.",
+    "roofline.svg": "Matching against the rates at which this machine copies and multiplies.",
+}
+PARTS = {
+    "peers": peer_part,
+    "bench": bench_part,
+    "stream": stream_part,
+    "kernels": kernel_part,
+    "memory": memory_part,
+    "sequences": sequence_part,
+}
+
+
+def draw_plots(*, check: bool) -> None:
+    """Draw the plots of results/bench.jsonl beside it, or see to it that they are of these data."""
+    path = RESULTS / "bench.jsonl"
+    if not path.exists():
+        return
+    header, rows = read_rows(path)
+    if not check:
+        write_plots(RESULTS, header, rows)
+        return
+    stale = [
+        name
+        for name in PLOTS
+        if (RESULTS / name).exists() and digest_of(header, rows) not in (RESULTS / name).read_text()
+    ]
+    if stale or not any((RESULTS / name).exists() for name in PLOTS):
+        what = ", ".join(stale) or "none"
+        raise SystemExit(f"benchmarks/results has plots of other data ({what}); run: python benchmarks/report.py")
 
 
 def main() -> None:
@@ -120,6 +233,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
+    draw_plots(check=options.check)
     before = after = README.read_text()
     for name, part in PARTS.items():
         marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import sys
 import types
 from collections.abc import Callable
@@ -130,35 +131,26 @@ def test_stages_keep_the_order_of_a_frame() -> None:
     assert summary["encoder"] == {"p50": 52.0, "p95": 97.0, "p99": 101.0}
 
 
-class ScriptedWorker:
-    """Answers with turns in which others took this many cores."""
-
-    def __init__(self, foreign_cores: list[float]) -> None:
-        self.script = iter(foreign_cores)
-
-    def turn(self, frames: int, seconds: float = 0.0) -> Turn:
-        """The next one."""
-        return Turn([{"frame": 1.0}] * frames, next(self.script), 100.0, {})
-
-
-def settings(**more: Any) -> runner.Settings:
-    """Two rounds of one frame."""
-    return runner.Settings(source=str, rounds=2, frames=1, seconds=0.0, **more)
+def scripted(foreign_cores: list[float]) -> Callable[[], Turn]:
+    """Takes turns in which others took this many cores."""
+    script = iter(foreign_cores)
+    return lambda: Turn([{"frame": 1.0}], next(script), 100.0, {})
 
 
 def test_disturbed_turns_are_repeated_and_not_counted() -> None:
     """Every worker goes on until it has its quiet rounds, and no longer."""
-    quiet, shared = ScriptedWorker([0.0, 0.1]), ScriptedWorker([0.9, 0.15, 0.2, 0.0])
-    first, second = runner.take_turns([quiet, shared], settings())  # type: ignore[list-item]
+    workers = [scripted([0.0, 0.1]), scripted([0.9, 0.15, 0.2, 0.0])]
+    first, second = runner.take_turns(workers, rounds=2, quiet_cores=0.15)
     assert [turn.foreign_cores for turn in first.quiet] == [0.0, 0.1]
     assert [turn.foreign_cores for turn in second.quiet] == [0.15, 0.0]
     assert [turn.foreign_cores for turn in second.disturbed] == [0.9, 0.2]
 
 
-def test_a_machine_that_is_never_quiet_ends_too() -> None:
-    """After twice the rounds, with nothing that counts."""
-    (turns,) = runner.take_turns([ScriptedWorker([0.5] * 9)], settings())  # type: ignore[list-item]
-    assert (len(turns.quiet), len(turns.disturbed)) == (0, 4)
+@pytest.mark.parametrize(("deadline_s", "turns"), [(math.inf, 4), (0.0, 2)])
+def test_a_machine_that_is_never_quiet_ends_too(deadline_s: float, turns: int) -> None:
+    """After twice the rounds, or after the deadline, with nothing that counts."""
+    (seen,) = runner.take_turns([scripted([0.5] * 9)], rounds=2, quiet_cores=0.15, deadline_s=deadline_s)
+    assert (len(seen.quiet), len(seen.disturbed)) == (0, turns)
 
 
 def test_the_watch_counts_what_others_took(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,23 +71,25 @@ class Turns:
         return max((turn.foreign_cores for turn in turns), default=-1.0)
 
 
-def take_turns(workers: Sequence[Worker], settings: Settings, report: Callable[[], None] = lambda: None) -> list[Turns]:
+def take_turns(
+    turns_of: Sequence[Callable[[], Turn]], *, rounds: int, quiet_cores: float, deadline_s: float = math.inf
+) -> list[Turns]:
     """Let workers take turns until each has its quiet rounds, at most twice as many rounds as were asked for.
 
     Args:
-        workers: ready and warm.
-        settings: rounds, frames, seconds and what is quiet.
-        report: called after every turn.
+        turns_of: for every worker, what takes a turn; ready and warm.
+        rounds: quiet turns that each is to have.
+        quiet_cores: see :class:`Settings`.
+        deadline_s: on the monotonic clock; after it, disturbed turns are not repeated any more.
 
     Raises:
         WorkerFailedError: one of them failed.
     """
-    all_turns = [Turns(settings.quiet_cores) for _ in workers]
-    for _ in range(2 * settings.rounds):
-        for worker, turns in zip(workers, all_turns, strict=True):
-            if len(turns.quiet) < settings.rounds:
-                turns.add(worker.turn(settings.frames, settings.seconds))
-                report()
+    all_turns = [Turns(quiet_cores) for _ in turns_of]
+    for attempt in range(2 * rounds):
+        for take, turns in zip(turns_of, all_turns, strict=True):
+            if len(turns.quiet) < rounds and (attempt < rounds or time.monotonic() < deadline_s):
+                turns.add(take())
     return all_turns
 
 
@@ -113,7 +118,11 @@ def measure_group(
             except WorkerFailedError as error:
                 failures.append(WorkerFailedError(f"left out: {case}: {error}", error.kind))
         report(f"measuring {cases[0]}")
-        all_turns = take_turns([worker for _, worker in running], settings)
+        all_turns = take_turns(
+            [partial(worker.turn, settings.frames, settings.seconds) for _, worker in running],
+            rounds=settings.rounds,
+            quiet_cores=settings.quiet_cores,
+        )
         rows = [
             _row(case, worker.description, turns, settings)
             for (case, worker), turns in zip(running, all_turns, strict=True)

@@ -1,0 +1,97 @@
+"""The README's benchmark tables say what was measured, and what was not, why."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+MACHINE = {"processor": "Test", "cores": 2, "memory_gib": 8.0, "instruction_sets": ["avx2"]}
+
+
+@pytest.fixture
+def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """``benchmarks/report.py`` on results of this test."""
+    if not BENCHMARKS.is_dir():
+        pytest.skip("no benchmarks beside the tests")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = importlib.import_module("report")
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
+    yield module
+    for name in ("report", "machine"):
+        sys.modules.pop(name, None)
+
+
+def save(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    """Results as the scripts write them."""
+    lines = [json.dumps(line) for line in [{"machine": MACHINE}, *rows]]
+    (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def peer(title: str, objects: int, frame_ms: float | None, **more: Any) -> dict[str, Any]:
+    """A row of peers.jsonl."""
+    measured = {"frames": 9, "frame_p50_ms": frame_ms, "peak_memory_mb": 512.4, "foreign_cores": 0.03}
+    return {"title": title, "method": title, "objects": objects, **(measured if frame_ms else {}), **more}
+
+
+def test_peers_are_compared_with_the_first_row(report: ModuleType, tmp_path: Path) -> None:
+    """Per number of objects; what is not installed, failed or was never quiet has no figure."""
+    rows = [
+        peer("ours", 1, 100.0, turns_discarded=2),
+        peer("dense", 1, 9000.0),
+        peer("Cutie", 1, None, not_installed="pip install --no-deps rf-cutie"),
+        peer("ours", 5, 110.0),
+        peer("dense", 5, None, too_loud="other processes took up to 1.20 cores in every turn"),
+        peer("Cutie", 5, None, failed="out of memory"),
+    ]
+    save(tmp_path, "peers", rows)
+    text = report.peer_part()
+    assert "at most 0.03 cores during what counts; 2 turns were discarded" in text
+    assert "| ours | 100 | 1.0 | 512 | 110 | 1.0 | 512 |" in text
+    assert "| dense | 9000 | 90.0 | 512 | not measured |  |  |" in text
+    assert "| Cutie | not installed |  |  | failed |  |  |" in text
+
+
+def test_a_table_without_results_says_so(report: ModuleType) -> None:
+    """Rather than showing none."""
+    assert "| not measured |" in report.peer_part()
+    assert "| not measured |" in report.bench_part()
+
+
+def test_the_bench_table_names_the_cost_of_objects(report: ModuleType, tmp_path: Path) -> None:
+    """And marks what was measured while others worked."""
+    common = {"size": 480, "context": 20, "engine": "cpu", "precision": "fp32", "isa": "avx2", "fps": 10.0}
+    rows = [
+        {
+            **common,
+            "objects": objects,
+            "disturbed": objects == 5,
+            "peak_memory_mb": 300.0,
+            "stages_ms": {name: {"p50": ms, "p95": ms, "p99": ms} for name, ms in stages.items()},
+        }
+        for objects, stages in (
+            (1, {"encoder": 50.0, "match": 50.0, "frame": 120.0}),
+            (5, {"encoder": 50.0, "match": 54.0, "frame": 150.0}),
+        )
+    ]
+    save(tmp_path, "bench", rows)
+    text = report.bench_part()
+    assert "5 objects cost 1.04 × 1 object (480p, context 20, cpu fp32; decoding and writing left out)." in text
+    assert "| cpu fp32, avx2 | 480 | 20 | 1 | 50.0 | 50.0 | 120 / 120 / 120 | 10.0 | 300 |" in text
+    assert "150 / 150 / 150 | 10.0 | 300* |" in text
+    assert "No round was free of other work" in text
+
+
+def test_plots_of_other_data_are_refused(report: ModuleType, tmp_path: Path) -> None:
+    """``--check`` fails until they are drawn again."""
+    save(tmp_path, "bench", [])
+    (tmp_path / "fps.svg").write_text("<svg>data 0123456789abcdef</svg>")
+    with pytest.raises(SystemExit, match=r"plots of other data \(fps.svg\)"):
+        report.draw_plots(check=True)
