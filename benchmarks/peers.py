@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,7 @@ from stream import export_paper_bundle
 
 from vosrt.benchmark.machine import usable_cores
 from vosrt.benchmark.runner import Turns, take_turns
-from vosrt.benchmark.worker import Worker, WorkerFailedError
+from vosrt.benchmark.worker import Turn, Worker, WorkerFailedError
 from vosrt.bundle import packaged_bundles
 
 PEER = Path(__file__).with_name("peer.py")
@@ -143,16 +144,29 @@ def measure(peers: list[Peer], objects: int, run: Run) -> list[dict[str, Any]]:
                 print(f"{peer.title}: {error}", flush=True)
             print(f"{peer.title}, objects: {objects}, warm after {time.monotonic() - began:.0f} s", flush=True)
         all_turns = take_turns(
-            [partial(worker.turn, peer.frames) for peer, worker in running],
+            [partial(take_turn, worker, peer, rows[peer.title]) for peer, worker in running],
             rounds=ROUNDS,
             quiet_cores=run.quiet_cores,
             deadline_s=run.deadline_s,
         )
         for (peer, worker), turns in zip(running, all_turns, strict=True):
+            if "failed" in rows[peer.title]:
+                continue
             version = {"version": version_of(peer.package, run.python)} if peer.package else {}
             rows[peer.title] |= {**worker.description, **version, **figures(turns)}
             print(json.dumps(rows[peer.title]), flush=True)
     return list(rows.values())
+
+
+def take_turn(worker: Worker, peer: Peer, row: dict[str, Any]) -> Turn:
+    """A turn; of a method that broke down, one that never counts, so that the others go on."""
+    if "failed" not in row:
+        try:
+            return worker.turn(peer.frames)
+        except WorkerFailedError as error:
+            row["failed"] = str(error)
+            print(f"{peer.title}: {error}", flush=True)
+    return Turn([], math.inf, None, {})
 
 
 def figures(turns: Turns) -> dict[str, Any]:
