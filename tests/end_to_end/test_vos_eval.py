@@ -377,3 +377,45 @@ def test_errors_in_json(project: Project, capsys: pytest.CaptureFixture[str]) ->
     error: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert error["exit_code"] == 2
     assert "a/scores.json: no such file" in error["error"]
+
+
+def test_models_are_compared_on_a_clip_without_annotations(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Side by side; the same model twice gives the same figures, between 0 and 100."""
+    project.write("davis17")
+    frames, mask = project.data / "JPEGImages/480p/one", project.data / "Annotations/480p/one/00000.png"
+    options = ["--engine", "fake", "--size", "128", "--turns", "2", "--bundle", str(project.bundle)]
+    given = ["cycle", str(frames), "--mask", str(mask), *options]
+    assert main([*given, "--bundle", str(project.bundle), "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["runs"]
+    assert first["cycle"] == second["cycle"]
+    assert 0.7 < first["cycle"] <= 1
+    assert [turn["frame"] for turn in first["turns"]] == [3, 5]
+    assert main(given) == 0
+    printed = capsys.readouterr()
+    assert re.search(rf"cycle consistency +{100 * first['cycle']:.1f}", printed.out)
+    assert "back from frame 3" in printed.out
+    assert "random weights" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        pytest.param(["--frames", "1"], "--frames is 1; expected 2 or more", id="frames"),
+        pytest.param(["--turns", "0"], "--turns is 0; expected 1 or more", id="turns"),
+        pytest.param(["--mask", "5:MASK", "--frames", "5"], "frame 5 is not among the frames", id="late mask"),
+        pytest.param(["--bundle", "nowhere"], "no such bundle: nowhere", id="bundle"),
+    ],
+)
+def test_wrong_cycles_are_one_line(
+    project: Project, capfd: pytest.CaptureFixture[str], given: list[str], words: str
+) -> None:
+    project.write("davis17")
+    frames, mask = project.data / "JPEGImages/480p/one", project.data / "Annotations/480p/one/00000.png"
+    options = [option.replace("MASK", str(mask)) for option in given]
+    model = [] if "--bundle" in given else ["--bundle", str(project.bundle)]
+    assert main(["cycle", str(frames), "--mask", str(mask), "--engine", "fake", *model, *options]) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    assert words in error

@@ -146,6 +146,56 @@ def compare(
     return compare_results(runs, as_json=json)
 
 
+@_app.command()
+def cycle(
+    clip: Annotated[str, typer.Argument(help="Video file or folder of frames.")],
+    *,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(help="As for [b]vos-run[/b]. Repeatable.", metavar="[N:]FILE", rich_help_panel=_WHAT),
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(help="As for [b]vos-run[/b]. Repeatable.", metavar="X,Y,W,H", rich_help_panel=_WHAT),
+    ] = None,
+    polygon: Annotated[
+        list[str] | None,
+        typer.Option(help="As for [b]vos-run[/b]. Repeatable.", metavar="[N:]JSON", rich_help_panel=_WHAT),
+    ] = None,
+    frames: Annotated[int, typer.Option(help="Follow at most so many frames.", rich_help_panel=_WHAT)] = 300,
+    turns: Annotated[int, typer.Option(help="Ways back, evenly spread over the clip.", rich_help_panel=_WHAT)] = 4,
+    bundle: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder made by vos-export. Repeat it to compare models.", rich_help_panel=_MODEL),
+    ] = None,
+    engine: Engine = "auto",
+    precision: PrecisionName = "auto",
+    size: Size = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> int:
+    """Compare models on your own clip without annotations: follow the object forward, then back to where it was marked.
+
+    100 is an object that comes back exactly as it was marked. A mask that never moves does so too: look at the masks.
+    """
+    from vosrt.cli.cycle import CycleRequest, measure_cycles
+    from vosrt.video.prompts import Prompts
+
+    request = CycleRequest(
+        clip=clip,
+        prompts=Prompts(masks=mask or (), boxes=box or (), polygons=polygon or ()),
+        bundles=tuple(bundle or ("default",)),
+        frames=frames,
+        turns=turns,
+        engine=engine,
+        precision=cast(Precision, precision),
+        size=size,
+        quiet=quiet,
+        json=json,
+    )
+    return measure_cycles(request)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run ``vos-eval``.
 

@@ -63,6 +63,10 @@ class Progress:
 
     def advance(self, result: SegmentedFrame) -> None:
         """Count one result."""
+        self.step()
+
+    def step(self) -> None:
+        """Count one frame."""
         speed = self._bar.tasks[self._task].speed
         rate = f"{speed:.1f} FPS" if speed else ""
         self._bar.update(self._task, advance=1, description="segmenting", rate=rate)
