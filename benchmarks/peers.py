@@ -141,7 +141,8 @@ def measure(peers: list[Peer], objects: int, run: Run) -> list[dict[str, Any]]:
             except WorkerFailedError as error:
                 missing = peer.install and error.kind in ("ImportError", "ModuleNotFoundError")
                 rows[peer.title] |= {"not_installed": peer.install} if missing else {"failed": str(error)}
-                print(f"{peer.title}: {error}", flush=True)
+                print(f"{peer.title}: {f'{error}; not installed: {peer.install}' if missing else error}", flush=True)
+                continue
             print(f"{peer.title}, objects: {objects}, warm after {time.monotonic() - began:.0f} s", flush=True)
         all_turns = take_turns(
             [partial(take_turn, worker, peer, rows[peer.title]) for peer, worker in running],

@@ -84,7 +84,7 @@ def findings(rows: Sequence[Row]) -> list[str]:
 
 
 def object_costs(rows: Sequence[Row]) -> list[tuple[Row, Row, float, float]]:
-    """Pairs of rows that differ in objects alone, the one with fewest objects first.
+    """Pairs of quiet rows that differ in objects alone, the one with fewest objects first.
 
     Returns:
         Both rows; how many times as long the second one's model takes (all stages but decode and write); and its
@@ -92,6 +92,8 @@ def object_costs(rows: Sequence[Row]) -> list[tuple[Row, Row, float, float]]:
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
+        if row["disturbed"]:
+            continue
         groups.setdefault(tuple(row[name] for name in _KEY), []).append(row)
     pairs = []
     for group in groups.values():

@@ -130,12 +130,20 @@ def measure_group(
     return rows, failures
 
 
-def measure_rates(threads: int, *, toy: bool = False) -> dict[str, Any]:
-    """The machine's rates, measured in a process of its own; see :func:`vosrt.benchmark.roofline.measure_rates`."""
+def measure_rates(threads: int, quiet_cores: float, *, toy: bool = False) -> dict[str, Any]:
+    """The machine's rates, measured in a process of its own, once more where that was disturbed.
+
+    Returns:
+        What :func:`vosrt.benchmark.roofline.measure_rates` does, with ``threads``, ``foreign_cores`` and ``disturbed``.
+
+    Raises:
+        WorkerFailedError: it failed.
+    """
     command = [sys.executable, "-m", "vosrt.benchmark.rates", str(threads), *(["--toy"] if toy else [])]
     with Worker(command, threads=threads) as worker:
-        turn = worker.turn(1)
-    return {**turn.more, "threads": threads, "foreign_cores": turn.foreign_cores}
+        (turns,) = take_turns([partial(worker.turn, 1)], rounds=1, quiet_cores=quiet_cores)
+    turn = (turns.quiet or turns.disturbed)[-1]
+    return {**turn.more, "threads": threads, "foreign_cores": turn.foreign_cores, "disturbed": not turns.quiet}
 
 
 def summarise(frames: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -70,7 +70,7 @@ def measure(request: Request) -> int:
         tempfile.TemporaryDirectory(prefix="vosrt-bench-") as folder,
         console.status("measuring this machine") as status,
     ):
-        header = _header(threads)
+        header = _header(threads, request.quiet_cores)
         settings = Settings(
             source=_rendered(Path(folder)) if request.source is None else lambda _: str(request.source),
             bundle=request.bundle,
@@ -132,11 +132,11 @@ def _check(request: Request) -> None:
             raise OutputError(f"{request.out}: {error.strerror}; expected a folder to write into") from error
 
 
-def _header(threads: int) -> dict[str, Any]:
+def _header(threads: int, quiet_cores: float) -> dict[str, Any]:
     gpu, why_not = open_gpu()
     return {
         "machine": machine.describe(),
-        "rates": measure_rates(threads),
+        "rates": measure_rates(threads, quiet_cores),
         "gpu": why_not if gpu is None else {"name": gpu.name, "driver": gpu.driver},
     }
 
@@ -173,10 +173,11 @@ def _show(request: Request, header: dict[str, Any], rows: list[dict[str, Any]]) 
 def _machine_line(header: dict[str, Any]) -> str:
     what, rates, gpu = header["machine"], header["rates"], header["gpu"]
     bf16 = "not measured" if rates["gemm_bf16_gflop_s"] is None else f"{rates['gemm_bf16_gflop_s']:.0f}"
+    disturbed = f" (while others took {rates['foreign_cores']:.2f} cores)" if rates["disturbed"] else ""
     return (
         f"{what['processor']}, {what['cores']} cores, {rates['threads']} threads used; "
         f"GEMM {rates['gemm_fp32_gflop_s']:.0f} GFLOP/s fp32, {bf16} bf16; "
-        f"copy {rates['copy_gb_s']:.0f} GB/s; GPU {gpu if isinstance(gpu, str) else gpu['name']}\n"
+        f"copy {rates['copy_gb_s']:.0f} GB/s{disturbed}; GPU {gpu if isinstance(gpu, str) else gpu['name']}\n"
         "milliseconds per stage (median); 'others' is how many cores other processes took"
     )
 
