@@ -60,9 +60,11 @@ class Model:
 
         Args:
             bundle: a bundle's directory; ``"default"`` is the one that comes with the package.
-            engine: ``"auto"`` (the fastest that runs here), ``"openvino"``, ``"openvino-direct"``, ``"cpu"``, or
+            engine: ``"auto"`` (the fastest that runs here), ``"tensorrt-direct"``, ``"tensorrt-rtx-direct"``,
+                ``"tensorrt"``, ``"tensorrt-rtx"``, ``"cuda"``, ``"openvino"``, ``"openvino-direct"``, ``"cpu"``, or
                 ``"fake"`` for tests.
-            precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 where the processor has it natively.
+            precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 where the processor has it natively, on a GPU the
+                narrowest that the engine has.
             threads: of the engine and of each stream's core; 0 is one per processor.
 
         Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
@@ -100,7 +101,37 @@ def _engines() -> list[Finding]:
         findings.append(Finding("engine", "openvino-direct", False, str(error).split("; ")[0], _extra("openvino")))
     shown = ", ".join(name.removesuffix("ExecutionProvider") for name in providers)
     findings.append(Finding("engine", "providers", bool(providers), f"built into onnxruntime: {shown or 'none'}"))
-    findings.append(Finding("engine", "TensorRT, CUDA", False, "not used by this version of vosrt"))
+    return [*findings, *_nvidia_engines()]
+
+
+def _nvidia_engines() -> list[Finding]:
+    """Which of them could run; the engines of a bundle are looked for when it is loaded."""
+    from vosrt.engines.nvidia import find_gpu
+    from vosrt.engines.nvidia_providers import find_provider, find_tensorrt_rtx_device
+    from vosrt.engines.select import NVIDIA_ENGINES
+    from vosrt.engines.tensorrt import find_tensorrt
+    from vosrt.engines.tensorrt_flavour import TENSORRT, TENSORRT_RTX
+
+    try:
+        gpu = find_gpu()
+    except VosrtError as error:
+        why, _, remedy = str(error).partition("; ")
+        findings = [Finding("engine", "NVIDIA GPU", False, why, remedy)]
+        return [*findings, *(Finding("engine", name, False, "needs an NVIDIA GPU") for name in NVIDIA_ENGINES)]
+    finders: dict[str, Callable[[], str]] = {
+        "tensorrt-direct": lambda: find_tensorrt(TENSORRT).version,
+        "tensorrt-rtx-direct": lambda: find_tensorrt(TENSORRT_RTX).version,
+        "tensorrt": lambda: find_provider("tensorrt"),
+        "tensorrt-rtx": lambda: find_tensorrt_rtx_device()[1],
+        "cuda": lambda: find_provider("cuda"),
+    }
+    findings = [Finding("engine", "NVIDIA GPU", True, f"{gpu.name} ({gpu.architecture}), CUDA {gpu.cuda}")]
+    for name in NVIDIA_ENGINES:
+        try:
+            findings.append(Finding("engine", name, True, finders[name]()))
+        except VosrtError as error:
+            why, _, remedy = str(error).partition("; ")
+            findings.append(Finding("engine", name, False, why, remedy.partition(": ")[2]))
     return findings
 
 

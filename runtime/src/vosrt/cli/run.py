@@ -29,7 +29,12 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the results of an earlier run.", rich_help_panel=_RESULTS)
 ]
 Engine = Annotated[
-    str, typer.Option(help="auto, openvino, openvino-direct or cpu; see [b]vos-run doctor[/b].", rich_help_panel=_MODEL)
+    str,
+    typer.Option(
+        help="auto, tensorrt-direct, tensorrt-rtx-direct, tensorrt, tensorrt-rtx, cuda, openvino, openvino-direct or "
+        "cpu; see [b]vos-run doctor[/b].",
+        rich_help_panel=_MODEL,
+    ),
 ]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 uses every core.", rich_help_panel=_MODEL)]
 

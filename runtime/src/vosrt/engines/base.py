@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
+
+from vosrt.engines.device import DeviceTensor
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,8 @@ class EngineInfo:
 
     Attributes:
         name: ``"openvino"``, ``"cpu"``, ``"fake"`` …
-        precision: arithmetic inside the graph, ``"fp32"`` or ``"bf16"``.
+        precision: arithmetic inside the graph: ``"fp32"``, ``"tf32"`` (fp32 whose products are rounded to 10 bits of
+            fraction), ``"bf16"``, ``"fp16"``, ``"int8"`` or ``"fp8"``.
         version: versions of the libraries that run it.
         reason: one sentence on why this engine runs, naming faster ones that were refused.
     """
@@ -35,6 +38,18 @@ class Engine(Protocol):
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the graph on named host arrays and return its named outputs.
+
+        Raises:
+            EngineError: the back end failed; the message carries its own words.
+        """
+
+
+@runtime_checkable
+class DeviceEngine(Engine, Protocol):
+    """An engine that can leave its outputs where it computed them, for a core that works there too."""
+
+    def run_on_device(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, DeviceTensor]:
+        """Run the graph on named host arrays and return its named outputs in the engine's own memory.
 
         Raises:
             EngineError: the back end failed; the message carries its own words.

@@ -1,4 +1,4 @@
-"""ONNX Runtime: its CPU provider, and the OpenVINO provider that comes as a plugin."""
+"""ONNX Runtime: its CPU provider, and the OpenVINO provider that comes as a plugin (`nvidia_providers`: those)."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import importlib
 import importlib.metadata
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 from vosrt.engines.base import EngineInfo
+from vosrt.engines.device import DeviceKind, DeviceTensor
 from vosrt.engines.static_shape import Axes, Sizes, StaticShapeEngine, one_line, processors
 from vosrt.errors import EngineError, MissingExtraError
 
 Configure = Callable[[Any], None]
+Provider: TypeAlias = tuple[str, Mapping[str, str]]
 
 _FATAL_ONLY = 4
+_DTYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
 _OPENVINO_REGISTRATION = "vosrt.openvino"
 _openvino_lock = threading.Lock()
 
@@ -32,15 +36,59 @@ class OnnxRuntimeEngine(StaticShapeEngine):
         axes: per input, the names of its dynamic axes, None for fixed ones.
         info: what :attr:`info` says.
         threads: in one operator; 0 is one per processor.
-        configure: adds a provider to the session options; None is the CPU provider.
+        configure: adds a plugin's provider to the session options; None: see ``providers``.
+        providers: built into ONNX Runtime, first choice first, each with its options.
+        device: memory that outputs are left in by :meth:`run_on_device`.
     """
 
     def __init__(
-        self, graph: Path, axes: Axes, info: EngineInfo, *, threads: int = 0, configure: Configure | None = None
+        self,
+        graph: Path,
+        axes: Axes,
+        info: EngineInfo,
+        *,
+        threads: int = 0,
+        configure: Configure | None = None,
+        providers: Sequence[Provider] = (("CPUExecutionProvider", {}),),
+        device: DeviceKind = "cpu",
     ) -> None:
         super().__init__(graph, axes, info)
         self._threads = threads or processors()
         self._configure = configure
+        self._providers = providers
+        self._device: DeviceKind = device
+
+    def run_on_device(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, DeviceTensor]:
+        """Run the graph and leave its outputs where they were computed: nothing is copied to the host.
+
+        ONNX Runtime has finished them when this returns. Every call has outputs of its own.
+
+        Raises:
+            EngineError: the graph cannot be loaded or run.
+        """
+        session = self._session_for(self._sizes(inputs))
+        try:
+            binding = session.io_binding()
+            for name, array in inputs.items():
+                binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            names = [output.name for output in session.get_outputs()]
+            for name in names:
+                binding.bind_output(name, self._device)
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+            outputs = binding.get_outputs()
+            return {name: self._tensor(output) for name, output in zip(names, outputs, strict=True)}
+        except Exception as error:
+            raise EngineError(f"{self._info.name} cannot run {self._graph.name}: {one_line(error)}") from error
+
+    def _tensor(self, value: Any) -> DeviceTensor:
+        return DeviceTensor(
+            pointer=int(value.data_ptr()),
+            shape=tuple(value.shape()),
+            dtype=_DTYPES[value.data_type()],
+            device=self._device,
+            owner=value,
+        )
 
     def _create_session(self, sizes: Sizes) -> Any:
         ort = load_onnxruntime()
@@ -56,9 +104,14 @@ class OnnxRuntimeEngine(StaticShapeEngine):
             if self._configure:
                 self._configure(options)
                 return ort.InferenceSession(self._graph, options)
-            return ort.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(self._graph, options, providers=list(self._providers))
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise EngineError(f"{self._info.name} cannot load {self._graph.name}: {one_line(error)}") from error
+        # A provider whose libraries are missing is passed over with a line in the log.
+        wanted, got = self._providers[0][0], session.get_providers()[0]
+        if got != wanted:
+            raise EngineError(f"{self._info.name} cannot load {self._graph.name}: {wanted} was passed over for {got}")
+        return session
 
     def _run(self, session: Any, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         names = [output.name for output in session.get_outputs()]

@@ -11,19 +11,38 @@ import numpy as np
 from vosrt.bundle import EncoderSpec
 from vosrt.engines.base import Engine
 from vosrt.engines.fake import FakeEngine
+from vosrt.engines.nvidia import find_gpu
+from vosrt.engines.nvidia_providers import cuda_engine, tensorrt_engine, tensorrt_rtx_engine
 from vosrt.engines.onnxruntime import cpu_engine, openvino_engine
 from vosrt.engines.openvino import OpenVinoEngine
 from vosrt.engines.static_shape import StaticShapeEngine
+from vosrt.engines.tensorrt import TensorRtEngine
+from vosrt.engines.tensorrt_files import ENGINE_PRECISIONS
+from vosrt.engines.tensorrt_flavour import TENSORRT, TENSORRT_RTX
 from vosrt.errors import EngineError, MissingExtraError, OptionError
 from vosrt.native import find_native
 from vosrt.types import Precision
 
-EngineName = Literal["auto", "openvino", "openvino-direct", "cpu", "fake"]
+EngineName = Literal[
+    "auto",
+    "tensorrt-direct",
+    "tensorrt-rtx-direct",
+    "tensorrt",
+    "tensorrt-rtx",
+    "cuda",
+    "openvino",
+    "openvino-direct",
+    "cpu",
+    "fake",
+]
 
 ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)  # the last one is for tests
-AUTO_ORDER = ("openvino", "openvino-direct", "cpu")
+NVIDIA_ENGINES = ("tensorrt-direct", "tensorrt-rtx-direct", "tensorrt", "tensorrt-rtx", "cuda")
+AUTO_ORDER = (*NVIDIA_ENGINES, "openvino", "openvino-direct", "cpu")
 
 _PROBE_SIDE = 32
+_DIRECT = {"tensorrt-direct": TENSORRT, "tensorrt-rtx-direct": TENSORRT_RTX}
+_PROVIDERS = {"tensorrt": tensorrt_engine, "tensorrt-rtx": tensorrt_rtx_engine, "cuda": cuda_engine}
 
 
 def create_encoder_engine(
@@ -35,7 +54,8 @@ def create_encoder_engine(
         graph: the ONNX file (not read by the fake engine).
         spec: its contract.
         engine: one of :data:`ENGINE_NAMES`; ``"auto"`` tries :data:`AUTO_ORDER`.
-        precision: inside the graph; ``"auto"`` is bf16 where engine and processor have it natively.
+        precision: inside the graph; ``"auto"`` is what the engine is fastest in: bf16 where the processor has it
+            natively, the narrowest that was built for a GPU.
         threads: 0 is one per processor.
 
     Raises:
@@ -55,7 +75,13 @@ def create_encoder_engine(
         except EngineError as error:
             raise EngineError(f"{error}; engine 'auto' takes the fastest that runs here") from error
     refusals: list[str] = []
-    for name in AUTO_ORDER:
+    order: tuple[str, ...] = AUTO_ORDER
+    try:
+        find_gpu()
+    except EngineError as error:
+        order = tuple(name for name in AUTO_ORDER if name not in NVIDIA_ENGINES)
+        refusals.append(f"{', '.join(NVIDIA_ENGINES)} refused: {str(error).split('; ')[0]}")
+    for name in order:
         reason = "; ".join(["fastest of those that can run here", *refusals])
         try:
             return _create(name, graph, spec, precision, threads, reason)
@@ -70,7 +96,14 @@ def _create(
     axes = {spec.input_name: ("n", "height", "width", None)}
     bf16 = processor_has_bf16() if precision == "auto" else precision == "bf16"
     created: StaticShapeEngine
-    if name == "openvino":
+    if name in _DIRECT:
+        narrow = ENGINE_PRECISIONS if precision == "auto" else (precision,)
+        direct = TensorRtEngine(graph, axes, flavour=_DIRECT[name], precisions=narrow, reason=reason)
+        direct.probe(direct.smallest_inputs())
+        return direct
+    if name in _PROVIDERS:
+        created = _PROVIDERS[name](graph, axes, precision=precision, threads=threads, reason=reason)
+    elif name == "openvino":
         created = openvino_engine(graph, axes, bf16=bf16, threads=threads, reason=reason)
     elif name == "openvino-direct":
         created = OpenVinoEngine(graph, axes, bf16=bf16, threads=threads, reason=reason)

@@ -1,0 +1,129 @@
+"""The few calls of the CUDA runtime that an engine needs, through NVIDIA's own Python bindings."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import weakref
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vosrt.errors import EngineError, MissingExtraError
+
+
+class Cuda:
+    """The CUDA runtime, with statuses turned into errors.
+
+    Raises:
+        MissingExtraError: ``cuda-bindings`` is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self.api: Any = importlib.import_module("cuda.bindings.runtime")
+        except ImportError:
+            raise MissingExtraError("the CUDA bindings package", "tensorrt") from None
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """Call a function of the runtime and return what it gives besides its status.
+
+        Raises:
+            EngineError: it failed; the message has CUDA's own words.
+        """
+        status, *results = getattr(self.api, function)(*arguments)
+        if status != self.api.cudaError_t.cudaSuccess:
+            _, words = self.api.cudaGetErrorString(status)
+            raise EngineError(f"CUDA failed in {function}: {words.decode() if isinstance(words, bytes) else words}")
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def create_stream(self) -> Stream:
+        """A stream that does not wait for the default one."""
+        return Stream(self)
+
+    def device_array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
+        """Memory on the GPU for an array."""
+        return DeviceArray(self, shape, dtype)
+
+    def pinned_array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """An array in host memory that the GPU copies from and to while the processor goes on."""
+        size = _bytes_of(shape, dtype)
+        address = int(self.call("cudaMallocHost", size))
+        memory = (ctypes.c_char * size).from_address(address)
+        weakref.finalize(memory, self.api.cudaFreeHost, address).atexit = False
+        array: NDArray[Any] = np.ndarray(shape, dtype, buffer=memoryview(memory))
+        return array
+
+
+class Stream:
+    """One queue of the GPU; freed with the object.
+
+    Attributes:
+        handle: as CUDA's and TensorRT's functions take it.
+    """
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self.handle = int(cuda.call("cudaStreamCreateWithFlags", cuda.api.cudaStreamNonBlocking))
+        # At the end of the process the driver may be gone before this is; it frees what is left by itself.
+        weakref.finalize(self, cuda.api.cudaStreamDestroy, self.handle).atexit = False
+
+    def upload(self, source: NDArray[Any], target: DeviceArray) -> None:
+        """Queue a copy from a pinned array to the GPU."""
+        kind = self._cuda.api.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._cuda.call("cudaMemcpyAsync", target.pointer, source.ctypes.data, source.nbytes, kind, self.handle)
+
+    def download(self, source: DeviceArray, target: NDArray[Any]) -> None:
+        """Queue a copy from the GPU to a pinned array."""
+        kind = self._cuda.api.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._cuda.call("cudaMemcpyAsync", target.ctypes.data, source.pointer, target.nbytes, kind, self.handle)
+
+    def wait(self) -> None:
+        """Until everything queued so far is done."""
+        self._cuda.call("cudaStreamSynchronize", self.handle)
+
+    def begin_capture(self) -> None:
+        """Record what is queued from now on instead of doing it."""
+        mode = self._cuda.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._cuda.call("cudaStreamBeginCapture", self.handle, mode)
+
+    def end_capture(self) -> Graph:
+        """What was recorded, ready to be repeated."""
+        return Graph(self._cuda, self.handle)
+
+
+class Graph:
+    """Recorded work, launched with one call."""
+
+    def __init__(self, cuda: Cuda, stream: int) -> None:
+        self._cuda = cuda
+        recorded = cuda.call("cudaStreamEndCapture", stream)
+        try:
+            self._runnable = cuda.call("cudaGraphInstantiate", recorded, 0)
+        finally:
+            cuda.call("cudaGraphDestroy", recorded)
+        weakref.finalize(self, cuda.api.cudaGraphExecDestroy, self._runnable).atexit = False
+
+    def launch(self, stream: Stream) -> None:
+        """Queue it once more."""
+        self._cuda.call("cudaGraphLaunch", self._runnable, stream.handle)
+
+
+class DeviceArray:
+    """Memory on the GPU; freed with the object.
+
+    Attributes:
+        pointer: its address there.
+        shape: of the array that it is for.
+        dtype: of its elements.
+    """
+
+    def __init__(self, cuda: Cuda, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.shape, self.dtype = shape, dtype
+        self.pointer = int(cuda.call("cudaMalloc", _bytes_of(shape, dtype)))
+        weakref.finalize(self, cuda.api.cudaFree, self.pointer).atexit = False
+
+
+def _bytes_of(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize

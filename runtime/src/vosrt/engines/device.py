@@ -1,0 +1,148 @@
+"""Arrays that stay where an engine left them, handed on without a copy: DLPack and ``__cuda_array_interface__``."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+DeviceKind = Literal["cpu", "cuda"]
+
+_DEVICE_TYPES: dict[DeviceKind, int] = {"cpu": 1, "cuda": 2}  # DLDeviceType of dlpack.h
+_TYPE_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}  # DLDataTypeCode
+_CAPSULE_NAME = b"dltensor"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceTensor:
+    """A dense array in row-major order, in host or GPU memory.
+
+    Attributes:
+        pointer: address of the first element.
+        shape: of the array.
+        dtype: of its elements.
+        device: which memory the address is in.
+        device_id: number of the GPU.
+        stream: CUDA stream on which the array is written, as an integer handle; work queued there afterwards sees it
+            whole. None: it is whole already.
+        owner: whatever keeps the memory alive.
+    """
+
+    pointer: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    device: DeviceKind
+    owner: object
+    device_id: int = 0
+    stream: int | None = None
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Version 3 of Numba's protocol, which CuPy, PyTorch and RAPIDS read.
+
+        Raises:
+            AttributeError: the array is in host memory.
+        """
+        if self.device != "cuda":
+            raise AttributeError("the array is in host memory; it has no __cuda_array_interface__")
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.pointer, False),
+            "strides": None,
+            "stream": self.stream,
+            "version": 3,
+        }
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """DLPack's device type and number."""
+        return _DEVICE_TYPES[self.device], self.device_id
+
+    def __dlpack__(self, *, stream: int | None = None, **_: object) -> Any:
+        """A capsule around the memory, which lives as long as the consumer holds it.
+
+        Args:
+            stream: of the consumer. The producer's :attr:`stream` is not synchronised with it: a consumer uses the
+                same one, or waits for it.
+            _: what newer versions of the protocol may ask for; a copy is never made.
+
+        Raises:
+            BufferError: the consumer has another stream than the one that the array is written on.
+        """
+        if self.stream is not None and stream not in (None, -1, self.stream):
+            raise BufferError(f"the array is written on stream {self.stream:#x}; use it there, or wait for that stream")
+        return _capsule(self)
+
+
+class _Tensor(ctypes.Structure):
+    """DLTensor of dlpack.h."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+class _Managed(ctypes.Structure):
+    """DLManagedTensor of dlpack.h."""
+
+
+_Deleter = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Managed))
+_Managed._fields_ = (("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", _Deleter))
+
+_held: dict[int, tuple[_Managed, object, object]] = {}  # by address, until the consumer is done
+
+
+def _delete(managed: Any) -> None:
+    _held.pop(ctypes.addressof(managed.contents), None)
+
+
+_deleter = _Deleter(_delete)
+
+
+_Destructor = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_python = ctypes.pythonapi
+_python.PyCapsule_New.restype = ctypes.py_object
+_python.PyCapsule_New.argtypes = (ctypes.c_void_p, ctypes.c_char_p, _Destructor)
+_python.PyCapsule_IsValid.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
+_python.PyCapsule_GetPointer.restype = ctypes.c_void_p
+_python.PyCapsule_GetPointer.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
+
+
+def _destroy(capsule: int) -> None:
+    """A capsule that nobody took still owns its array; a consumer renames the one it takes."""
+    if _python.PyCapsule_IsValid(capsule, _CAPSULE_NAME):
+        _held.pop(_python.PyCapsule_GetPointer(capsule, _CAPSULE_NAME), None)
+
+
+_destructor = _Destructor(_destroy)
+
+
+def _capsule(array: DeviceTensor) -> Any:
+    shape = (ctypes.c_int64 * len(array.shape))(*array.shape)
+    managed = _Managed(
+        tensor=_Tensor(
+            data=array.pointer,
+            device_type=_DEVICE_TYPES[array.device],
+            device_id=array.device_id,
+            ndim=len(array.shape),
+            code=_TYPE_CODES[array.dtype.kind],
+            bits=8 * array.dtype.itemsize,
+            lanes=1,
+            shape=shape,
+        ),
+        deleter=_deleter,
+    )
+    address = ctypes.addressof(managed)
+    _held[address] = (managed, shape, array.owner)
+    return _python.PyCapsule_New(address, _CAPSULE_NAME, _destructor)

@@ -1,0 +1,322 @@
+"""TensorRT without ONNX Runtime: engines that ``vos-export engine`` built, on one CUDA stream of their own."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vosrt.bundle import file_sha256
+from vosrt.engines.base import EngineInfo
+from vosrt.engines.cuda import Cuda, DeviceArray, Graph, Stream
+from vosrt.engines.device import DeviceTensor
+from vosrt.engines.nvidia import Gpu, find_gpu
+from vosrt.engines.static_shape import Axes, Sizes, StaticShapeEngine, one_line
+from vosrt.engines.tensorrt_files import (
+    ENGINE_PRECISIONS,
+    EnginePrecision,
+    EngineRecord,
+    EngineTarget,
+    choose_engine,
+)
+from vosrt.engines.tensorrt_flavour import TENSORRT_RTX, Flavour
+from vosrt.errors import EngineError, OptionError
+
+CUDA_GRAPH_VARIABLE = "VOSRT_CUDA_GRAPH"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is needed to run engines on this machine.
+
+    Attributes:
+        module: ``tensorrt`` or ``tensorrt_rtx``.
+        cuda: the CUDA runtime.
+        gpu: what they run on.
+        version: of everything, for people.
+    """
+
+    module: ModuleType
+    cuda: Cuda
+    gpu: Gpu
+    version: str
+
+
+def find_tensorrt(flavour: Flavour) -> Found:
+    """Look for a GPU, a TensorRT and the CUDA bindings, in this order.
+
+    Raises:
+        EngineError: there is no GPU, or TensorRT is broken or too old.
+        MissingExtraError: TensorRT or the bindings are not installed.
+    """
+    gpu = find_gpu()
+    module = flavour.load()
+    version = f"{flavour.name} {module.__version__}, CUDA {gpu.cuda}, {gpu.name} ({gpu.architecture})"
+    return Found(module, Cuda(), gpu, version)
+
+
+class TensorRtEngine(StaticShapeEngine):
+    """Runs one graph of a bundle with the TensorRT engine that was built from it.
+
+    Buffers are allocated once per frame size, for the two last sizes. All work is queued on one stream.
+
+    Args:
+        graph: the ONNX file; the engine is looked for in ``engines/`` beside it.
+        axes: see :class:`StaticShapeEngine`; the axes of frames are named ``n``, ``height`` and ``width``.
+        flavour: which TensorRT.
+        precisions: acceptable ones, best first.
+        reason: for :class:`EngineInfo`.
+        cuda_graph: record the work of a size once and repeat it with one call; None is what the environment variable
+            ``VOSRT_CUDA_GRAPH`` says (``1`` or ``0``, which is the default).
+
+    Raises:
+        MissingExtraError: TensorRT or the CUDA bindings are not installed.
+        EngineError: no GPU, no engine built for it, or one that does not load.
+    """
+
+    def __init__(
+        self,
+        graph: Path,
+        axes: Axes,
+        *,
+        flavour: Flavour,
+        precisions: tuple[EnginePrecision, ...] = ENGINE_PRECISIONS,
+        reason: str,
+        cuda_graph: bool | None = None,
+    ) -> None:
+        found = find_tensorrt(flavour)
+        self._trt, self._cuda, self._flavour = found.module, found.cuda, flavour
+        target = EngineTarget(
+            flavour=flavour.name,
+            version=str(found.module.__version__),
+            architecture=found.gpu.architecture,
+            graph_sha256=file_sha256(graph),
+        )
+        plan, self._record = choose_engine(graph, target, precisions)
+        info = EngineInfo(f"{flavour.name}-direct", self._record.precision, found.version, reason)
+        super().__init__(graph, axes, info)
+        self._cuda_graph = _cuda_graph_wanted() if cuda_graph is None else cuda_graph
+        self._stream = self._cuda.create_stream()
+        self._queue = threading.Lock()  # of the stream: one run at a time
+        self._engine = self._deserialise(plan)
+
+    @property
+    def record(self) -> EngineRecord:
+        """What the engine was built from and for."""
+        return self._record
+
+    def smallest_inputs(self) -> dict[str, NDArray[Any]]:
+        """Zeros of the smallest frame that the engine takes, to probe it with."""
+        height, width = self._record.profiles[0].minimum
+        sizes = {"n": 1, "height": height, "width": width}
+        shapes = {name: [sizes[axis] if axis else 3 for axis in axes] for name, axes in self._axes.items()}
+        return {name: np.zeros(shape, dtype=self._dtype_of(name)) for name, shape in shapes.items()}
+
+    def run_on_device(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, DeviceTensor]:
+        """Run the graph and leave its outputs on the GPU.
+
+        The outputs are not awaited: they are whole for work that is queued on their ``stream`` afterwards. They are
+        overwritten by the next run with the same shapes.
+
+        Raises:
+            EngineError: no profile takes these shapes, or TensorRT failed.
+        """
+        session = self._session_for(self._sizes(inputs))
+        with self._queue:
+            session.enqueue(inputs)
+            return {
+                name: DeviceTensor(
+                    pointer=array.pointer,
+                    shape=array.shape,
+                    dtype=array.dtype,
+                    device="cuda",
+                    owner=(session, self._stream),
+                    stream=self._stream.handle,
+                )
+                for name, array in session.outputs.items()
+            }
+
+    def _create_session(self, sizes: Sizes) -> _Session:
+        size_of = dict(sizes)
+        height, width = size_of["height"], size_of["width"]
+        fitting = [i for i, profile in enumerate(self._record.profiles) if profile.takes(height, width)]
+        if not fitting or size_of.get("n", 1) != 1:
+            raise EngineError(
+                f"the {self.info.name} engine was built for frames of "
+                f"{', '.join(map(str, self._record.profiles))} (height x width) and takes none of {height}x{width}; "
+                f"build it for that too: vos-export engine {self._graph.parent} --flavour {self._flavour.option} "
+                f"--sizes {','.join([*map(str, self._record.profiles), f'{height}x{width}'])}"
+            )
+        shapes = {
+            name: tuple(
+                size_of[axis] if axis else self._engine.get_tensor_shape(name)[i] for i, axis in enumerate(axes)
+            )
+            for name, axes in self._axes.items()
+        }
+        with self._queue:
+            context = self._create_context()
+            if not context.set_optimization_profile_async(fitting[0], self._stream.handle):
+                raise self._failure(f"cannot switch to profile {fitting[0]}")
+            for name, shape in shapes.items():
+                if not context.set_input_shape(name, shape):
+                    raise self._failure(f"refuses the shape {list(shape)} of {name!r}")
+            if missing := context.infer_shapes():
+                raise self._failure(f"does not know the shapes of {', '.join(missing)}")
+            self._stream.wait()
+            inputs = {name: self._array(context, name) for name in self._names(self._trt.TensorIOMode.INPUT)}
+            outputs = {name: self._array(context, name) for name in self._names(self._trt.TensorIOMode.OUTPUT)}
+            for name, array in {**inputs, **outputs}.items():
+                if not context.set_tensor_address(name, array.pointer):
+                    raise self._failure(f"refuses the address of {name!r}")
+            capture = self._cuda_graph and self._flavour is not TENSORRT_RTX
+            return _Session(self._cuda, self._stream, self._submitter(context), inputs, outputs, capture=capture)
+
+    def _run(self, session: _Session, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        with self._queue:
+            session.enqueue(inputs)
+            for name, array in session.outputs.items():
+                self._stream.download(array, session.results[name])
+            self._stream.wait()
+            # The pinned arrays are overwritten by the next run.
+            return {name: array.copy() for name, array in session.results.items()}
+
+    def _deserialise(self, plan: bytes) -> Any:
+        runtime = self._trt.Runtime(_log(self._trt))
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise EngineError(
+                f"{self.info.name} cannot load {self._record.stem}: {_log(self._trt).last_words}; build it again: "
+                f"vos-export engine {self._graph.parent} --flavour {self._flavour.option} --rebuild"
+            )
+        return engine
+
+    def _create_context(self) -> Any:
+        """TensorRT-RTX captures CUDA graphs by itself, and knows when its kernels are compiled."""
+        if self._flavour is TENSORRT_RTX and self._cuda_graph:
+            config = self._engine.create_runtime_config()
+            config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            context = self._engine.create_execution_context(config)
+        else:
+            context = self._engine.create_execution_context()
+        if context is None:
+            raise self._failure("has no memory for a context on this GPU")
+        return context
+
+    def _submitter(self, context: Any) -> Callable[[], None]:
+        def submit() -> None:
+            if not context.execute_async_v3(self._stream.handle):
+                raise self._failure("cannot run")
+
+        return submit
+
+    def _names(self, mode: Any) -> list[str]:
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        return [name for name in names if self._engine.get_tensor_mode(name) == mode]
+
+    def _dtype_of(self, name: str) -> np.dtype[Any]:
+        dtype: np.dtype[Any] = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
+        return dtype
+
+    def _array(self, context: Any, name: str) -> DeviceArray:
+        return self._cuda.device_array(tuple(context.get_tensor_shape(name)), self._dtype_of(name))
+
+    def _failure(self, what: str) -> EngineError:
+        return EngineError(f"{self.info.name} {what}: {_log(self._trt).last_words}")
+
+
+class _Session:
+    """Buffers of one frame size, and the work on them.
+
+    Args:
+        cuda: where the staging buffers come from.
+        stream: what the work is queued on.
+        submit: queues the network itself.
+        inputs: by name.
+        outputs: by name.
+        capture: from the second run on, repeat one recording of the work.
+    """
+
+    def __init__(
+        self,
+        cuda: Cuda,
+        stream: Stream,
+        submit: Callable[[], None],
+        inputs: dict[str, DeviceArray],
+        outputs: dict[str, DeviceArray],
+        *,
+        capture: bool,
+    ) -> None:
+        self._stream, self._submit, self._inputs, self._capture = stream, submit, inputs, capture
+        self._staged = {name: cuda.pinned_array(array.shape, array.dtype) for name, array in inputs.items()}
+        self.outputs = outputs
+        self.results = {name: cuda.pinned_array(array.shape, array.dtype) for name, array in outputs.items()}
+        self._runs = 0
+        self._graph: Graph | None = None
+
+    def enqueue(self, inputs: Mapping[str, NDArray[Any]]) -> None:
+        """Queue the upload of the inputs and the network."""
+        for name, staged in self._staged.items():
+            if inputs[name].dtype != staged.dtype:
+                raise EngineError(f"{name!r} is {inputs[name].dtype}; expected {staged.dtype}")
+        self._stream.wait()  # the upload before this one may still read what is overwritten now
+        for name, staged in self._staged.items():
+            np.copyto(staged, inputs[name])
+        if self._capture and self._runs == 1:  # not the first: TensorRT prepares itself then
+            self._graph = self._record()
+        if self._graph is None:
+            self._work()
+        else:
+            self._graph.launch(self._stream)
+        self._runs += 1
+
+    def _work(self) -> None:
+        for name, array in self._inputs.items():
+            self._stream.upload(self._staged[name], array)
+        self._submit()
+
+    def _record(self) -> Graph:
+        self._stream.begin_capture()
+        try:
+            self._work()
+        except BaseException:
+            with suppress(EngineError):  # the stream must not stay in capture; the first failure is the one to tell
+                self._stream.end_capture()
+            raise
+        return self._stream.end_capture()
+
+
+@cache
+def _log(trt: ModuleType) -> Any:
+    """TensorRT's log, of which the last errors are kept for messages; one per library, since it accepts no second."""
+
+    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self._errors: deque[str] = deque(maxlen=8)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+                self._errors.append(message)
+
+        @property
+        def last_words(self) -> str:
+            return one_line(Exception(self._errors[-1])) if self._errors else "TensorRT gave no reason"
+
+    return Log()
+
+
+def _cuda_graph_wanted() -> bool:
+    value = os.environ.get(CUDA_GRAPH_VARIABLE, "0")
+    if value not in ("0", "1"):
+        raise OptionError(f"{CUDA_GRAPH_VARIABLE} is {value!r}; expected 1 or 0")
+    return value == "1"

@@ -1,0 +1,392 @@
+"""A tiny encoder; and NVIDIA's driver, the CUDA runtime and TensorRT, as far as vosrt calls them, in host memory."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vosrt.engines import nvidia
+from vosrt.types import F32Array, U8Array
+
+
+@pytest.fixture(scope="session")
+def encoder_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder without weights: the mean colour of every 8 x 8 cell, normalised."""
+    onnx = pytest.importorskip("onnx")
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    nodes = [
+        node("Cast", ["frames"], ["floats"], to=onnx.TensorProto.FLOAT),
+        node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
+        node("AveragePool", ["planes"], ["cells"], kernel_shape=[8, 8], strides=[8, 8], ceil_mode=1),
+        node("LpNormalization", ["cells"], ["unit"], axis=1),
+        node("Transpose", ["unit"], ["embedding"], perm=[0, 2, 3, 1]),
+    ]
+    frames = value("frames", onnx.TensorProto.UINT8, ["n", "height", "width", 3])
+    embedding = value("embedding", onnx.TensorProto.FLOAT, ["n", "h", "w", 3])
+    built = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "encoder", [frames], [embedding]),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    path = tmp_path_factory.mktemp("bundle") / "encoder.onnx"
+    onnx.save(built, path)
+    return path
+
+
+class FakeDriver:
+    """The functions of libcuda that `find_gpu` calls, for a machine with these GPUs."""
+
+    def __init__(self, *gpus: tuple[str, int, int], init_status: int = 0) -> None:
+        self._gpus, self._init_status = gpus, init_status
+
+    def cuInit(self, flags: int) -> int:  # noqa: N802
+        return self._init_status
+
+    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
+        count._obj.value = len(self._gpus)
+        return 0
+
+    def cuDeviceGet(self, device: Any, ordinal: int) -> int:  # noqa: N802
+        device._obj.value = ordinal
+        return 0
+
+    def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:  # noqa: N802
+        name.value = self._gpus[device.value][0].encode()[: size - 1]
+        return 0
+
+    def cuDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> int:  # noqa: N802
+        value._obj.value = self._gpus[device.value][{75: 1, 76: 2}[attribute]]
+        return 0
+
+    def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802
+        version._obj.value = 13010
+        return 0
+
+
+@pytest.fixture
+def plug_in_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes this a machine with GPUs: ``plug_in_gpu(("RTX 3060", 8, 6))``; none: a driver without a GPU."""
+
+    def plug_in(*gpus: tuple[str, int, int], init_status: int = 0) -> None:
+        monkeypatch.setattr(nvidia, "_load_driver", lambda: FakeDriver(*gpus, init_status=init_status))
+
+    return plug_in
+
+
+class _Status(enum.IntEnum):
+    cudaSuccess = 0  # noqa: N815
+    cudaErrorInvalidValue = 1  # noqa: N815
+    cudaErrorMemoryAllocation = 2  # noqa: N815
+    cudaErrorStreamCaptureUnsupported = 900  # noqa: N815
+
+
+class _CopyKind(enum.IntEnum):
+    cudaMemcpyHostToDevice = 1  # noqa: N815
+    cudaMemcpyDeviceToHost = 2  # noqa: N815
+
+
+class _CaptureMode(enum.IntEnum):
+    cudaStreamCaptureModeThreadLocal = 1  # noqa: N815
+
+
+Work = Callable[[], None]
+
+
+@dataclass
+class _Queue:
+    waiting: list[Work] = field(default_factory=list)
+    captured: list[Work] | None = None
+
+
+class FakeCuda(ModuleType):
+    """``cuda.bindings.runtime``: work on a stream is done when somebody waits for it, and not before."""
+
+    cudaError_t = _Status  # noqa: N815
+    cudaMemcpyKind = _CopyKind  # noqa: N815
+    cudaStreamCaptureMode = _CaptureMode  # noqa: N815
+    cudaStreamNonBlocking = 1  # noqa: N815
+
+    def __init__(self) -> None:
+        super().__init__("cuda.bindings.runtime")
+        self.memory: dict[int, Any] = {}
+        self.pinned: set[int] = set()
+        self.queues: dict[int, _Queue] = {}
+        self.graphs: dict[int, list[Work]] = {}
+        self.launches = 0
+        self.memory_left = 1 << 30
+
+    def submit(self, stream: int, work: Work) -> None:
+        """Queue work, or record it while the stream is captured."""
+        queue = self.queues[stream]
+        (queue.waiting if queue.captured is None else queue.captured).append(work)
+
+    def cudaGetErrorString(self, status: _Status) -> tuple[_Status, bytes]:  # noqa: N802
+        return _Status.cudaSuccess, status.name.removeprefix("cudaError").encode()
+
+    def _allocate(self, size: int) -> tuple[_Status, int | None]:
+        if size > self.memory_left:
+            return _Status.cudaErrorMemoryAllocation, None
+        buffer = (ctypes.c_char * max(size, 1))()
+        self.memory[ctypes.addressof(buffer)] = buffer
+        return _Status.cudaSuccess, ctypes.addressof(buffer)
+
+    def cudaMalloc(self, size: int) -> tuple[_Status, int | None]:  # noqa: N802
+        return self._allocate(size)
+
+    def cudaMallocHost(self, size: int) -> tuple[_Status, int | None]:  # noqa: N802
+        status, address = self._allocate(size)
+        if address:
+            self.pinned.add(address)
+        return status, address
+
+    def cudaFree(self, address: int) -> tuple[_Status]:  # noqa: N802
+        for stream in self.queues:
+            self.cudaStreamSynchronize(stream)
+        del self.memory[address]
+        return (_Status.cudaSuccess,)
+
+    def cudaFreeHost(self, address: int) -> tuple[_Status]:  # noqa: N802
+        self.pinned.remove(address)
+        return self.cudaFree(address)
+
+    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[_Status, int]:  # noqa: N802
+        assert flags == self.cudaStreamNonBlocking
+        self.queues[len(self.queues) + 1] = _Queue()
+        return _Status.cudaSuccess, len(self.queues)
+
+    def cudaStreamDestroy(self, stream: int) -> tuple[_Status]:  # noqa: N802
+        self.queues[stream].waiting.clear()
+        return (_Status.cudaSuccess,)
+
+    def cudaStreamSynchronize(self, stream: int) -> tuple[_Status]:  # noqa: N802
+        queue = self.queues[stream]
+        if queue.captured is not None:
+            return (_Status.cudaErrorStreamCaptureUnsupported,)
+        while queue.waiting:
+            queue.waiting.pop(0)()
+        return (_Status.cudaSuccess,)
+
+    def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: _CopyKind, stream: int) -> tuple[_Status]:  # noqa: N802
+        host, device = (source, target) if kind == _CopyKind.cudaMemcpyHostToDevice else (target, source)
+        if not (self._inside(host, size) in self.pinned and self._inside(device, size) not in {None, *self.pinned}):
+            return (_Status.cudaErrorInvalidValue,)
+        self.submit(stream, lambda: ctypes.memmove(target, source, size) and None)
+        return (_Status.cudaSuccess,)
+
+    def _inside(self, address: int, size: int) -> int | None:
+        return next((a for a, b in self.memory.items() if a <= address and address + size <= a + len(b)), None)
+
+    def cudaStreamBeginCapture(self, stream: int, mode: _CaptureMode) -> tuple[_Status]:  # noqa: N802
+        self.queues[stream].captured = []
+        return (_Status.cudaSuccess,)
+
+    def cudaStreamEndCapture(self, stream: int) -> tuple[_Status, list[Work] | None]:  # noqa: N802
+        captured, self.queues[stream].captured = self.queues[stream].captured, None
+        return _Status.cudaSuccess, captured
+
+    def cudaGraphInstantiate(self, graph: list[Work], flags: int) -> tuple[_Status, int]:  # noqa: N802
+        self.graphs[len(self.graphs) + 1] = list(graph)
+        return _Status.cudaSuccess, len(self.graphs)
+
+    def cudaGraphDestroy(self, graph: list[Work]) -> tuple[_Status]:  # noqa: N802
+        graph.clear()
+        return (_Status.cudaSuccess,)
+
+    def cudaGraphExecDestroy(self, runnable: int) -> tuple[_Status]:  # noqa: N802
+        self.graphs[runnable].clear()
+        return (_Status.cudaSuccess,)
+
+    def cudaGraphLaunch(self, runnable: int, stream: int) -> tuple[_Status]:  # noqa: N802
+        self.launches += 1
+        self.queues[stream].waiting.extend(self.graphs[runnable])
+        return (_Status.cudaSuccess,)
+
+
+class _Mode(enum.IntEnum):
+    NONE = 0
+    INPUT = 1
+    OUTPUT = 2
+
+
+class _GraphStrategy(enum.IntEnum):
+    DISABLED = 0
+    WHOLE_GRAPH_CAPTURE = 1
+
+
+class _Severity(enum.IntEnum):
+    INTERNAL_ERROR = 0
+    ERROR = 1
+    WARNING = 2
+
+
+class FakeLogger:
+    """``trt.ILogger``."""
+
+    Severity = _Severity
+
+    def log(self, severity: _Severity, message: str) -> None: ...
+
+
+class FakeTensorRt(ModuleType):
+    """``tensorrt`` or ``tensorrt_rtx``. A plan is JSON: its profiles as height and width, smallest to largest."""
+
+    ILogger = FakeLogger
+    TensorIOMode = _Mode
+    CudaGraphStrategy = _GraphStrategy
+
+    def __init__(self, name: str, version: str, cuda: FakeCuda) -> None:
+        super().__init__(name)
+        self.__version__ = version
+        self.cuda = cuda
+        self.contexts: list[FakeContext] = []
+        self.logger: FakeLogger | None = None
+
+    def nptype(self, kind: str) -> type[Any]:
+        return {"UINT8": np.uint8, "FLOAT": np.float32}[kind]
+
+    def Runtime(self, logger: FakeLogger) -> Any:  # noqa: N802
+        self.logger = logger
+
+        def deserialize_cuda_engine(plan: bytes) -> FakeEngine | None:
+            try:
+                return FakeEngine(self, json.loads(plan)["profiles"])
+            except ValueError:
+                logger.log(_Severity.ERROR, "Error Code 1:\n malformed plan")
+                return None
+
+        return SimpleNamespace(deserialize_cuda_engine=deserialize_cuda_engine)
+
+
+class FakeEngine:
+    """``ICudaEngine``: the mean colour of every 8 x 8 cell, normalised."""
+
+    num_io_tensors = 2
+
+    def __init__(self, trt: FakeTensorRt, profiles: list[list[list[int]]]) -> None:
+        self.trt, self.profiles = trt, profiles
+
+    def get_tensor_name(self, index: int) -> str:
+        return ("frames", "embedding")[index]
+
+    def get_tensor_mode(self, name: str) -> _Mode:
+        return _Mode.INPUT if name == "frames" else _Mode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> str:
+        return "UINT8" if name == "frames" else "FLOAT"
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (-1, -1, -1, 3)
+
+    def create_runtime_config(self) -> Any:
+        return SimpleNamespace(cuda_graph_strategy=_GraphStrategy.DISABLED)
+
+    def create_execution_context(self, config: Any = None) -> FakeContext:
+        context = FakeContext(self, config)
+        self.trt.contexts.append(context)
+        return context
+
+
+class FakeContext:
+    """``IExecutionContext``."""
+
+    def __init__(self, engine: FakeEngine, config: Any) -> None:
+        self._engine, self.config = engine, config
+        self._profile = engine.profiles[0]
+        self._shape: tuple[int, ...] | None = None
+        self._addresses: dict[str, int] = {}
+        self._prepared = False
+        self.fails = False
+
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        self._profile = self._engine.profiles[index]
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        (low, _, high), (n, height, width, colours) = self._profile, shape
+        fits = low[0] <= height <= high[0] and low[1] <= width <= high[1] and (n, colours) == (1, 3)
+        if fits:
+            self._shape = shape
+        return fits
+
+    def infer_shapes(self) -> list[str]:
+        return [] if self._shape else ["frames"]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        assert self._shape, "no input shape set"
+        n, height, width, _ = self._shape
+        return self._shape if name == "frames" else (n, height // 8, width // 8, 3)
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._addresses[name] = address
+        return address % 4 == 0 and address in self._engine.trt.cuda.memory
+
+    def execute_async_v3(self, stream: int) -> bool:
+        cuda = self._engine.trt.cuda
+        capturing = cuda.queues[stream].captured is not None
+        if self.fails or set(self._addresses) != {"frames", "embedding"} or (capturing and not self._prepared):
+            assert self._engine.trt.logger
+            self._engine.trt.logger.log(_Severity.ERROR, "cannot enqueue")
+            return False
+        self._prepared = True
+        cuda.submit(stream, self._compute)
+        return True
+
+    def _compute(self) -> None:
+        views = {}
+        for name, kind in (("frames", ctypes.c_uint8), ("embedding", ctypes.c_float)):
+            shape = self.get_tensor_shape(name)
+            pointer = ctypes.cast(self._addresses[name], ctypes.POINTER(kind))
+            views[name] = np.ctypeslib.as_array(pointer, shape)
+        views["embedding"][...] = mean_colours(views["frames"])
+
+
+def mean_colours(frames: U8Array) -> F32Array:
+    """What the fake engines compute, written once more in NumPy."""
+    n, height, width, _ = frames.shape
+    cells = frames.astype(np.float32).reshape(n, height // 8, 8, width // 8, 8, 3).mean(axis=(2, 4))
+    normalised: F32Array = cells / np.maximum(np.linalg.norm(cells, axis=-1, keepdims=True), 1e-12)
+    return normalised
+
+
+@pytest.fixture(name="mean_colours")
+def mean_colours_fixture() -> Callable[[U8Array], F32Array]:
+    """What `encoder_graph` computes."""
+    return mean_colours
+
+
+@dataclass
+class FakeNvidia:
+    """A machine with an RTX 3060, CUDA and both TensorRTs."""
+
+    cuda: FakeCuda
+    tensorrt: FakeTensorRt
+    tensorrt_rtx: FakeTensorRt
+    mean_colours: Callable[[U8Array], F32Array] = mean_colours
+
+
+@pytest.fixture
+def fake_nvidia(monkeypatch: pytest.MonkeyPatch, plug_in_gpu: Callable[..., None]) -> FakeNvidia:
+    cuda = FakeCuda()
+    machine = FakeNvidia(
+        cuda, FakeTensorRt("tensorrt", "10.9.0.34", cuda), FakeTensorRt("tensorrt_rtx", "1.7.1.116", cuda)
+    )
+    plug_in_gpu(("NVIDIA GeForce RTX 3060", 8, 6))
+    for name, module in (
+        ("cuda", ModuleType("cuda")),
+        ("cuda.bindings", ModuleType("cuda.bindings")),
+        ("cuda.bindings.runtime", cuda),
+        ("tensorrt", machine.tensorrt),
+        ("tensorrt_rtx", machine.tensorrt_rtx),
+    ):
+        monkeypatch.setitem(sys.modules, name, module)
+    return machine

@@ -1,0 +1,308 @@
+"""The TensorRT engine class against a TensorRT and a CUDA in host memory: buffers, order of work, graphs, refusals."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vosrt.bundle import EncoderSpec
+from vosrt.engines.base import DeviceEngine
+from vosrt.engines.select import create_encoder_engine
+from vosrt.engines.tensorrt import CUDA_GRAPH_VARIABLE, TensorRtEngine
+from vosrt.engines.tensorrt_files import EngineRecord, Profile, write_record
+from vosrt.engines.tensorrt_flavour import FLAVOURS, TENSORRT, TENSORRT_RTX, Flavour
+from vosrt.errors import EngineError, MissingExtraError, OptionError
+from vosrt.types import U8Array
+
+SPEC = EncoderSpec(channels=3, feature="res4")
+AXES = {"frames": ("n", "height", "width", None)}
+GRAPH = b"the graph itself is not read"
+LANDSCAPE = Profile(minimum=(32, 32), optimum=(48, 64), maximum=(64, 96))
+PORTRAIT = Profile(minimum=(96, 32), optimum=(96, 48), maximum=(128, 64))
+PLAN = json.dumps({"profiles": [[p.minimum, p.optimum, p.maximum] for p in (LANDSCAPE, PORTRAIT)]}).encode()
+VERSIONS = {"tensorrt": "10.9.0.34", "tensorrt-rtx": "1.7.1.116"}
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    """A bundle's graph with one fitting engine per flavour beside it."""
+    path = tmp_path / "encoder.onnx"
+    path.write_bytes(GRAPH)
+    for flavour in FLAVOURS.values():
+        add_engine(path, flavour)
+    return path
+
+
+def add_engine(graph: Path, flavour: Flavour, plan: bytes = PLAN, **changes: Any) -> EngineRecord:
+    """Put an engine with its record beside a graph."""
+    record = EngineRecord(
+        graph="encoder",
+        graph_sha256=hashlib.sha256(GRAPH).hexdigest(),
+        flavour=flavour.name,
+        version=VERSIONS[flavour.name],
+        architecture="sm_86",
+        precision="fp16",
+        profiles=(LANDSCAPE, PORTRAIT),
+        recipe=1,
+        layers=3,
+        build_seconds=0.5,
+        sha256=hashlib.sha256(plan).hexdigest(),
+        bytes=len(plan),
+    )
+    record = replace(record, **changes)
+    folder = graph.parent / "engines"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{record.stem}.engine").write_bytes(plan)
+    write_record(record, folder)
+    return record
+
+
+def frames_of(height: int, width: int, seed: int = 0) -> U8Array:
+    return np.random.default_rng(seed).integers(1, 256, (1, height, width, 3), dtype=np.uint8)
+
+
+def engine_of(graph: Path, flavour: Flavour = TENSORRT, **options: Any) -> TensorRtEngine:
+    return TensorRtEngine(graph, AXES, flavour=flavour, reason="test", **options)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+@pytest.mark.parametrize("flavour", [TENSORRT, TENSORRT_RTX])
+def test_it_computes_the_graph(graph: Path, fake_nvidia: Any, flavour: Flavour, cuda_graph: bool) -> None:
+    """Sizes of both profiles, again and again, in and out of the sizes that are kept."""
+    engine = engine_of(graph, flavour, cuda_graph=cuda_graph)
+    for seed, (height, width) in enumerate([(48, 64), (96, 48), (48, 64), (48, 64), (64, 96), (48, 64), (48, 64)]):
+        frames = frames_of(height, width, seed)
+        embedding = engine.run({"frames": frames})["embedding"]
+        np.testing.assert_allclose(embedding, fake_nvidia.mean_colours(frames), atol=1e-6)
+    info = engine.info
+    assert (info.name, info.precision, info.reason) == (f"{flavour.name}-direct", "fp16", "test")
+    assert info.version == f"{flavour.name} {VERSIONS[flavour.name]}, CUDA 13.1, NVIDIA GeForce RTX 3060 (sm_86)"
+
+
+def test_results_outlive_the_next_run(graph: Path, fake_nvidia: Any) -> None:
+    """An embedding waits in a queue while the next frame is encoded."""
+    engine = engine_of(graph)
+    first = engine.run({"frames": frames_of(48, 64, 1)})["embedding"]
+    kept = first.copy()
+    engine.run({"frames": frames_of(48, 64, 2)})
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_buffers_are_allocated_once_per_size_and_freed(graph: Path, fake_nvidia: Any) -> None:
+    """Four buffers a size, two sizes, however long it runs; none once the engine is gone."""
+    engine = engine_of(graph)
+    counts = []
+    for height in (32, 32, 48, 48, 64, 32, 48):
+        engine.run({"frames": frames_of(height, 64)})
+        gc.collect()
+        counts.append(len(fake_nvidia.cuda.memory))
+    assert counts == [4, 4, 8, 8, 8, 8, 8]
+    assert len(fake_nvidia.cuda.queues) == 1, "everything shares one stream"
+    del engine
+    gc.collect()
+    assert fake_nvidia.cuda.memory == {}
+    assert fake_nvidia.cuda.pinned == set()
+
+
+def test_a_cuda_graph_replaces_the_calls(graph: Path, fake_nvidia: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first run of a size prepares, the second records, and from then on a run is one launch."""
+    monkeypatch.setenv(CUDA_GRAPH_VARIABLE, "1")
+    engine = engine_of(graph)
+    for _ in range(5):
+        engine.run({"frames": frames_of(48, 64)})
+    assert fake_nvidia.cuda.launches == 4
+    assert len(fake_nvidia.cuda.graphs) == 1
+    monkeypatch.setenv(CUDA_GRAPH_VARIABLE, "yes")
+    with pytest.raises(OptionError, match="VOSRT_CUDA_GRAPH is 'yes'; expected 1 or 0"):
+        engine_of(graph)
+
+
+def test_rtx_captures_by_itself(graph: Path, fake_nvidia: Any) -> None:
+    """It is told to, and no graph is recorded on top of its own."""
+    for wanted in (False, True):
+        engine = engine_of(graph, TENSORRT_RTX, cuda_graph=wanted)
+        for _ in range(3):
+            engine.run({"frames": frames_of(48, 64)})
+        config = fake_nvidia.tensorrt_rtx.contexts[-1].config
+        assert (config is not None and config.cuda_graph_strategy.name == "WHOLE_GRAPH_CAPTURE") == wanted
+    assert fake_nvidia.cuda.launches == 0
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_outputs_stay_on_the_device(graph: Path, fake_nvidia: Any, cuda_graph: bool) -> None:
+    """They are not awaited, and whole for whoever queues work on their stream."""
+    engine = engine_of(graph, cuda_graph=cuda_graph)
+    assert isinstance(engine, DeviceEngine)
+    copies = []
+    for seed in range(4):
+        output = engine.run_on_device({"frames": frames_of(48, 64, seed)})["embedding"]
+        assert fake_nvidia.cuda.queues[output.stream].waiting, "somebody waited"
+        interface = output.__cuda_array_interface__
+        assert (interface["shape"], interface["typestr"], interface["stream"]) == ((1, 6, 8, 3), "<f4", output.stream)
+        copy = np.zeros(output.shape, np.float32)
+        source = fake_nvidia.cuda.memory[interface["data"][0]]
+
+        def consume(copy: Any = copy, source: Any = source) -> None:
+            copy[...] = np.frombuffer(source, np.float32).reshape(copy.shape)
+
+        fake_nvidia.cuda.submit(output.stream, consume)
+        copies.append(copy)
+    fake_nvidia.cuda.cudaStreamSynchronize(output.stream)
+    for seed, copy in enumerate(copies):
+        np.testing.assert_allclose(copy, fake_nvidia.mean_colours(frames_of(48, 64, seed)), atol=1e-6)
+
+
+def test_threads_share_an_engine(graph: Path, fake_nvidia: Any) -> None:
+    engine = engine_of(graph)
+    inputs = [frames_of(32 + 8 * (seed % 3), 64, seed) for seed in range(24)]
+    with ThreadPoolExecutor(4) as pool:
+        outputs = list(pool.map(lambda frames: engine.run({"frames": frames})["embedding"], inputs))
+    for frames, embedding in zip(inputs, outputs, strict=True):
+        np.testing.assert_allclose(embedding, fake_nvidia.mean_colours(frames), atol=1e-6)
+
+
+def test_a_size_that_no_profile_takes_names_the_command(graph: Path, fake_nvidia: Any) -> None:
+    with pytest.raises(EngineError, match="takes none of 72x64") as caught:
+        engine_of(graph).run({"frames": frames_of(72, 64)})
+    sizes = "32x32:48x64:64x96,96x32:96x48:128x64,72x64"
+    assert str(caught.value).endswith(f"vos-export engine {graph.parent} --flavour tensorrt --sizes {sizes}")
+
+
+def test_failures_of_tensorrt_and_cuda_are_one_line(graph: Path, fake_nvidia: Any) -> None:
+    """With their own words; and the engine goes on afterwards."""
+    engine = engine_of(graph, cuda_graph=True)
+    frames = frames_of(48, 64)
+    with pytest.raises(EngineError, match="'frames' is float32; expected uint8"):
+        engine.run({"frames": frames.astype(np.float32)})
+    engine.run({"frames": frames})
+    fake_nvidia.tensorrt.contexts[-1].fails = True
+    with pytest.raises(EngineError, match=r"^tensorrt-direct cannot run: cannot enqueue$"):
+        engine.run({"frames": frames})
+    fake_nvidia.tensorrt.contexts[-1].fails = False
+    np.testing.assert_allclose(engine.run({"frames": frames})["embedding"], fake_nvidia.mean_colours(frames), atol=1e-6)
+    fake_nvidia.cuda.memory_left = 100
+    with pytest.raises(EngineError, match=r"^CUDA failed in cudaMalloc: MemoryAllocation$"):
+        engine.run({"frames": frames_of(64, 64)})
+
+
+def test_the_narrowest_precision_is_taken_unless_one_is_asked_for(graph: Path, fake_nvidia: Any) -> None:
+    """Of the engines that were built; what runs is in the description."""
+    add_engine(graph, TENSORRT, precision="fp32")
+    for precision, chosen in (("auto", "fp16"), ("fp32", "fp32")):
+        created = create_encoder_engine(graph, SPEC, engine="tensorrt-direct", precision=precision)  # type: ignore[arg-type]
+        assert created.info.precision == chosen
+    with pytest.raises(EngineError, match=r"no bf16 engine for tensorrt 10\.9\.0\.34 on sm_86.*it computes in fp16"):
+        create_encoder_engine(graph, SPEC, engine="tensorrt-direct", precision="bf16")
+
+
+def test_auto_takes_an_engine_of_the_bundle(graph: Path, fake_nvidia: Any) -> None:
+    """TensorRT before TensorRT-RTX, if both have an engine; the reasons name what was passed over."""
+    assert create_encoder_engine(graph, SPEC).info.name == "tensorrt-direct"
+    for path in (graph.parent / "engines").glob("encoder-tensorrt-10*"):
+        path.unlink()
+    info = create_encoder_engine(graph, SPEC).info
+    assert info.name == "tensorrt-rtx-direct"
+    assert "tensorrt-direct refused: no int8/fp8/fp16/bf16/fp32 engine for tensorrt 10.9.0.34 on sm_86" in info.reason
+
+
+STALE = {
+    "version": ({"version": "10.8.0.1"}, r"it is for tensorrt 10\.8\.0\.1"),
+    "architecture": ({"architecture": "sm_89"}, "it is for sm_89"),
+    "graph": ({"graph_sha256": "0" * 64}, "it was built from another graph"),
+}
+
+
+@pytest.mark.parametrize("name", STALE)
+def test_an_engine_for_something_else_is_never_loaded(tmp_path: Path, fake_nvidia: Any, name: str) -> None:
+    """Neither is TensorRT asked: it could only refuse, or not notice."""
+    graph = tmp_path / "encoder.onnx"
+    graph.write_bytes(GRAPH)
+    changes, says = STALE[name]
+    add_engine(graph, TENSORRT, **changes)
+    with pytest.raises(EngineError, match=f"{says}.*build one with: vos-export engine .* --flavour tensorrt"):
+        engine_of(graph)
+    assert fake_nvidia.tensorrt.logger is None
+
+
+def test_an_altered_engine_is_never_loaded(graph: Path, fake_nvidia: Any) -> None:
+    path = next((graph.parent / "engines").glob("encoder-tensorrt-10*.engine"))
+    path.write_bytes(PLAN.replace(b"32", b"31"))
+    with pytest.raises(EngineError, match="was altered: its SHA-256 is not the one in its record"):
+        engine_of(graph)
+    path.write_bytes(PLAN[:-1])
+    with pytest.raises(EngineError, match="was altered: it has"):
+        engine_of(graph)
+    path.unlink()
+    with pytest.raises(EngineError, match="cannot be read: No such file"):
+        engine_of(graph)
+    elsewhere = graph.with_name("elsewhere")
+    elsewhere.write_bytes(PLAN)
+    path.symlink_to(elsewhere)
+    with pytest.raises(EngineError, match="is reached through a link"):
+        engine_of(graph)
+    assert fake_nvidia.tensorrt.logger is None
+
+
+def test_a_plan_that_tensorrt_refuses(graph: Path, fake_nvidia: Any) -> None:
+    """Whole by its record, and still no engine."""
+    add_engine(graph, TENSORRT, plan=b"nonsense")
+    with pytest.raises(
+        EngineError, match=r"cannot load encoder-tensorrt-.*malformed plan; build it again: .*--rebuild$"
+    ):
+        engine_of(graph)
+
+
+def test_what_is_missing_is_named_with_its_command(
+    graph: Path, fake_nvidia: Any, monkeypatch: pytest.MonkeyPatch, plug_in_gpu: Callable[..., None]
+) -> None:
+    for module, flavour, command in (
+        ("cuda.bindings.runtime", TENSORRT, "pip install 'vosrt[tensorrt]'"),
+        ("tensorrt", TENSORRT, "pip install tensorrt cuda-bindings"),
+        ("tensorrt_rtx", TENSORRT_RTX, "pip install 'vosrt[tensorrt]'"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, module, None)
+            with pytest.raises(MissingExtraError) as caught:
+                engine_of(graph, flavour)
+        assert str(caught.value).endswith(f"is not installed; install it with: {command}")
+    fake_nvidia.tensorrt.__version__ = "8.6.1"
+    with pytest.raises(
+        EngineError, match=r"tensorrt 8\.6\.1 is installed; 10\.0 or newer is needed: pip install --upgrade"
+    ):
+        engine_of(graph)
+    plug_in_gpu()
+    with pytest.raises(EngineError, match="the NVIDIA driver offers no GPU"):
+        engine_of(graph)
+
+
+def test_the_fakes_have_only_what_the_real_libraries_have(fake_nvidia: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that NVIDIA's libraries lack cannot pass unnoticed here."""
+    engine = fake_nvidia.tensorrt_rtx.Runtime(None).deserialize_cuda_engine(PLAN)
+    fakes = {
+        ("cuda.bindings.runtime", ""): fake_nvidia.cuda,
+        ("tensorrt_rtx", ""): fake_nvidia.tensorrt_rtx,
+        ("tensorrt_rtx", "ICudaEngine"): engine,
+        ("tensorrt_rtx", "IExecutionContext"): engine.create_execution_context(),
+    }
+    for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime", "tensorrt_rtx"):
+        monkeypatch.delitem(sys.modules, name)
+    for (module, attribute), fake in fakes.items():
+        real = pytest.importorskip(
+            module, reason=f"{module} is not installed; it comes with: pip install 'vosrt[tensorrt]'"
+        )
+        names = {name for name, value in inspect.getmembers(fake) if callable(value) and not name.startswith("_")}
+        names.discard("submit")  # how the fakes work together
+        assert len(names) > 5 or attribute == ""
+        assert names <= set(dir(getattr(real, attribute) if attribute else real)), f"{module} {attribute}"
+    assert hasattr(sys.modules["tensorrt_rtx"].IRuntimeConfig, "cuda_graph_strategy")
