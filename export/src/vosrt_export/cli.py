@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vosrt.cli.app import require, run_app
+from vosrt.cli.app import call, require, run_app
+from vosrt_export.engine_cli import engine_app
 
 app = typer.Typer(name="vos-export", add_completion=False, pretty_exceptions_enable=False)
+
+_COMMANDS = {"engine": engine_app}
 
 
 class FeatureChoice(StrEnum):
@@ -28,7 +32,7 @@ class WeightsChoice(StrEnum):
     FP32 = "fp32"
 
 
-@app.command()
+@app.command(epilog=f"Further commands, each with --help: {', '.join(f'vos-export {name}' for name in _COMMANDS)}.")
 def vos_export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint to export (safetensors).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Bundle to make (a directory).")],
@@ -63,4 +67,7 @@ def vos_export(
 
 def main() -> None:
     """Entry point of ``vos-export``."""
+    if sys.argv[1:2] and sys.argv[1] in _COMMANDS:
+        name, arguments = sys.argv[1], sys.argv[2:]
+        sys.exit(call(_COMMANDS[name], arguments, f"vos-export {name}"))
     run_app(app)

@@ -1,0 +1,315 @@
+"""TensorRT-RTX engines really built, for GPUs that are not here; what is kept, what is stale, what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+import vosrt_export.tensorrt
+from vosrt.bundle import load_bundle, write_manifest
+from vosrt.engines import nvidia
+from vosrt.engines.tensorrt_files import EngineRecord, Profile, read_records
+from vosrt.engines.tensorrt_flavour import TENSORRT, TENSORRT_RTX
+from vosrt.errors import EngineError, MissingExtraError, OptionError, OutputError
+from vosrt_export.engine_cli import engine_app
+from vosrt_export.onnx import ExportError
+from vosrt_export.polygraphy_loader import failures_as_errors, load_polygraphy
+from vosrt_export.sizes import check_sizes, parse_sizes, preset
+from vosrt_export.tensorrt import EngineOptions, build_engines, choose_flavour, inspect_engine
+
+SMALL = (Profile(minimum=(32, 32), optimum=(48, 64), maximum=(64, 96)),)
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On every machine alike: what is built here must not need one."""
+    monkeypatch.setattr(nvidia, "_DRIVER", "libvosrt-no-such-driver.so")
+
+
+@pytest.fixture
+def rtx(skip_or_fail: Callable[..., None]) -> None:
+    """TensorRT-RTX and Polygraphy."""
+    try:
+        TENSORRT_RTX.load()
+        load_polygraphy(TENSORRT_RTX)
+    except (MissingExtraError, EngineError) as error:
+        skip_or_fail(str(error), required="tensorrt-rtx")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """The packaged bundle, a copy for each test."""
+    path = tmp_path / "bundle"
+    shutil.copytree(load_bundle("default").path, path)
+    return path
+
+
+def options(**changes: Any) -> EngineOptions:
+    return EngineOptions(**{"flavour": "rtx", "capabilities": ("86",), "profiles": SMALL, **changes})
+
+
+def records(bundle: Path) -> list[EngineRecord]:
+    found = [record for _, record in read_records(bundle / "engines")]
+    return [record for record in found if isinstance(record, EngineRecord)]
+
+
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_engines_are_built_for_gpus_that_are_not_here(bundle: Path, precision: Any) -> None:
+    """One per architecture, each with a record that its content agrees with; the bundle itself is unchanged."""
+    manifest = (bundle / "manifest.json").read_bytes()
+    outcomes = build_engines(bundle, options(capabilities=("86", "89", "120"), precision=precision))
+    assert [outcome.record.architecture for outcome in outcomes] == ["sm_86", "sm_89", "sm_120"]
+    for outcome in outcomes:
+        assert (outcome.built, outcome.why) == (True, "not there yet")
+        plan = outcome.path.read_bytes()
+        assert (hashlib.sha256(plan).hexdigest(), len(plan)) == (outcome.record.sha256, outcome.record.bytes)
+        assert outcome.record.precision == precision
+        assert outcome.record.layers > 20
+        assert outcome.record.graph_sha256 == load_bundle(bundle).manifest.graphs["encoder"].sha256
+    assert len({outcome.record.sha256 for outcome in outcomes}) == 3
+    assert {record.stem for record in records(bundle)} == {outcome.path.stem for outcome in outcomes}
+    assert (bundle / "manifest.json").read_bytes() == manifest
+    assert {path.suffix for path in (bundle / "engines").iterdir()} == {".engine", ".json"}
+
+
+@pytest.mark.usefixtures("rtx")
+def test_narrow_engines_are_smaller(bundle: Path) -> None:
+    """The precision reaches the engine: its weights take half the place."""
+    sizes = {p: build_engines(bundle, options(precision=p))[0].record.bytes for p in ("fp32", "fp16")}
+    assert sizes["fp16"] < 0.75 * sizes["fp32"]
+
+
+@pytest.mark.usefixtures("rtx")
+def test_what_fits_is_kept_and_what_is_stale_is_built_again(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever an engine hangs on makes it stale when it changes."""
+    (first,) = build_engines(bundle, options())
+    (again,) = build_engines(bundle, options())
+    assert (again.built, again.record) == (False, first.record)
+    (forced,) = build_engines(bundle, options(rebuild=True))
+    assert (forced.built, forced.why) == (True, "asked for")
+    other_sizes = (*SMALL, *parse_sizes("96x48"))
+    (resized,) = build_engines(bundle, options(profiles=other_sizes))
+    assert (resized.built, resized.why) == (True, "stale: other profiles")
+    assert resized.record.profiles == other_sizes
+    with monkeypatch.context() as patch:
+        patch.setattr(vosrt_export.tensorrt, "RECIPE", 2)
+        assert build_engines(bundle, options(profiles=other_sizes))[0].why == "stale: other recipe"
+    resized.path.write_bytes(resized.path.read_bytes()[:-1] + b"x")
+    (repaired,) = build_engines(bundle, options(profiles=other_sizes))
+    assert repaired.built
+    assert "stale: " in repaired.why
+    resized.path.with_suffix(".json").write_text("{}")
+    assert build_engines(bundle, options(profiles=other_sizes))[0].why.startswith("stale: ")
+    assert len(records(bundle)) == 1
+
+
+@pytest.mark.usefixtures("rtx")
+def test_an_engine_of_another_graph_is_not_taken_for_this_one(bundle: Path) -> None:
+    """A graph exported anew, with the engines of before beside it."""
+    build_engines(bundle, options())
+    opened = load_bundle(bundle)
+    model = onnx.load(opened.graph_path("encoder"))
+    model.producer_version = "another"
+    data = model.SerializeToString()
+    opened.graph_path("encoder").write_bytes(data)
+    graph = replace(opened.manifest.graphs["encoder"], sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    write_manifest(replace(opened.manifest, graphs={"encoder": graph}), bundle / "manifest.json")
+    (outcome,) = build_engines(bundle, options())
+    assert (outcome.built, outcome.why) == (True, "not there yet")
+    assert len({record.graph_sha256 for record in records(bundle)}) == 2
+
+
+@pytest.mark.usefixtures("rtx")
+def test_a_graph_that_tensorrt_refuses_gives_its_reason(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, nothing printed, nothing written."""
+    monkeypatch.setattr(vosrt_export.tensorrt, "cast_frames_first", lambda model: model)  # bytes are moved uncast
+    with pytest.raises(ExportError, match=r"cannot build the encoder for sm_86: .*UInt8 but must have type") as caught:
+        build_engines(bundle, options())
+    assert "\n" not in str(caught.value)
+    assert list((bundle / "engines").iterdir()) == []
+
+
+@pytest.mark.usefixtures("rtx")
+def test_nothing_is_printed(bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """TensorRT reports the missing driver as an error even where it needs none."""
+    build_engines(bundle, options())
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("rtx")
+def test_an_engine_is_inspected_where_there_is_a_driver(bundle: Path) -> None:
+    """Here there is none by decree, and that is what is said."""
+    (outcome,) = build_engines(bundle, options())
+    with pytest.raises(EngineError, match=r"^no NVIDIA driver here"):
+        inspect_engine(outcome.path, outcome.record, TENSORRT_RTX)
+
+
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"capabilities": ("90",)}, r"does not build for sm_90; it builds for sm_\d+, "),
+        ({"capabilities": ()}, "no NVIDIA driver here .*; name the GPUs to build for, such as --compute-capability"),
+        ({"precision": "int8"}, "the graph is not quantised"),
+        ({"precision": "fp8"}, "the graph is not quantised"),
+        ({"profiles": parse_sizes("8x64")}, "size is 8x64; this model takes sides of 16 to 4096 pixels"),
+    ],
+)
+def test_impossible_wishes_are_refused(bundle: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        build_engines(bundle, options(**changes))
+    assert list(bundle.glob("engines/*")) == []
+
+
+@pytest.mark.usefixtures("rtx")
+def test_a_place_that_leads_elsewhere_is_not_written_to(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (bundle / "engines").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputError, match="engines is a link"):
+        build_engines(bundle, options())
+    (bundle / "engines").unlink()
+    (bundle / "engines").touch()
+    with pytest.raises(OutputError, match="cannot write engines to"):
+        build_engines(bundle, options())
+
+
+def test_the_flavour_follows_what_is_asked_and_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT builds for the GPU at hand; for another one only TensorRT-RTX does."""
+    fake = type(sys)("tensorrt")
+    fake.__version__ = "10.9.0"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tensorrt", fake)
+    assert choose_flavour(EngineOptions()) is TENSORRT
+    assert choose_flavour(EngineOptions(capabilities=("86",))) is TENSORRT_RTX
+    assert choose_flavour(EngineOptions(flavour="rtx")) is TENSORRT_RTX
+    with pytest.raises(OptionError, match="TensorRT builds for the GPU that it runs on"):
+        choose_flavour(EngineOptions(flavour="tensorrt", capabilities=("86",)))
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert choose_flavour(EngineOptions()) is TENSORRT_RTX
+    assert choose_flavour(EngineOptions(flavour="tensorrt")) is TENSORRT
+    with pytest.raises(OptionError, match=r"compute capability is '8\.6'; expected numbers such as 86"):
+        EngineOptions(capabilities=("8.6",))
+
+
+@pytest.mark.usefixtures("rtx")
+def test_polygraphy_serves_one_flavour_per_process() -> None:
+    with pytest.raises(ExportError, match="build tensorrt engines in another one"):
+        load_polygraphy(TENSORRT)
+
+
+@pytest.mark.usefixtures("rtx")
+def test_reasons_outweigh_the_missing_driver() -> None:
+    """Of what TensorRT logs, the last that is not about the driver."""
+    from polygraphy.logger import G_LOGGER
+
+    def fail() -> None:
+        with failures_as_errors("it failed"):
+            G_LOGGER.error("a reason")
+            G_LOGGER.error("in ScopedCudaStream (cudaError 35: CUDA driver version is insufficient)")
+            G_LOGGER.critical("Invalid Engine")
+
+    with pytest.raises(ExportError, match=r"^it failed: a reason$"):
+        fail()
+
+
+def test_sizes_as_a_person_states_them() -> None:
+    landscape = Profile(minimum=(480, 640), optimum=(480, 854), maximum=(480, 1152))
+    assert preset("480p") == landscape
+    assert preset("480p-portrait") == Profile(minimum=(640, 480), optimum=(854, 480), maximum=(1152, 480))
+    assert preset("1080p").optimum == (1080, 1920)
+    assert parse_sizes("480x640:480x854:480x1152") == (landscape,)
+    exact = Profile(minimum=(360, 640), optimum=(360, 640), maximum=(360, 640))
+    assert parse_sizes("360x640, 480x640:480x854:480x1152") == (exact, landscape)
+    assert parse_sizes(",".join(map(str, (exact, landscape)))) == (exact, landscape)
+    assert landscape.takes(480, 700)
+    assert not any(landscape.takes(*size) for size in ((479, 700), (481, 700), (480, 639), (480, 1153)))
+    check_sizes((landscape,), 16, 4096)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "480", "480x", "480x640:480x854", "480x854x3", "64x64:32x32:96x96", "-1x5", "a,b"]
+)
+def test_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(OptionError, match="size is"):
+        parse_sizes(text)
+
+
+@pytest.mark.parametrize("name", ["480", "p", "480i", "480p-upright", "480P"])
+def test_presets_that_are_none(name: str) -> None:
+    with pytest.raises(OptionError, match="preset is"):
+        preset(name)
+
+
+def run(*arguments: str) -> int:
+    from vosrt.cli.app import call
+
+    return call(engine_app, list(arguments), "vos-export engine")
+
+
+@pytest.mark.usefixtures("rtx")
+def test_the_command_builds_keeps_and_lists(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a person types it."""
+    arguments = (str(bundle), "--compute-capability", "86, 120", "--sizes", "48x64", "--precision", "bf16")
+    assert run(*arguments) == 0
+    built = capsys.readouterr().out.splitlines()
+    assert [("-sm_86-bf16-" in line, "-sm_120-bf16-" in line) for line in built] == [(True, False), (False, True)]
+    assert all("built in " in line and " MB; 48x64" in line for line in built)
+    assert run(*arguments) == 0
+    assert capsys.readouterr().out.count("there already, and fits") == 2
+    assert run(str(bundle), "--list") == 0
+    listed = capsys.readouterr().out
+    assert listed.count("no NVIDIA driver here") == 2
+    path = bundle / "engines" / f"{records(bundle)[0].stem}.json"
+    path.write_text(json.dumps({"schema": 1}))
+    assert run(str(bundle), "--list") == 0
+    assert "is no engine record" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("nowhere",), "no such bundle: nowhere"),
+        (("BUNDLE", "--preset", "480p", "--sizes", "480x854"), "--preset and --sizes were both given"),
+        (("BUNDLE", "--preset", "large"), "preset is 'large'"),
+        (("BUNDLE", "--sizes", "large"), "size is 'large'"),
+        (("BUNDLE", "--compute-capability", "ampere"), "compute capability is 'ampere'"),
+        (("BUNDLE", "--flavour", "tensorrt", "--compute-capability", "86"), "TensorRT builds for the GPU"),
+        (("BUNDLE", "--precision", "int4"), "int4"),
+        ((), "bundle"),
+    ],
+)
+def test_one_line_and_exit_code_2(
+    bundle: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], says: str
+) -> None:
+    assert run(*(each.replace("BUNDLE", str(bundle)) for each in arguments)) == 2
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("error: ")
+    assert says.lower() in stderr.lower()
+    assert stderr.count("\n") == 1
+
+
+def test_a_bundle_without_engines_names_the_command(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(str(bundle), "--list") == 0
+    assert f"no engines; build one with: vos-export engine {bundle}" in capsys.readouterr().out
+
+
+def test_missing_packages_name_the_command(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module, command in (
+        ("polygraphy", "pip install 'vosrt[export]'"),
+        ("tensorrt_rtx", "pip install 'vosrt[tensorrt]'"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, module, None)
+            assert run(str(bundle), "--compute-capability", "86") == 2
+        assert command in capsys.readouterr().err
