@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import shutil
 import sys
@@ -17,7 +18,7 @@ import pytest
 import vosrt_export.tensorrt
 from vosrt.bundle import load_bundle, write_manifest
 from vosrt.engines import nvidia
-from vosrt.engines.tensorrt_files import EngineRecord, Profile, read_records
+from vosrt.engines.tensorrt_files import EngineRecord, Profile, holds_engines_only, read_records
 from vosrt.engines.tensorrt_flavour import TENSORRT, TENSORRT_RTX
 from vosrt.errors import EngineError, MissingExtraError, OptionError, OutputError
 from vosrt_export.engine_cli import engine_app
@@ -209,13 +210,13 @@ def test_polygraphy_serves_one_flavour_per_process() -> None:
 @pytest.mark.usefixtures("rtx")
 def test_reasons_outweigh_the_missing_driver() -> None:
     """Of what TensorRT logs, the last that is not about the driver."""
-    from polygraphy.logger import G_LOGGER
+    log = importlib.import_module("polygraphy.logger").G_LOGGER
 
     def fail() -> None:
         with failures_as_errors("it failed"):
-            G_LOGGER.error("a reason")
-            G_LOGGER.error("in ScopedCudaStream (cudaError 35: CUDA driver version is insufficient)")
-            G_LOGGER.critical("Invalid Engine")
+            log.error("a reason")
+            log.error("in ScopedCudaStream (cudaError 35: CUDA driver version is insufficient)")
+            log.critical("Invalid Engine")
 
     with pytest.raises(ExportError, match=r"^it failed: a reason$"):
         fail()
@@ -313,3 +314,17 @@ def test_missing_packages_name_the_command(
             patch.setitem(sys.modules, module, None)
             assert run(str(bundle), "--compute-capability", "86") == 2
         assert command in capsys.readouterr().err
+
+
+def test_engines_do_not_keep_a_bundle_from_being_replaced(tmp_path: Path) -> None:
+    """They can be built again; anything else in their folder may be somebody's."""
+    folder = tmp_path / "engines"
+    assert not holds_engines_only(folder)
+    folder.mkdir()
+    for name in ("a.engine", "a.json", "timing.cache"):
+        (folder / name).touch()
+    assert holds_engines_only(folder)
+    (tmp_path / "link").symlink_to(folder)
+    assert not holds_engines_only(tmp_path / "link")
+    (folder / "notes.txt").touch()
+    assert not holds_engines_only(folder)

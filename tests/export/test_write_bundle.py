@@ -165,6 +165,8 @@ def test_overwrite_replaces_a_bundle_and_nothing_else(small_checkpoint: Path, tm
         export_bundle(small_checkpoint, output, overwrite=True)
     assert load_bundle(output).manifest.encoder.feature == "res3"
     (output / "notes.txt").unlink()
+    (output / "engines").mkdir()
+    (output / "engines" / "encoder.engine").touch()  # built from the graph that goes
     export_bundle(small_checkpoint, output, overwrite=True)
     assert load_bundle(output).manifest.encoder.feature == "res4"
     assert listing(tmp_path) == ["bundle", "bundle/encoder.onnx", "bundle/manifest.json", "bundle/training.safetensors"]

@@ -22,6 +22,7 @@ from vosrt.bundle import (
     load_bundle,
     write_manifest,
 )
+from vosrt.engines.tensorrt_files import FOLDER, holds_engines_only
 from vosrt.errors import BundleError, OptionError, OutputError
 from vosrt_export.graphs import EncoderGraph, check_feature
 from vosrt_export.onnx import INPUT_NAME, OPSET, OUTPUT_NAME, ExportError, export_onnx
@@ -160,6 +161,8 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise OutputError(
             f"{output} is not a whole bundle and is not replaced ({error}); remove it yourself"
         ) from error
+    if holds_engines_only(output / FOLDER):
+        files.add(FOLDER)
     if strangers := sorted({entry.name for entry in output.iterdir()} - files - _OWN_FILES):
         raise OutputError(f"{output} holds more than a bundle ({strangers[0]}) and is not replaced; remove it yourself")
 

@@ -28,6 +28,7 @@ ENGINE_PRECISIONS: tuple[EnginePrecision, ...] = get_args(EnginePrecision)  # in
 FOLDER, SUFFIX = "engines", ".engine"
 SCHEMA = 1
 
+_SUFFIXES = {SUFFIX, ".json", ".cache"}
 _MAX_RECORD_BYTES = 1 << 16
 _MAX_PROFILES = 32
 _MAX_SIDE = 16384
@@ -134,6 +135,13 @@ class EngineTarget:
 def engines_folder(graph: Path) -> Path:
     """Where the engines of a bundle's graph are."""
     return graph.parent / FOLDER
+
+
+def holds_engines_only(folder: Path) -> bool:
+    """Whether a folder is nothing but what ``vos-export engine`` writes, all of which can be made again."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return all(path.is_file() and not path.is_symlink() and path.suffix in _SUFFIXES for path in folder.iterdir())
 
 
 def write_record(record: EngineRecord, folder: Path) -> Path:
