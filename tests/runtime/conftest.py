@@ -180,7 +180,11 @@ class FakeCuda(ModuleType):
         host, device = (source, target) if kind == _CopyKind.cudaMemcpyHostToDevice else (target, source)
         if not (self._inside(host, size) in self.pinned and self._inside(device, size) not in {None, *self.pinned}):
             return (_Status.cudaErrorInvalidValue,)
-        self.submit(stream, lambda: ctypes.memmove(target, source, size) and None)
+
+        def copy() -> None:
+            ctypes.memmove(target, source, size)
+
+        self.submit(stream, copy)
         return (_Status.cudaSuccess,)
 
     def _inside(self, address: int, size: int) -> int | None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from vosrt.bundle import EncoderSpec
+from vosrt.cli.app import ENGINE_HELP
 from vosrt.engines import onnxruntime as ort_engines
 from vosrt.engines import select
 from vosrt.engines.fake import FakeEngine
@@ -249,6 +250,13 @@ def test_impossible_wishes_are_refused(graph: Path, options: dict[str, Any], mes
     """Before anything is loaded."""
     with pytest.raises(OptionError, match=message):
         create_encoder_engine(graph, SPEC, **options)
+
+
+def test_the_help_names_every_engine() -> None:
+    """In the order in which ``auto`` tries them; the fake one is for tests."""
+    named = ENGINE_HELP.split(";")[0].replace(" or ", ", ").split(", ")
+    assert named == list(select.ENGINE_NAMES[:-1])
+    assert tuple(named[1:]) == select.AUTO_ORDER
 
 
 def test_bf16_without_an_engine_that_has_it_is_an_error(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,7 +215,7 @@ def test_an_rtx_plugin_without_a_device_says_which_gpu_it_refuses(plugin: Callab
 def test_a_precision_that_the_rtx_plugin_cannot_promise(encoder_graph: Path) -> None:
     for precision in ("fp32", "bf16"):
         with pytest.raises(OptionError, match=f"cannot promise {precision}; use precision 'auto', or engine"):
-            create_encoder_engine(encoder_graph, SPEC, engine="tensorrt-rtx", precision=precision)  # type: ignore[arg-type]
+            create_encoder_engine(encoder_graph, SPEC, engine="tensorrt-rtx", precision=precision)
 
 
 def test_a_missing_rtx_plugin_names_the_command(

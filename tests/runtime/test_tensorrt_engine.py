@@ -216,7 +216,7 @@ def test_auto_takes_an_engine_of_the_bundle(graph: Path, fake_nvidia: Any) -> No
     assert "tensorrt-direct refused: no int8/fp8/fp16/bf16/fp32 engine for tensorrt 10.9.0.34 on sm_86" in info.reason
 
 
-STALE = {
+STALE: dict[str, tuple[dict[str, Any], str]] = {
     "version": ({"version": "10.8.0.1"}, r"it is for tensorrt 10\.8\.0\.1"),
     "architecture": ({"architecture": "sm_89"}, "it is for sm_89"),
     "graph": ({"graph_sha256": "0" * 64}, "it was built from another graph"),

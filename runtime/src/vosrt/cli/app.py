@@ -17,6 +17,10 @@ import typer
 
 from vosrt.errors import MissingExtraError, VosrtError
 
+ENGINE_HELP = (
+    "auto, tensorrt-direct, tensorrt-rtx-direct, tensorrt, tensorrt-rtx, cuda, openvino, openvino-direct or cpu; "
+    "see [b]vos-run doctor[/b]."
+)
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 

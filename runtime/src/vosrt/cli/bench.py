@@ -8,7 +8,7 @@ from typing import Annotated, cast
 
 import typer
 
-from vosrt.cli.app import call
+from vosrt.cli.app import ENGINE_HELP, call
 from vosrt.types import Precision
 
 _app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -30,7 +30,7 @@ def bench(
         str | None,
         typer.Option(help="Recent frames that are attended. [dim]Default: as the bundle says.", rich_help_panel=_GRID),
     ] = None,
-    engine: Annotated[str, typer.Option(help="auto, openvino, openvino-direct, cpu.", rich_help_panel=_GRID)] = "auto",
+    engine: Annotated[str, typer.Option(help=ENGINE_HELP, rich_help_panel=_GRID)] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16.", rich_help_panel=_GRID)] = "auto",
     isa: Annotated[
         str,

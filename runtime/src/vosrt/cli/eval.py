@@ -8,7 +8,7 @@ from typing import Annotated, cast
 
 import typer
 
-from vosrt.cli.app import call
+from vosrt.cli.app import ENGINE_HELP, call
 from vosrt.types import Precision
 
 _app = typer.Typer(
@@ -33,9 +33,7 @@ Names = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel=_RESULTS)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=_RESULTS)]
-Engine = Annotated[
-    str, typer.Option(help="auto, openvino, openvino-direct or cpu; see [b]vos-run doctor[/b].", rich_help_panel=_MODEL)
-]
+Engine = Annotated[str, typer.Option(help=ENGINE_HELP, rich_help_panel=_MODEL)]
 PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.", rich_help_panel=_MODEL)]
 Size = Annotated[
     int | None,

@@ -8,7 +8,7 @@ from typing import Annotated, cast
 
 import typer
 
-from vosrt.cli.app import call
+from vosrt.cli.app import ENGINE_HELP, call
 from vosrt.types import Precision
 
 _segment_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -28,14 +28,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the results of an earlier run.", rich_help_panel=_RESULTS)
 ]
-Engine = Annotated[
-    str,
-    typer.Option(
-        help="auto, tensorrt-direct, tensorrt-rtx-direct, tensorrt, tensorrt-rtx, cuda, openvino, openvino-direct or "
-        "cpu; see [b]vos-run doctor[/b].",
-        rich_help_panel=_MODEL,
-    ),
-]
+Engine = Annotated[str, typer.Option(help=ENGINE_HELP, rich_help_panel=_MODEL)]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 uses every core.", rich_help_panel=_MODEL)]
 
 
