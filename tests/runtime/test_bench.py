@@ -377,7 +377,7 @@ def test_a_budget_that_nothing_fits_is_a_failure(
     ("arguments", "message"),
     [
         (["--rounds", "0"], "--rounds is 0; expected 1 or more"),
-        (["--engine", "gpu"], "--engine is 'gpu'; expected some of auto, openvino"),
+        (["--engine", "gpu"], "--engine is 'gpu'; expected some of auto, tensorrt-direct"),
         (["--budget-ms", "nan"], "--budget-ms is nan; expected more than 0 milliseconds"),
         (["--source", "0"], "a camera sets its own pace"),
         (["--source", "missing.mp4"], "missing.mp4"),
