@@ -1,12 +1,14 @@
 """The README's picture: a scene rendered here, segmented by `vos-run`, a strip of its overlay.
 
-    python benchmarks/picture.py        # writes results/overlay.jpg
+    python benchmarks/picture.py                                # writes results/overlay.jpg
+    python benchmarks/picture.py --davis FOLDER --frames 4      # the scene as a data set in the DAVIS layout instead
 
 A striped ball rolls behind a spotted box while the camera pans over noise. Nothing in it is anybody else's.
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -59,8 +61,26 @@ def render(t: int) -> tuple[U8Array, U8Array]:
     return cv2.GaussianBlur(frame, (0, 0), 0.8), labels
 
 
+def write_davis(root: Path, frames: int) -> None:
+    """Write the first frames and the masks of both objects as the sequence `scene` of a DAVIS folder."""
+    images, annotations = (root / kind / "480p" / "scene" for kind in ("JPEGImages", "Annotations"))
+    for folder in (images, annotations):
+        folder.mkdir(parents=True, exist_ok=True)
+    for t in range(frames):
+        image, labels = render(t)
+        cv2.imwrite(str(images / f"{t:05d}.jpg"), image)
+        cv2.imwrite(str(annotations / f"{t:05d}.png"), labels)
+
+
 def main() -> None:
-    """Render, segment, write the strip."""
+    """Parse options; render, segment, write the strip, or write the data set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--davis", type=Path, metavar="FOLDER", help="write a data set instead")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="of the data set")
+    options = parser.parse_args()
+    if options.davis:
+        write_davis(options.davis, options.frames)
+        return
     with tempfile.TemporaryDirectory() as folder:
         frames, out = Path(folder) / "frames", Path(folder) / "out"
         frames.mkdir()
