@@ -6,6 +6,7 @@ from damage, not from the bundle's maker.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -34,6 +35,7 @@ Harm = Callable[[Path], object]
 _RUNS_CODE = ("exec", "compile", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen")
 _LOADS_CODE = ("import", "pickle.find_class", "marshal.loads", "ctypes.dlopen", "socket.connect")
 _PEAK_BYTES = 16 << 20
+_INVALID_BUNDLE = 7  # vosrt.h
 _FLOAT = onnx.TensorProto.FLOAT
 
 _heard: list[str] | None = None
@@ -379,6 +381,38 @@ def test_refused_in_one_line_with_nothing_run(hostile: tuple[Path, str], monkeyp
     assert len(message) < 600
     assert [each for each in heard if not each.startswith(f"open {root}")] == []
     assert peak < _PEAK_BYTES
+
+
+@pytest.fixture
+def native_status(native: Any) -> Callable[[Path], tuple[int, str]]:
+    """Opens a bundle as a C program does: the status, and the line that explains it."""
+    library = Path(native.__file__).with_name("libvosrt.so")
+    if not library.exists():
+        pytest.skip("no shared library beside the binding")
+    core = ctypes.CDLL(str(library))
+    core.vosrt_last_error.restype = ctypes.c_char_p
+    core.vosrt_bundle_close.argtypes = [ctypes.c_void_p]
+
+    def status(root: Path) -> tuple[int, str]:
+        handle = ctypes.c_void_p()
+        found = core.vosrt_bundle_open(os.fsencode(root), ctypes.byref(handle))
+        core.vosrt_bundle_close(handle)
+        return found, core.vosrt_last_error().decode()
+
+    return status
+
+
+def test_c_takes_the_sound_bundle(sound: Path, native_status: Callable[[Path], tuple[int, str]]) -> None:
+    assert native_status(sound)[0] == 0
+
+
+def test_c_refuses_it_too(hostile: tuple[Path, str], native_status: Callable[[Path], tuple[int, str]]) -> None:
+    """The native reader refuses what Python refuses, with one line."""
+    status, message = native_status(hostile[0])
+    assert status == _INVALID_BUNDLE
+    assert message
+    assert message.isprintable()
+    assert len(message) < 600
 
 
 def test_the_command_line_says_so(

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <charconv>
 #include <fstream>
+#include <map>
 #include <system_error>
 
 #include "error.hpp"
 #include "json.hpp"
+#include "onnx_file.hpp"
 #include "sha256.hpp"
 
 namespace vosrt {
@@ -16,6 +18,7 @@ namespace fs = std::filesystem;
 
 constexpr int64_t kSchema = 1, kMaxSideOfFrame = 16384;
 constexpr uintmax_t kMaxManifestBytes = 1 << 20;
+constexpr size_t kMaxGraphs = 16;
 
 [[noreturn]] void refuse(const std::string &message) { throw Error(VOSRT_INVALID_BUNDLE, message); }
 
@@ -56,6 +59,12 @@ bool is_file_name(std::string_view text) {
 bool is_tensor_name(std::string_view text) {
     return !text.empty() && (text[0] < '0' || text[0] > '9') && text[0] != '.' &&
            std::all_of(text.begin(), text.end(), [](char c) { return is_alphanumeric(c) || c == '_' || c == '.'; });
+}
+
+bool is_role(std::string_view text) {
+    return !text.empty() && text.size() <= 40 && text[0] >= 'a' && text[0] <= 'z' &&
+           std::all_of(text.begin(), text.end(),
+                       [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_'; });
 }
 
 bool is_hash(std::string_view text) {
@@ -179,7 +188,7 @@ GraphFile graph_of(Section section, const std::string &name) {
     graph.name = name;
     graph.file = section.text("file", 200, is_file_name, "a plain file name inside the bundle");
     graph.sha256 = section.text("sha256", 64, is_hash, "64 lower-case hexadecimal digits");
-    graph.bytes = section.integer("bytes", 1, int64_t{1} << 40);
+    graph.bytes = section.integer("bytes", 1, kMaxGraphBytes);
     graph.precision = section.choice("precision", {"fp32", "fp16"});
     section.done();
     return graph;
@@ -194,18 +203,26 @@ void check_inside(const fs::path &root, const fs::path &path) {
         refuse(path.string() + " leads out of the bundle through a link; files must lie inside " + root.string());
 }
 
-std::string hash_file(const fs::path &path) {
+std::vector<uint8_t> read_file(const fs::path &path, size_t size) {
+    std::vector<uint8_t> content(size);
     std::ifstream file(path, std::ios::binary);
-    if (!file) refuse(path.string() + " cannot be read");
-    Sha256 hash;
-    std::vector<char> buffer(1 << 16);
-    while (file.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) || file.gcount() > 0)
-        hash.update({reinterpret_cast<const uint8_t *>(buffer.data()), static_cast<size_t>(file.gcount())});
-    if (file.bad()) refuse(path.string() + " cannot be read to its end");
-    return hex(hash.finish());
+    if (!file.read(reinterpret_cast<char *>(content.data()), static_cast<std::streamsize>(size)))
+        refuse(path.string() + " cannot be read to its end");
+    return content;
 }
 
-void check_file(const fs::path &root, const std::string &shown_root, GraphFile &graph) {
+// The encoder must take and give what the manifest says.
+void check_tensor(const std::map<std::string, TensorType> &declared, const std::string &name, int64_t element,
+                  int64_t last, const std::string &where) {
+    const auto found = declared.find(name);
+    if (found != declared.end() && found->second.element == element && found->second.shape.size() == 4 &&
+        found->second.shape[3] == last)
+        return;
+    refuse(where + ": it has no tensor '" + shown(name) + "' of " + (element == kOnnxUint8 ? "uint8" : "float32") +
+           " [n, height, width, " + std::to_string(last) + "] as the manifest says; export the bundle again");
+}
+
+void check_file(const fs::path &root, const std::string &shown_root, const Bundle &bundle, GraphFile &graph) {
     const fs::path path = root / path_of(graph.file);
     check_inside(root, path);
     if (!fs::is_regular_file(path))
@@ -213,9 +230,17 @@ void check_file(const fs::path &root, const std::string &shown_root, GraphFile &
     if (const uintmax_t size = fs::file_size(path); size != static_cast<uintmax_t>(graph.bytes))
         refuse(path.string() + " was altered: it has " + std::to_string(size) + " bytes, the manifest says " +
                std::to_string(graph.bytes) + "; copy the bundle again");
-    if (const std::string found = hash_file(path); found != graph.sha256)
+    const std::vector<uint8_t> content = read_file(path, static_cast<size_t>(graph.bytes));
+    Sha256 hash;
+    hash.update(content);
+    if (const std::string found = hex(hash.finish()); found != graph.sha256)
         refuse(path.string() + " was altered: its SHA-256 is " + found.substr(0, 12) + "..., the manifest says " +
                graph.sha256.substr(0, 12) + "...; copy the bundle again");
+    const GraphInterface interface = read_interface(content, path.string());
+    if (graph.name == "encoder") {
+        check_tensor(interface.inputs, bundle.input_name, kOnnxUint8, 3, path.string());
+        check_tensor(interface.outputs, bundle.output_name, kOnnxFloat, bundle.channels, path.string());
+    }
     const std::u8string utf8 = path.u8string();
     graph.path.assign(utf8.begin(), utf8.end());
 }
@@ -262,7 +287,7 @@ Bundle parse_manifest(std::string_view text, const std::string &where) {
     out.summary = document.text("summary", 1000);
     out.channels = static_cast<int32_t>(encoder.integer("channels", 1, 4096));
     out.feature = encoder.choice("feature", {"res3", "res4", "key"});
-    out.stride = static_cast<int32_t>(encoder.integer("stride", 8, 8));
+    out.stride = static_cast<int32_t>(encoder.integer("stride", 1, 64));
     out.input_name = encoder.text("input_name", 100, is_tensor_name, "a tensor's name");
     out.output_name = encoder.text("output_name", 100, is_tensor_name, "a tensor's name");
     out.min_side = static_cast<int32_t>(encoder.integer("min_side", 1, kMaxSideOfFrame));
@@ -271,7 +296,13 @@ Bundle parse_manifest(std::string_view text, const std::string &where) {
     if (const Json *size = inference.values().find("size"); size == nullptr || size->kind != Json::Kind::null)
         out.size = static_cast<int32_t>(inference.integer("size", 8, kMaxSideOfFrame));
     out.memory = propagation_of(inference);
-    for (const auto &[name, value] : graphs.values().members) out.graphs.push_back(graph_of(graphs.section(name), name));
+    if (graphs.values().members.size() > kMaxGraphs)
+        refuse(where + ": graphs has " + std::to_string(graphs.values().members.size()) + " entries; expected at most " +
+               std::to_string(kMaxGraphs));
+    for (const auto &[name, value] : graphs.values().members) {
+        if (!is_role(name)) refuse(where + ": graphs has the entry '" + shown(name) + "'; expected names like 'encoder'");
+        out.graphs.push_back(graph_of(graphs.section(name), name));
+    }
     document.section("verification");
     document.section("provenance");
     if (out.min_side > out.max_side) encoder.fail("min_side", "at most max_side");
@@ -289,7 +320,7 @@ Bundle open_bundle(const std::string &path) {
         const fs::path root = path_of(path);
         Bundle bundle = parse_manifest(read_manifest(root, path), (root / "manifest.json").string());
         bundle.path = path;
-        for (GraphFile &graph : bundle.graphs) check_file(root, path, graph);
+        for (GraphFile &graph : bundle.graphs) check_file(root, path, bundle, graph);
         return bundle;
     } catch (const std::system_error &error) {
         refuse("bundle " + path + " cannot be read: " + error.code().message());

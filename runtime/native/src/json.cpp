@@ -8,8 +8,8 @@
 namespace vosrt {
 namespace {
 
-constexpr int kMaxDepth = 900;          // as deep as Python's reader goes, within a little
-constexpr size_t kMaxDigits = 4300;     // of an integer, as in Python
+constexpr int kMaxDepth = 31;         // levels below the document, as vosrt/bundle.py allows
+constexpr size_t kMaxDigits = 4300;  // of an integer, as in Python
 
 void append_utf8(std::string &out, char32_t c) {
     const auto put = [&out](char32_t byte) { out += static_cast<char>(byte); };
