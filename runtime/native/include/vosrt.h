@@ -4,14 +4,14 @@
  * remember and does everything around the neural network: reading of bundles, pixel formats and resizing, memory of
  * past frames, matching (fused local top-k attention), propagation of soft masks, and upsampling to labels. It runs no
  * network: an *engine*, a small table of callbacks, does. Write one around what your program already uses, or take
- * one from an adapter library (vosrt_openvino.h, vosrt_onnxruntime.h).
+ * a ready one from C++ (vosrt_openvino.hpp).
  *
  *     vosrt_bundle *bundle;  vosrt_model *model;  vosrt_stream *stream;
  *     vosrt_engine engine = {.struct_size = sizeof engine};
  *     vosrt_model_options options = {.struct_size = sizeof options};
  *     if (vosrt_bundle_open("bundle", &bundle)) fail(vosrt_last_error());
  *     vosrt_bundle_model_options(bundle, &options);
- *     vosrt_openvino_engine(bundle, NULL, &engine);                  // or fill the table yourself
+ *     engine.encode = my_network;                                    // writes task->embedding; see vosrt_engine
  *     vosrt_model_create(&options, &engine, &model);                 // one network, many videos
  *     vosrt_bundle_close(bundle);
  *
@@ -36,7 +36,7 @@
  * is no global state but the text of the last error, which is kept per thread.
  * Errors: functions that can fail return a status, 0 if all went well. Outputs are undefined unless it is VOSRT_OK, and a
  * failed call leaves the handle as it was (vosrt_stream_step states its one exception). No C++ exception leaves
- * the library. The adapters and a host's engine must not let one through either.
+ * the library, and none may enter it from a host's engine.
  * Memory: a stream allocates at its first frame, when objects are added, and not again.
  */
 #ifndef VOSRT_H

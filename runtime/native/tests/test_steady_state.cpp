@@ -1,30 +1,6 @@
 // Once a video runs, a frame allocates nothing and the memory's size stays as it is.
-#include <atomic>
-#include <cstdlib>
-#include <new>
-
 #include "check.hpp"
-
-namespace {
-std::atomic<int64_t> allocations{0};
-}
-
-// The library resolves these too: a shared library's operator new is the program's.
-void *operator new(size_t bytes) {
-    ++allocations;
-    if (void *memory = std::malloc(bytes ? bytes : 1)) return memory;
-    throw std::bad_alloc();
-}
-void *operator new(size_t bytes, std::align_val_t alignment) {
-    ++allocations;
-    const auto align = static_cast<size_t>(alignment);
-    if (void *memory = std::aligned_alloc(align, (bytes + align - 1) / align * align)) return memory;
-    throw std::bad_alloc();
-}
-void operator delete(void *memory) noexcept { std::free(memory); }
-void operator delete(void *memory, size_t) noexcept { std::free(memory); }
-void operator delete(void *memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void *memory, size_t, std::align_val_t) noexcept { std::free(memory); }
+#include "counting_allocator.hpp"
 
 int main() {
     constexpr int kHeight = 15, kWidth = 26, kChannels = 48, kOutHeight = 117, kOutWidth = 203;
