@@ -1,4 +1,4 @@
-"""`vos-run` on annotated sequences in the DAVIS layout: does it work on each, how well, and what does bf16 change?
+"""`vos-eval` on annotated sequences in the DAVIS layout: does each work, how well, and what does bf16 change?
 
     python benchmarks/sequences.py PATH/TO/davis        # with JPEGImages/480p and Annotations/480p
     python benchmarks/sequences.py PATH --frames 10     # quicker, nothing written
@@ -11,74 +11,73 @@ fp32, over the whole sequence, errors that add up from frame to frame included.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
-import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from machine import write
-from PIL import Image
 
-from vosrt.cli.run import main as vos_run
-from vosrt.metrics import score_sequence
+from vosrt.evaluation.layouts import Dataset, open_dataset
+from vosrt.evaluation.running import RunRequest, run_dataset
+from vosrt.evaluation.scoring import score_dataset
 from vosrt.types import U8Array
+from vosrt.video.images import list_images
 
-RUNS = {
-    "fp32": ["--engine", "cpu", "--precision", "fp32"],
-    "bf16 matching": ["--engine", "cpu", "--precision", "auto"],
-    "as chosen": [],
+RUNS: dict[str, dict[str, Any]] = {
+    "fp32": {"engine": "cpu", "precision": "fp32"},
+    "bf16 matching": {"engine": "cpu", "precision": "auto"},
+    "as chosen": {},
 }
 
 
-def read_masks(files: list[Path]) -> list[U8Array]:
-    """Object ids, u8 [H, W]; binary masks hold 255 for object 1."""
-    masks = [np.array(Image.open(file)) for file in files]
-    return [np.where(mask == 255, 1, mask).astype(np.uint8) for mask in masks]
+def shorten(dataset: Dataset, count: int, folder: Path) -> Dataset:
+    """The same data set with the first frames of each sequence, as links in a folder."""
+    sequences = []
+    for sequence in dataset.sequences:
+        frames = folder / sequence.name
+        frames.mkdir(parents=True)
+        files = list_images(sequence.frames)[:count]
+        for file in files:
+            (frames / file.name).symlink_to(file.resolve())
+        kept = {stem: path for stem, path in sequence.annotations.items() if stem in {file.stem for file in files}}
+        sequences.append(replace(sequence, frames=frames, annotations=kept))
+    return replace(dataset, sequences=tuple(sequences))
 
 
-def segment(frames: Path, first: Path, out: Path, options: list[str]) -> tuple[list[U8Array], dict[str, Any]]:
-    """Masks and summary of one `vos-run`, through its command line."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        code = vos_run([str(frames), "--mask", str(first), "-o", str(out), "--no-rle", "--json", *options])
-    if code:
-        raise SystemExit(f"vos-run failed with exit code {code}: {printed.getvalue()}")
-    return read_masks(sorted((out / "masks").glob("*.png"))), json.loads(printed.getvalue())
+def read_masks(dataset: Dataset, out: Path, name: str, width: int, height: int) -> list[U8Array]:
+    """The masks of one sequence, u8 [H, W] each."""
+    return [dataset.read(path, width, height) for path in list_images(dataset.mask_folder(out, name))]
 
 
-def run_sequence(root: Path, name: str, bundle: str, limit: int | None) -> list[dict[str, Any]]:
-    """All runs of one sequence."""
-    frames = root / "JPEGImages" / "480p" / name
-    annotations = sorted((root / "Annotations" / "480p" / name).glob("*.png"))[:limit]
-    truth = read_masks(annotations)
-    end = [] if limit is None else ["--end", str(limit)]
-    rows: list[dict[str, Any]] = []
-    exact: list[U8Array] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for label, options in RUNS.items():
-            out = Path(folder) / label.replace(" ", "-")
-            masks, summary = segment(frames, annotations[0], out, [*options, *end, "--bundle", bundle])
-            exact = exact or masks
-            score = score_sequence(masks, truth)[1]
-            different = np.mean([(a != b).mean() for a, b in zip(masks, exact, strict=True)])
-            rows.append(
-                {
-                    "sequence": name,
-                    "run": label,
-                    "frames": len(masks),
-                    "j": round(100 * score.j, 2),
-                    "f": round(100 * score.f, 2),
-                    "j_and_f": round(100 * score.j_and_f, 2),
-                    "differing_pixels_percent": round(100 * float(different), 4),
-                    "bundle": summary["model"]["bundle"],
-                    "engine": "{name} {precision}".format(**summary["model"]["engines"]["encoder"]),
-                    "core": summary["model"]["core"],
-                }
-            )
-            print(rows[-1], flush=True)
+def run(dataset: Dataset, bundle: str, out: Path, label: str) -> list[dict[str, Any]]:
+    """One of `RUNS` over all sequences; its masks stay in out/LABEL, and those of fp32 must be there already."""
+    figures: dict[str, dict[str, Any]] = {}
+    report = run_dataset(
+        RunRequest(dataset=dataset, out=out / label, bundle=bundle, **RUNS[label]), on_sequence=figures.__setitem__
+    )
+    if report.interrupted or report.failed:
+        raise SystemExit("; ".join(map(str, report.failed.values())) or "interrupted")
+    rows = []
+    for score in score_dataset(dataset, out / label).sequences:
+        size = figures[score.name]["width"], figures[score.name]["height"]
+        masks, exact = (read_masks(dataset, out / run_name, score.name, *size) for run_name in (label, "fp32"))
+        different = float(np.mean([(a != b).mean() for a, b in zip(masks, exact, strict=True)]))
+        percent = {name: 100 * (score.figures[name] or 0) for name in ("J", "F", "J&F")}
+        rows.append(
+            {
+                "sequence": score.name,
+                "run": label,
+                "frames": len(masks),
+                "j": round(percent["J"], 2),
+                "f": round(percent["F"], 2),
+                "j_and_f": round(percent["J&F"], 2),
+                "differing_pixels_percent": round(100 * different, 4),
+                **{name: report.settings[name] for name in ("bundle", "engine", "core")},
+            }
+        )
+        print(rows[-1], flush=True)
     return rows
 
 
@@ -89,10 +88,13 @@ def main() -> None:
     parser.add_argument("--bundle", default="default")
     parser.add_argument("--frames", type=int, help="of each sequence; nothing is written")
     options = parser.parse_args()
-    names = sorted(path.name for path in (options.root / "Annotations" / "480p").iterdir() if path.is_dir())
-    rows = [row for name in names for row in run_sequence(options.root, name, options.bundle, options.frames)]
-    for label in RUNS:
-        chosen = [row for row in rows if row["run"] == label]
+    dataset = open_dataset("davis16", options.root)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.frames is not None:
+            dataset = shorten(dataset, options.frames, Path(folder) / "frames")
+        by_run = {label: run(dataset, options.bundle, Path(folder), label) for label in RUNS}
+    rows = [row for of_one_sequence in zip(*by_run.values(), strict=True) for row in of_one_sequence]
+    for label, chosen in by_run.items():
         mean = {
             key: round(float(np.mean([row[key] for row in chosen])), 4)
             for key in ("j", "f", "j_and_f", "differing_pixels_percent")
