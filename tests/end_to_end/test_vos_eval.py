@@ -245,7 +245,7 @@ def test_a_broken_sequence_does_not_stop_the_others(project: Project, capsys: py
     assert project.score() == 2
     assert "has no masks of 1 of 2 sequences (one)" in capsys.readouterr().err
     assert project.score("--partial", "--no-html") == 0
-    assert "warning: 1 sequences have no masks" in capsys.readouterr().err
+    assert "warning: 1 sequence without masks" in capsys.readouterr().err
     frame.write_bytes(whole)
     assert project.run("--quiet") == 0
     assert json.loads((project.out / "results.json").read_text())["failed"] == {}

@@ -46,7 +46,7 @@ def segment_dataset(request: RunRequest, *, quiet: bool, as_json: bool) -> int:
             console.print(f"[dim]{escape(note)}")
         weights = " (random weights: expect rough masks)" if report.settings["weights"] == "untrained" else ""
         console.print(
-            f"{len(todo)} sequences to do, {len(report.kept)} complete; {escape(report.settings['bundle'])}, "
+            f"{_count(len(todo))} to do, {len(report.kept)} complete; {escape(report.settings['bundle'])}, "
             f"{report.settings['weights']}{weights}, {report.settings['engine']}"
         )
         frames = sum(len(list_images(sequence.frames)) for sequence in todo)
@@ -87,7 +87,7 @@ def segment_dataset(request: RunRequest, *, quiet: bool, as_json: bool) -> int:
         print(f"error: {name}: {error}", file=sys.stderr)
     if report.failed:
         return 1
-    console.print(f"{total} sequences in {escape(str(request.out))} ({RECORD} says how they were made)")
+    console.print(f"{_count(total)} in {escape(str(request.out))} ({RECORD} says how they were made)")
     return 0
 
 
@@ -141,7 +141,7 @@ def score_results(request: ScoreRequest) -> int:
         print(json.dumps(document, ensure_ascii=False))
         return 0
     if score.missing:
-        print(f"warning: {len(score.missing)} sequences have no masks and do not count", file=sys.stderr)
+        print(f"warning: {_count(len(score.missing))} without masks, which do not count", file=sys.stderr)
     if not request.quiet:
         console = Console()
         several = any(len(getattr(sequence, "objects", ())) > 1 for sequence in score.sequences)
@@ -173,6 +173,10 @@ def compare_results(runs: list[Path], *, as_json: bool) -> int:
     for line in comparison.words():
         console.print(line, highlight=False)
     return 0
+
+
+def _count(sequences: int) -> str:
+    return f"{sequences} sequence{'s' * (sequences != 1)}"
 
 
 def _check_writable(folder: Path) -> None:

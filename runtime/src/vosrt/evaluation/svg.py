@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-_NAME, _BAR, _ROW = 150, 420, 24  # pixels: names, longest bar, height of a row
+_NAME, _BAR, _ROW = 150, 360, 24  # pixels: names, longest bar, height of a row
 
 
 def bars(rows: Sequence[tuple[str, Sequence[float]]], labels: Sequence[str], title: str) -> str:

@@ -38,7 +38,9 @@ class Table:
         """As a table for the terminal."""
         table = RichTable(title=self.title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
         for position, name in enumerate(self.head):
-            widest = max((len(text_of(row[position])) for row in self.rows), default=0)
+            # Heads may break between words and figures nowhere.
+            words = [*name.split(), *(text_of(row[position]) for row in self.rows)]
+            widest = max(map(len, words), default=0)
             table.add_column(name, justify="left" if position == 0 else "right", min_width=widest)
         for position, row in enumerate(self.rows):
             last = self.mean and position == len(self.rows) - 1
