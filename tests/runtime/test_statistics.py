@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vosrt.errors import InputError
 from vosrt.evaluation.statistics import decay, holm, paired_test, recall, spearman
 
-SCORES = st.floats(-1, 1, allow_nan=False, width=32)
+SCORES = st.integers(-1000, 1000).map(lambda thousandths: thousandths / 1000)
 
 
 def test_recall_and_decay() -> None:
@@ -38,7 +38,7 @@ def test_p_is_the_share_of_sign_patterns_as_extreme(differences: list[float]) ->
     test = paired_test(differences)
     assert test.exact
     assert test.p == pytest.approx(np.mean([value >= observed - 1e-9 for value in sums]))
-    assert test.p >= test.least_p or len(differences) == 0
+    assert test.p >= test.least_p
 
 
 def test_many_sequences_are_sampled() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 
@@ -52,12 +54,9 @@ def measure_cycles(request: CycleRequest) -> int:
     models = [Model.load(name, engine=request.engine, precision=request.precision) for name in request.bundles]
     scores = [_measure(request, model) for model in models]
     described = [model.describe() for model in models]
-    names = [
-        name if request.bundles.count(name) == 1 else f"{name} ({request.bundles[: i + 1].count(name)})"
-        for i, name in enumerate(request.bundles)
-    ]
+    names = _short_names(request.bundles)
     if request.json:
-        print(json.dumps(_document(names, described, scores), ensure_ascii=False))
+        print(json.dumps(_document(request.bundles, described, scores), ensure_ascii=False))
         return 0
     if not request.quiet:
         for name, words in zip(names, described, strict=True):
@@ -87,6 +86,12 @@ def _measure(request: CycleRequest, model: Model) -> CycleScore:
         source.close()
 
 
+def _short_names(bundles: Sequence[str]) -> list[str]:
+    """Names of the bundles' folders, numbered where several have the same."""
+    names = [Path(bundle).name or bundle for bundle in bundles]
+    return [f"{n} ({names[: i + 1].count(n)})" if names.count(n) > 1 else n for i, n in enumerate(names)]
+
+
 def _table(names: list[str], scores: list[CycleScore]) -> Table:
     rows: list[list[Cell]] = [
         [f"back from frame {turns[0].frame}", *(100 * turn.score for turn in turns)]
@@ -106,15 +111,17 @@ def _of_object(score: CycleScore, object_id: int) -> float:
     return sum(values) / len(values)
 
 
-def _document(names: list[str], described: list[dict[str, object]], scores: list[CycleScore]) -> dict[str, object]:
+def _document(
+    bundles: Sequence[str], described: list[dict[str, object]], scores: list[CycleScore]
+) -> dict[str, object]:
     return {
         "runs": [
             {
-                "bundle": name,
+                "bundle": bundle,
                 "cycle": score.score,
                 "turns": [{"frame": turn.frame, "score": turn.score, "objects": turn.objects} for turn in score.turns],
                 "model": words,
             }
-            for name, words, score in zip(names, described, scores, strict=True)
+            for bundle, words, score in zip(bundles, described, scores, strict=True)
         ]
     }
