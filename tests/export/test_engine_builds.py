@@ -90,6 +90,54 @@ def test_narrow_engines_are_smaller(bundle: Path) -> None:
     assert sizes["fp16"] < 0.75 * sizes["fp32"]
 
 
+def quantise(bundle: Path, kind: int) -> None:
+    """Have every convolution of a bundle take quantised activations; scales are arbitrary, as nothing is run."""
+    opened = load_bundle(bundle)
+    model = onnx.version_converter.convert_version(onnx.load(opened.graph_path("encoder")), 21)
+    make, zero = onnx.helper.make_node, onnx.helper.make_tensor("q_zero", kind, [], [0])
+    model.graph.initializer.extend([zero, onnx.helper.make_tensor("q_scale", onnx.TensorProto.FLOAT, [], [0.05])])
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            name = f"{node.name}.in"
+            nodes.append(make("QuantizeLinear", [node.input[0], "q_scale", "q_zero"], [f"{name}.q"], name=f"{name}.q"))
+            nodes.append(make("DequantizeLinear", [f"{name}.q", "q_scale", "q_zero"], [name], name=name))
+            node.input[0] = name
+        nodes.append(node)
+    replace_graph(bundle, model, nodes)
+
+
+def replace_graph(bundle: Path, model: onnx.ModelProto, nodes: list[Any] | None = None) -> None:
+    """Put another graph into a bundle, which then is whole again."""
+    opened = load_bundle(bundle)
+    if nodes:
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+    data = model.SerializeToString()
+    opened.graph_path("encoder").write_bytes(data)
+    graph = replace(opened.manifest.graphs["encoder"], sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    write_manifest(replace(opened.manifest, graphs={"encoder": graph}), bundle / "manifest.json")
+
+
+@pytest.mark.usefixtures("rtx")
+def test_quantised_graphs_become_engines_where_the_gpu_has_the_type(bundle: Path) -> None:
+    """int8 everywhere; fp8 from Ada on, and TensorRT's own words where it is not."""
+    quantise(bundle, onnx.TensorProto.FLOAT8E4M3FN)
+    (ada,) = build_engines(bundle, options(precision="fp8", capabilities=("89",)))
+    assert (ada.record.precision, ada.record.architecture) == ("fp8", "sm_89")
+    with pytest.raises(ExportError, match=r"for sm_86: .*HW-specific datatypes: fp8"):
+        build_engines(bundle, options(precision="fp8"))
+    with pytest.raises(OptionError, match="quantised in fp8; choose fp8"):
+        build_engines(bundle, options(precision="int8"))
+
+
+@pytest.mark.usefixtures("rtx")
+def test_an_int8_graph_becomes_an_int8_engine(bundle: Path) -> None:
+    quantise(bundle, onnx.TensorProto.INT8)
+    assert build_engines(bundle, options(precision="int8"))[0].record.precision == "int8"
+
+
 @pytest.mark.usefixtures("rtx")
 def test_what_fits_is_kept_and_what_is_stale_is_built_again(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever an engine hangs on makes it stale when it changes."""
@@ -118,13 +166,9 @@ def test_what_fits_is_kept_and_what_is_stale_is_built_again(bundle: Path, monkey
 def test_an_engine_of_another_graph_is_not_taken_for_this_one(bundle: Path) -> None:
     """A graph exported anew, with the engines of before beside it."""
     build_engines(bundle, options())
-    opened = load_bundle(bundle)
-    model = onnx.load(opened.graph_path("encoder"))
+    model = onnx.load(load_bundle(bundle).graph_path("encoder"))
     model.producer_version = "another"
-    data = model.SerializeToString()
-    opened.graph_path("encoder").write_bytes(data)
-    graph = replace(opened.manifest.graphs["encoder"], sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-    write_manifest(replace(opened.manifest, graphs={"encoder": graph}), bundle / "manifest.json")
+    replace_graph(bundle, model)
     (outcome,) = build_engines(bundle, options())
     assert (outcome.built, outcome.why) == (True, "not there yet")
     assert len({record.graph_sha256 for record in records(bundle)}) == 2

@@ -165,7 +165,7 @@ def test_quantised_graphs_are_known_by_their_types() -> None:
     [
         (np.int8, "fp16", "the graph is quantised in int8; choose int8"),
         (np.int8, "fp8", "the graph is quantised in int8"),
-        (np.uint8, "int8", "the graph is quantised in uint8"),
+        (np.uint8, "int8", "the graph is quantised in uint8; TensorRT takes int8 around zero, or fp8"),
         (None, "int8", "the graph is not quantised; take a quantised bundle"),
     ],
 )

@@ -125,10 +125,9 @@ def _check_quantisation(model: ModelProto, precision: GraphPrecision) -> None:
             f"precision is {precision!r} but the graph is not quantised; "
             "take a quantised bundle, or choose fp32, fp16 or bf16"
         )
-    raise OptionError(
-        f"precision is {precision!r} but the graph is quantised in {', '.join(sorted(found))}; "
-        "choose int8 for a graph in int8, fp8 for one in fp8, or a bundle that is not quantised"
-    )
+    kinds = ", ".join(sorted(found))
+    remedy = f"choose {kinds}" if found in ({"int8"}, {"fp8"}) else "TensorRT takes int8 around zero, or fp8"
+    raise OptionError(f"precision is {precision!r} but the graph is quantised in {kinds}; {remedy}")
 
 
 def _fold_casts_of_weights(model: ModelProto) -> None:
