@@ -88,7 +88,7 @@ def main() -> None:
         rows = []
         for architecture in ARCHITECTURES[:1] if toy else ARCHITECTURES:
             for precision in PRECISIONS[:1] if toy else PRECISIONS:
-                rows.append(measure(bundle, architecture, precision, 1 if toy else 5))
+                rows.append(measure(bundle, architecture, precision, 1 if toy else 3))
                 print(json.dumps(rows[-1]), flush=True)
     if not toy:
         print(write("engines", rows))

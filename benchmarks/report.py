@@ -1,7 +1,7 @@
-"""Write the README's tables and plots from benchmarks/results.
+"""Write the tables and plots of README.md and export/README.md from benchmarks/results.
 
-python benchmarks/report.py            # rewrites the parts of README.md between <!-- NAME --> and <!-- /NAME -->
-python benchmarks/report.py --check    # exits 1 where README.md is not what the results say
+python benchmarks/report.py            # rewrites the parts between <!-- NAME --> and <!-- /NAME -->
+python benchmarks/report.py --check    # exits 1 where they are not what the results say
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from machine import RESULTS
 from vosrt.benchmark.output import object_costs, read_rows
 from vosrt.benchmark.plots import digest_of, write_plots
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 MISSING = "not measured"
 
 
@@ -199,6 +199,32 @@ PLOTS = {
     "objects.svg": "Milliseconds per frame over the number of objects.",
     "roofline.svg": "Matching against the rates at which this machine copies and multiplies.",
 }
+
+
+def engine_part() -> str:
+    """TensorRT engines: what it takes to build them."""
+    machine, rows = read("engines")
+    columns = [(row["architecture"], row["precision"]) for row in rows]
+    cells = dict(zip(columns, rows, strict=True))
+    architectures = list(dict.fromkeys(architecture for architecture, _ in columns))
+    body = []
+    for precision in dict.fromkeys(precision for _, precision in columns):
+        line: list[object] = [precision]
+        for architecture in architectures:
+            row = cells[architecture, precision]
+            line += [f"{row['build_s']:.1f}", f"{row['mb']:.1f}", "yes" if row["loaded"] else "no GPU"]
+        body.append(line)
+    head = ["", *(f"{name}{what}" for name in architectures for what in (", s to build", ", MB", ", loaded"))]
+    if not rows:
+        return f"({MISSING})"
+    title = (
+        f"Default bundle, {rows[0]['flavour']} {rows[0]['version']}, three profiles (480p, 720p, 1080p). {on(machine)} "
+        f"Best of {len(rows[0]['build_s_all'])}; other work took up to "
+        f"{max(row['foreign_cores'] for row in rows):.1f} cores meanwhile."
+    )
+    return f"{title}\n\n{table(head, body)}"
+
+
 PARTS = {
     "peers": peer_part,
     "bench": bench_part,
@@ -207,6 +233,7 @@ PARTS = {
     "memory": memory_part,
     "sequences": sequence_part,
 }
+DOCUMENTS = {"README.md": PARTS, "export/README.md": {"engines": engine_part}}
 
 
 def draw_plots(*, check: bool) -> None:
@@ -229,22 +256,23 @@ def draw_plots(*, check: bool) -> None:
 
 
 def main() -> None:
-    """Rewrite or check README.md."""
+    """Rewrite or check the documents."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     draw_plots(check=options.check)
-    before = after = README.read_text()
-    for name, part in PARTS.items():
-        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if not marked.search(after):
-            raise SystemExit(f"README.md has no place for {name}: expected <!-- {name} --> and <!-- /{name} -->")
-        text = part()
-        after = marked.sub(lambda found, text=text: f"{found[1]}{text}\n{found[2]}", after)
-    if options.check and after != before:
-        raise SystemExit("README.md is not what benchmarks/results say; run: python benchmarks/report.py")
-    if not options.check:
-        README.write_text(after)
+    for document, parts in DOCUMENTS.items():
+        before = after = (ROOT / document).read_text()
+        for name, part in parts.items():
+            marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+            if not marked.search(after):
+                raise SystemExit(f"{document} has no place for {name}: expected <!-- {name} --> and <!-- /{name} -->")
+            text = part()
+            after = marked.sub(lambda found, text=text: f"{found[1]}{text}\n{found[2]}", after)
+        if options.check and after != before:
+            raise SystemExit(f"{document} is not what benchmarks/results say; run: python benchmarks/report.py")
+        if not options.check:
+            (ROOT / document).write_text(after)
 
 
 if __name__ == "__main__":
