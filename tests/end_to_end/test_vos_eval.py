@@ -194,6 +194,20 @@ def test_results_are_kept_and_never_mixed(project: Project, capsys: pytest.Captu
     assert json.loads((project.out / "results.json").read_text())["settings"]["size"] == 96
 
 
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    printed = capsys.readouterr()
+    assert all(command in printed.out for command in ("run", "score", "compare", "cycle"))
+    assert printed.err == ""
+
+
+def test_a_run_in_json_is_one_object(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.write("davis16").run("--json", "--sequences", "two") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["done"], document["kept"], document["failed"]) == (["two"], [], {})
+    assert document["settings"] == json.loads((project.out / "results.json").read_text())["settings"]
+
+
 def test_several_at_once_give_the_same_masks(project: Project) -> None:
     assert project.write("davis17").run("--quiet", "--jobs", "2") == 0
     several = project.masks()

@@ -47,7 +47,7 @@ def test_no_path_of_a_machine_is_written_down() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("module", ["vosrt", "vosrt.cli.run", "vosrt.bundle", "vosrt.pipeline"])
+@pytest.mark.parametrize("module", ["vosrt", "vosrt.cli.run", "vosrt.cli.evaluate", "vosrt.bundle", "vosrt.pipeline"])
 def test_the_runtime_imports_neither_torch_nor_onnx(module: str) -> None:
     """In a fresh process, importing the runtime loads none of the training and export stack."""
     code = f"import sys, {module}; print(sorted(m for m in sys.modules if '.' not in m))"

@@ -15,7 +15,6 @@ _app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    no_args_is_help=True,
     help="How good is it? Run a model over a data set, score the masks, compare runs; or, without annotations, "
     "follow an object there and back.",
 )
@@ -203,7 +202,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 (the work failed), 2 (wrong input) or 130 (interrupted).
     """
-    return call(_app, sys.argv[1:] if arguments is None else arguments, "vos-eval")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return call(_app, arguments or ["--help"], "vos-eval")
 
 
 def _split(names: str) -> list[str]:

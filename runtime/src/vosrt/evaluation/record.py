@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import importlib.metadata
 import json
 import os
 import shutil
@@ -81,10 +80,6 @@ def settings_of(
     described = model.describe()
     engine = described["engines"]["encoder"]
     manifest: Manifest = model.manifest
-    try:
-        version = importlib.metadata.version("vosrt")
-    except importlib.metadata.PackageNotFoundError:
-        version = "not installed"
     return {
         "dataset": dataset.kind,
         "resolution": dataset.resolution,
@@ -96,7 +91,7 @@ def settings_of(
         "precision": precision,
         "core": described["core"].split(" on ")[0],  # the number of threads changes nothing
         "propagation": asdict(options),
-        "vosrt": version,
+        "vosrt": described["versions"]["vosrt"],
     }
 
 
