@@ -292,3 +292,36 @@ def test_cores_can_be_forced(model: Model, tiny_clip: Clip, native: Any, monkeyp
     monkeypatch.setenv("VOSRT_CORE", "fortran")
     with pytest.raises(OptionError, match="VOSRT_CORE is 'fortran'"):
         model.stream().step(frames[0])
+
+
+def test_a_saved_stream_continues_bit_for_bit(model: Model, tiny_clip: Clip, native: Any) -> None:
+    """Index, labels, confidence and the annotation of the newest frame come back; nothing is said twice."""
+    frames, masks = tiny_clip
+    stream, copy = model.stream(), model.stream()
+    stream.start(frames[0], masks[0])
+    copy.load(stream.save())
+    stream.remove(1)
+    copy.remove(1)
+    for frame in frames[1:]:
+        ours, theirs = copy.step(frame), stream.step(frame)
+        assert ours.index == theirs.index
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+        np.testing.assert_array_equal(ours.confidence, theirs.confidence)
+    with pytest.raises(InputError, match="the frame size changed"):
+        copy.step(frames[0][:32])
+    with pytest.raises(InputError, match="the stream has begun; load a session into a new one"):
+        copy.load(stream.save())
+
+
+def test_saving_needs_a_frame_and_the_native_core(
+    model: Model, tiny_clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="cannot save the stream before the first frame"):
+        model.stream().save()
+    monkeypatch.setenv("VOSRT_CORE", "numpy")
+    stream = model.stream()
+    stream.start(tiny_clip[0][0], tiny_clip[1][0])
+    with pytest.raises(OptionError, match="saving a stream needs the native core"):
+        stream.save()
+    with pytest.raises(OptionError, match="loading a saved stream needs the native core"):
+        model.stream().load(b"")
