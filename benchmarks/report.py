@@ -220,7 +220,7 @@ def engine_part() -> str:
     title = (
         f"Default bundle, {rows[0]['flavour']} {rows[0]['version']}, three profiles (480p, 720p, 1080p). {on(machine)} "
         f"Best of {len(rows[0]['build_s_all'])}; other work took up to "
-        f"{max(row['foreign_cores'] for row in rows):.1f} cores meanwhile."
+        f"{max(row['foreign_cores'] for row in rows):.1f} cores meanwhile: upper bounds."
     )
     return f"{title}\n\n{table(head, body)}"
 
