@@ -286,6 +286,12 @@ def test_runs_are_compared(project: Project, capsys: pytest.CaptureFixture[str])
     assert "over n = 2 sequences" in printed
     assert "no p below 0.5 is possible" in printed
     assert "other differs in: propagation.context 20 → 0" in printed
+    (other / "results.json").unlink()
+    assert main(["score", str(other), str(project.data), "--dataset", "davis17", "--quiet", "--no-html"]) == 0
+    assert main(["compare", str(project.out), str(other)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Of unknown settings, since made by another program: other." in printed
+    assert "differs in" not in printed
 
 
 Spoil = Callable[[Project], list[str]]

@@ -64,7 +64,12 @@ class Comparison:
         ]
         if self.left_out:
             lines.append(f"Left out, since not every run has them: {', '.join(self.left_out)}.")
-        for run in self.runs[1:]:
+        unknown = [run.name for run in self.runs if not run.settings]
+        if unknown:
+            lines.append(f"Of unknown settings, since made by another program: {', '.join(unknown)}.")
+        for run in self.runs[1:] if self.runs[0].settings else []:
+            if not run.settings:
+                continue
             differing = _differences(self.runs[0].settings, run.settings)
             lines.append(f"{run.name} differs in: {', '.join(differing) or 'no setting'}.")
         return lines
