@@ -228,4 +228,7 @@ class _Reader:
         return self.data[start:end]
 
     def _text(self, each: _Field) -> str:
-        return self._bytes(each).decode(errors="replace")
+        try:
+            return self._bytes(each).decode()
+        except UnicodeDecodeError:
+            raise _MalformedError(f"a name that is not UTF-8 at byte {each.start}") from None
