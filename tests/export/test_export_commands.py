@@ -55,6 +55,9 @@ def run_here(
         (("part.safetensors", "-o", "bundle", "--feature", "res4"), "no feature 'res4'; choose from: res3"),
         (("part.safetensors", "-o", "taken"), "taken is there already"),
         (("part.safetensors", "-o", "bundle", "--name", ""), "the name is ''"),
+        (("import-released", "nowhere.pth", "-o", "bundle"), "no such file: nowhere.pth"),
+        (("import-released", "broken.safetensors", "-o", "bundle"), "is not a whole PyTorch file"),
+        (("import-released", "x.pth", "-o", "x.safetensors", "--size", "240"), "--name and --size are for bundles"),
     ],
 )
 def test_one_line_and_exit_code_2(

@@ -1,4 +1,4 @@
-"""The command ``vos-export``."""
+"""The command ``vos-export`` and those that follow it, such as ``vos-export import-released``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from typing import Annotated
 import typer
 
 from vosrt.cli.app import call, require, run_app
+from vosrt.errors import OptionError
 from vosrt_export.engine_cli import engine_app
-
-app = typer.Typer(name="vos-export", add_completion=False, pretty_exceptions_enable=False)
-
-_COMMANDS = {"engine": engine_app}
 
 
 class FeatureChoice(StrEnum):
@@ -32,26 +29,43 @@ class WeightsChoice(StrEnum):
     FP32 = "fp32"
 
 
-@app.command(epilog=f"Further commands, each with --help: {', '.join(f'vos-export {name}' for name in _COMMANDS)}.")
+Feature = Annotated[
+    FeatureChoice | None,
+    typer.Option(help="Map that becomes the embedding.", show_default="res4, or what there is"),
+]
+Weights = Annotated[WeightsChoice, typer.Option(help="Precision that weights are stored in.")]
+Name = Annotated[str | None, typer.Option(help="Name of the model.")]
+Summary = Annotated[str | None, typer.Option(help="One line about the model.")]
+Size = Annotated[
+    int | None,
+    typer.Option(min=16, max=4096, help="Default short side in pixels.", show_default="the frame's own"),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+def _app() -> typer.Typer:
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+
+
+_export_app, _released_app = _app(), _app()
+
+
+@_export_app.command(
+    name="vos-export",
+    epilog="Further commands, each after [b]vos-export[/b] and with --help: [b]engine[/b], [b]import-released[/b].",
+)
 def vos_export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint to export (safetensors).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Bundle to make (a directory).")],
-    feature: Annotated[
-        FeatureChoice | None,
-        typer.Option(help="Map that becomes the embedding.", show_default="res4, or res3 without layer4"),
-    ] = None,
-    weights: Annotated[WeightsChoice, typer.Option(help="Precision that weights are stored in.")] = WeightsChoice.FP16,
-    name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
-    summary: Annotated[str | None, typer.Option(help="One line about the model.")] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(min=16, max=4096, help="Default short side in pixels.", show_default="the frame's own"),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+    feature: Feature = None,
+    weights: Weights = WeightsChoice.FP16,
+    name: Name = None,
+    summary: Summary = None,
+    size: Size = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Export a checkpoint to a bundle, and prove that both compute the same."""
-    for module in ("torch", "safetensors", "onnx", "onnxscript"):
-        require(module, "PyTorch" if module == "torch" else module, "export")
+    _require_export()
     from vosrt_export.write_bundle import ExportOptions, export_bundle
 
     options = ExportOptions(
@@ -65,9 +79,51 @@ def vos_export(
     print(f"{output}: PyTorch and ONNX Runtime agree on {comparison.cells} cells: {comparison}")
 
 
+@_released_app.command()
+def import_released(
+    released: Annotated[Path, typer.Argument(help="File of the authors of method 1 (.pth).", metavar="FILE")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Checkpoint (NAME.safetensors) or bundle (a directory) to make.")
+    ],
+    feature: Feature = None,
+    weights: Weights = WeightsChoice.FP16,
+    name: Name = None,
+    summary: Summary = None,
+    size: Size = None,
+    licence: Annotated[str, typer.Option(help="Of the weights, e.g. an SPDX identifier.")] = "not stated",
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a file that the authors of method 1 released into a checkpoint or a bundle; no code in it is run."""
+    _require_export()
+    from vosrt_export.import_released import export_released, import_released, save_released
+    from vosrt_export.write_bundle import ExportOptions
+
+    options = ExportOptions(
+        feature=feature.value if feature else None, weights=weights.value, name=name, summary=summary, size=size
+    )
+    if output.suffix == ".safetensors":
+        if options != ExportOptions():
+            raise OptionError(
+                f"{output} is to be a checkpoint; --feature, --weights, --name, --summary and --size are for bundles"
+            )
+        save_released(import_released(released, licence=licence), output, overwrite=overwrite)
+        print(f"{output}: imported from {released}; export it with vos-export, or fine-tune it with vos-train --init")
+    else:
+        comparison = export_released(import_released(released, licence=licence), output, options, overwrite=overwrite)
+        print(f"{output}: PyTorch and ONNX Runtime agree on {comparison.cells} cells: {comparison}")
+
+
+def _require_export() -> None:
+    for module in ("torch", "safetensors", "onnx", "onnxscript"):
+        require(module, "PyTorch" if module == "torch" else module, "export")
+
+
+_COMMANDS = {"engine": engine_app, "import-released": _released_app}
+
+
 def main() -> None:
     """Entry point of ``vos-export``."""
     if sys.argv[1:2] and sys.argv[1] in _COMMANDS:
         name, arguments = sys.argv[1], sys.argv[2:]
         sys.exit(call(_COMMANDS[name], arguments, f"vos-export {name}"))
-    run_app(app)
+    run_app(_export_app)

@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vosrt.bundle import Feature
 from vosrt.errors import OptionError
-from vosrt_train.model import Encoder, Features
+from vosrt_train.model.contract import VisualEncoder
 
 MEAN_RGB = (0.485, 0.456, 0.406)
 DEVIATION_RGB = (0.229, 0.224, 0.225)
@@ -21,19 +21,19 @@ DEVIATION_RGB = (0.229, 0.224, 0.225)
 class EncoderGraph(nn.Module):
     """The encoder with normalisation inside and batch-norm folded away.
 
-    Colours stay in the order of the frame: it is the first convolution that has its channels swapped.
+    Colours stay in the order of the frame: it is the stem that has its channels swapped.
 
     Args:
         encoder: the network; it is copied, not changed.
         feature: the map that becomes the embedding.
     """
 
-    def __init__(self, encoder: Encoder, feature: Feature) -> None:
+    def __init__(self, encoder: VisualEncoder, feature: Feature) -> None:
         super().__init__()
         check_feature(encoder, feature)
         self.feature = feature
         self.encoder = fold_batch_norm(copy.deepcopy(encoder).eval())
-        stem = self.encoder.backbone.conv1
+        stem = self.encoder.stem
         stem.weight = nn.Parameter(stem.weight.flip(1), requires_grad=False)
         scale = 1 / (255 * torch.tensor(DEVIATION_RGB[::-1]))
         offset = torch.tensor(MEAN_RGB[::-1]) / torch.tensor(DEVIATION_RGB[::-1])
@@ -47,7 +47,7 @@ class EncoderGraph(nn.Module):
         return _unit_length(_pick(features, self.feature)).permute(0, 2, 3, 1)
 
 
-def reference_embedding(encoder: Encoder, feature: Feature, frames: Tensor) -> Tensor:
+def reference_embedding(encoder: VisualEncoder, feature: Feature, frames: Tensor) -> Tensor:
     """What the checkpoint computes, written without the rearrangements of the graph: the yardstick.
 
     Args:
@@ -65,7 +65,7 @@ def reference_embedding(encoder: Encoder, feature: Feature, frames: Tensor) -> T
     return nn.functional.normalize(_pick(features, feature), dim=1).permute(0, 2, 3, 1)
 
 
-def check_feature(encoder: Encoder, feature: str) -> None:
+def check_feature(encoder: VisualEncoder, feature: str) -> None:
     """Refuse a feature that the encoder lacks.
 
     Raises:
@@ -76,7 +76,13 @@ def check_feature(encoder: Encoder, feature: str) -> None:
         raise OptionError(f"this checkpoint has no feature {feature!r}; choose from: {', '.join(have)}")
 
 
-def fold_batch_norm(encoder: Encoder) -> Encoder:
+def default_feature(encoder: VisualEncoder) -> Feature:
+    """What becomes the embedding unless the user says otherwise: res4, the feature of the paper, or what there is."""
+    have = encoder.config.channels
+    return next(feature for feature in ("res4", "res3", "key") if feature in have)
+
+
+def fold_batch_norm(encoder: VisualEncoder) -> VisualEncoder:
     """Multiply every batch-norm into the convolution before it, in place; evaluation mode only."""
     for module in list(encoder.modules()):
         children = list(module.named_children())
@@ -93,5 +99,5 @@ def _unit_length(x: Tensor) -> Tensor:
     return x / length.clamp_min(1e-12)
 
 
-def _pick(features: Features, feature: Feature) -> Tensor:
+def _pick(features: object, feature: Feature) -> Tensor:
     return cast(Tensor, getattr(features, feature))

@@ -29,8 +29,8 @@ def export_onnx(graph: nn.Module, weights: WeightPrecision) -> bytes:
 
     Args:
         graph: the module, in evaluation mode.
-        weights: ``"fp16"`` stores the weights of convolutions as halves that are cast back when the model
-            is loaded: half the file, arithmetic as before.
+        weights: ``"fp16"`` stores the weights of convolutions and linear layers as halves that are cast back when
+            the model is loaded: half the file, arithmetic as before.
 
     Returns:
         The serialised model.
@@ -40,8 +40,8 @@ def export_onnx(graph: nn.Module, weights: WeightPrecision) -> bytes:
     """
     if weights == "fp16":
         _check_range(graph)
-    # Unequal, odd sizes: the exporter may not take a coincidence of the example for a rule.
-    example = torch.zeros((2, 35, 45, 3), dtype=torch.uint8)
+    # Unequal, odd sizes, grids too: the exporter may not take a coincidence of the example for a rule.
+    example = torch.zeros((2, 35, 61, 3), dtype=torch.uint8)
     sizes = {0: torch.export.Dim("n"), 1: torch.export.Dim("height"), 2: torch.export.Dim("width")}
     with _quiet_exporter():
         program = torch.onnx.export(
@@ -89,16 +89,17 @@ def _canonical(model: ModelProto) -> ModelProto:
 
 
 def _check_range(graph: nn.Module) -> None:
+    largest = torch.finfo(torch.float16).max
     for name, module in graph.named_modules():
-        if isinstance(module, nn.Conv2d) and not module.weight.abs().max() <= torch.finfo(torch.float16).max:
+        if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.abs().max() <= largest:
             raise ExportError(f"{name} has weights beyond the range of fp16; export with --weights fp32")
 
 
 def _store_as_fp16(graph: GraphProto) -> None:
-    """Halve the weights of convolutions; biases and constants are small and stay as they are."""
+    """Halve the weights of convolutions and linear layers; biases and constants are small and stay as they are."""
     casts = []
     for tensor in graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or not _feeds_convolution(graph, tensor.name):
+        if tensor.data_type != TensorProto.FLOAT or not _is_weight(graph, tensor.name):
             continue
         name = tensor.name
         values = numpy_helper.to_array(tensor).astype("float16")
@@ -109,8 +110,8 @@ def _store_as_fp16(graph: GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-def _feeds_convolution(graph: GraphProto, name: str) -> bool:
-    return any(node.op_type == "Conv" and node.input[1] == name for node in graph.node)
+def _is_weight(graph: GraphProto, name: str) -> bool:
+    return any(node.op_type in ("Conv", "MatMul", "Gemm") and node.input[1] == name for node in graph.node)
 
 
 @contextlib.contextmanager

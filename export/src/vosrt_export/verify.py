@@ -14,7 +14,7 @@ from vosrt.engines.static_shape import one_line
 from vosrt.types import F32Array, U8Array
 from vosrt_export.graphs import reference_embedding
 from vosrt_export.onnx import INPUT_NAME, OUTPUT_NAME, ExportError
-from vosrt_train.model import Encoder
+from vosrt_train.model.contract import VisualEncoder
 
 # n, height, width: the smallest that a manifest admits, odd, one of them even, a batch, a landscape frame.
 SIZES = ((1, 16, 16), (1, 17, 95), (2, 61, 48), (1, 97, 171))
@@ -64,7 +64,7 @@ class Comparison:
 
 
 def compare(
-    encoder: Encoder,
+    encoder: VisualEncoder,
     feature: Feature,
     model: bytes,
     sizes: Sequence[tuple[int, int, int]] = SIZES,

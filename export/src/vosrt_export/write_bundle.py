@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,19 @@ from vosrt.bundle import (
 )
 from vosrt.engines.tensorrt_files import FOLDER, holds_engines_only
 from vosrt.errors import BundleError, OptionError, OutputError
-from vosrt_export.graphs import EncoderGraph, check_feature
+from vosrt.types import PropagationOptions
+from vosrt_export.graphs import EncoderGraph, check_feature, default_feature
 from vosrt_export.onnx import INPUT_NAME, OPSET, OUTPUT_NAME, ExportError, export_onnx
 from vosrt_export.verify import SIZES, TOLERANCES, Comparison, compare
+from vosrt_train.backbones import kind_of
 from vosrt_train.bundle_weights import FILE_NAME as REMAINDER_NAME
 from vosrt_train.bundle_weights import PROVENANCE_KEY, pack_remainder
-from vosrt_train.checkpoint import Checkpoint, Training, load_checkpoint
+from vosrt_train.checkpoint import Checkpoint, load_checkpoint
+from vosrt_train.model import Encoder
 
 _GRAPH_FILE = "encoder.onnx"
 _OWN_FILES = {MANIFEST_NAME, REMAINDER_NAME}
+_PUBLISHED_STRIDE = 8
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -83,7 +87,7 @@ def export_bundle(
     options = options or ExportOptions()
     _check_output(output, overwrite)
     checkpoint = load_checkpoint(checkpoint_path)
-    feature = options.feature or ("res4" if checkpoint.encoder.config.layer4 else "res3")
+    feature = options.feature or default_feature(checkpoint.encoder)
     check_feature(checkpoint.encoder, feature)
     model = export_onnx(EncoderGraph(checkpoint.encoder, feature), options.weights)
     comparison = compare(checkpoint.encoder, feature, model)
@@ -93,14 +97,15 @@ def export_bundle(
             f"the exported graph does not compute what the checkpoint does: {comparison}; expected max abs up to "
             f"{tolerance.max_abs:g}, min cosine from {tolerance.min_cosine:g}; nothing was written"
         )
-    remainder = pack_remainder(checkpoint.encoder, feature)
+    remainder = _remainder(checkpoint, feature)
     manifest = Manifest(
-        name=options.name or _name(checkpoint.training, feature),
+        name=options.name or _name(checkpoint, feature),
         trained=checkpoint.training.trained,
-        summary=options.summary or _summary(checkpoint.training, feature),
+        summary=options.summary or _summary(checkpoint, feature),
         encoder=EncoderSpec(
             channels=checkpoint.encoder.config.channels[feature],
             feature=feature,
+            stride=checkpoint.encoder.config.stride,
             input_name=INPUT_NAME,
             output_name=OUTPUT_NAME,
         ),
@@ -112,6 +117,7 @@ def export_bundle(
                 precision=options.weights,
             )
         },
+        inference=_inference(checkpoint.encoder.config.stride),
         size=options.size,
         verification={
             "compared": "PyTorch (fp32) with ONNX Runtime CPUExecutionProvider",
@@ -119,31 +125,46 @@ def export_bundle(
             "figures": asdict(comparison),
             "tolerance": asdict(tolerance),
         },
-        provenance=_provenance(checkpoint, checkpoint_path)
-        | {PROVENANCE_KEY: {"file": REMAINDER_NAME, "sha256": hashlib.sha256(remainder).hexdigest()}},
+        provenance=_provenance(checkpoint, checkpoint_path, remainder),
     )
-    _write(manifest, {_GRAPH_FILE: model, REMAINDER_NAME: remainder}, output)
+    _write(manifest, {_GRAPH_FILE: model} | ({} if remainder is None else {REMAINDER_NAME: remainder}), output)
     return comparison
 
 
-def _name(training: Training, feature: Feature) -> str:
-    return f"resnet18-{feature}" if training.trained else f"resnet18-{feature}-untrained"
+def _name(checkpoint: Checkpoint, feature: Feature) -> str:
+    name = f"{kind_of(checkpoint.encoder.config)}-{feature}"
+    return name if checkpoint.training.trained else f"{name}-untrained"
 
 
-def _summary(training: Training, feature: Feature) -> str:
+def _summary(checkpoint: Checkpoint, feature: Feature) -> str:
+    kind, training = kind_of(checkpoint.encoder.config), checkpoint.training
     if training.trained:
-        return f"ResNet-18, feature {feature}; {training.summary}."
-    return f"ResNet-18, feature {feature}, with random weights ({training.summary}): it has learnt nothing."
+        return f"{kind}, feature {feature}; {training.summary}."
+    return f"{kind}, feature {feature}, with random weights ({training.summary}): it has learnt nothing."
 
 
-def _provenance(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
-    return {
+def _remainder(checkpoint: Checkpoint, feature: Feature) -> bytes | None:
+    """The file that training goes on from; there is none for encoders that training does not take."""
+    return pack_remainder(checkpoint.encoder, feature) if isinstance(checkpoint.encoder, Encoder) else None
+
+
+def _inference(stride: int) -> PropagationOptions:
+    """The published settings; their radius is meant in pixels, 96 of the working frame."""
+    published = PropagationOptions()
+    return replace(published, radius=published.radius * _PUBLISHED_STRIDE / stride)
+
+
+def _provenance(checkpoint: Checkpoint, path: Path, remainder: bytes | None) -> dict[str, Any]:
+    provenance: dict[str, Any] = {
         "checkpoint_sha256": file_sha256(path),
-        "encoder": asdict(checkpoint.encoder.config),
+        "encoder": {"kind": kind_of(checkpoint.encoder.config)} | asdict(checkpoint.encoder.config),
         "training": {"trained": checkpoint.training.trained, "summary": checkpoint.training.summary},
         "licence": checkpoint.training.licence,
         "tools": {tool: version(tool) for tool in _TOOLS} | {"onnx_opset": OPSET},
     }
+    if remainder is not None:
+        provenance[PROVENANCE_KEY] = {"file": REMAINDER_NAME, "sha256": hashlib.sha256(remainder).hexdigest()}
+    return provenance
 
 
 def _check_output(output: Path, overwrite: bool) -> None:

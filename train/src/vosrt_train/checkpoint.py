@@ -14,8 +14,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vosrt.errors import InputError, OptionError, OutputError
-from vosrt_train.config import EncoderConfig
-from vosrt_train.model.encoder import Encoder, empty_encoder
+from vosrt_train.backbones import DEFAULT_KIND, default_config, empty_network, kind_of
+from vosrt_train.model.contract import VisualConfig, VisualEncoder
 
 FORMAT = 1
 _METADATA_KEY = "vosrt"
@@ -51,7 +51,7 @@ class Checkpoint:
         training: how its weights came about.
     """
 
-    encoder: Encoder
+    encoder: VisualEncoder
     training: Training
 
 
@@ -65,7 +65,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         raise OutputError(f"cannot write the checkpoint {path}: it is a directory; name a file")
     metadata = {
         "format": FORMAT,
-        "encoder": asdict(checkpoint.encoder.config),
+        "encoder": _kind_section(checkpoint.encoder.config) | asdict(checkpoint.encoder.config),
         "training": asdict(checkpoint.training),
     }
     data = save(_tensors(checkpoint.encoder), {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
@@ -90,13 +90,32 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
     config, training = _read_metadata(metadata, path)
-    encoder = empty_encoder(config)
+    return Checkpoint(encoder_of(config, tensors, path), training)
+
+
+def encoder_of(config: VisualConfig, tensors: Mapping[str, Tensor], path: Path) -> VisualEncoder:
+    """An encoder with these weights, in evaluation mode.
+
+    Args:
+        config: its shape.
+        tensors: its state dictionary.
+        path: where they come from, for messages.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown, of another shape or not finite.
+    """
+    encoder = empty_network(config)
     _check_tensors(tensors, _tensors(encoder), path)
     encoder.load_state_dict(tensors)
-    return Checkpoint(encoder.eval(), training)
+    return encoder.eval()
 
 
-def _tensors(encoder: Encoder) -> dict[str, Tensor]:
+def _kind_section(config: VisualConfig) -> dict[str, str]:
+    """Our own kind goes without saying, as it did before there were others."""
+    return {} if kind_of(config) == DEFAULT_KIND else {"kind": kind_of(config)}
+
+
+def _tensors(encoder: VisualEncoder) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
 
 
@@ -110,7 +129,7 @@ def _write_atomically(data: bytes, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read_metadata(metadata: Mapping[str, str], path: Path) -> tuple[EncoderConfig, Training]:
+def _read_metadata(metadata: Mapping[str, str], path: Path) -> tuple[VisualConfig, Training]:
     if _METADATA_KEY not in metadata:
         raise CheckpointError(f"{path} has no vosrt configuration in its metadata; expected a file made by vos-train")
     try:
@@ -122,16 +141,26 @@ def _read_metadata(metadata: Mapping[str, str], path: Path) -> tuple[EncoderConf
             raise CheckpointError(
                 f"{path} was made by a newer vosrt (format {version}; this one reads up to {FORMAT}); upgrade vosrt"
             )
-        config = EncoderConfig(**_section(document, "encoder", EncoderConfig()))
+        config = _encoder_config(document)
         untrained = Training(trained=False, seed=0, summary="", licence="")
-        return config, Training(**_section(document, "training", untrained))
+        return config, Training(**_section("training", document.get("training"), untrained))
     except (ValueError, RecursionError, OptionError) as error:
         raise CheckpointError(f"the vosrt metadata of {path} cannot be used: {error}") from error
 
 
-def _section(document: Mapping[str, Any], key: str, example: EncoderConfig | Training) -> dict[str, Any]:
+def _encoder_config(document: Mapping[str, Any]) -> VisualConfig:
+    values = document.get("encoder")
+    if not isinstance(values, dict):
+        raise ValueError(f"encoder is {str(values)[:80]!r}; expected a JSON object")
+    shape = dict(values)
+    example: Any = default_config(shape.pop("kind", DEFAULT_KIND))
+    config: VisualConfig = type(example)(**_section("encoder", shape, example))
+    return config
+
+
+def _section(key: str, values: Any, example: Any) -> dict[str, Any]:
     """The values of one dataclass, which must have the names and the types of the example's."""
-    values, wanted = document.get(key), asdict(example)
+    wanted = asdict(example)
     if not isinstance(values, dict) or values.keys() != wanted.keys():
         raise ValueError(f"{key} is {str(values)[:80]!r}; expected the names {', '.join(wanted)}")
     for name, value in wanted.items():

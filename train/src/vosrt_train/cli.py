@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vosrt.cli.app import require, run_app
-from vosrt.errors import OutputError
+from vosrt.errors import OptionError, OutputError
 
 _train_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 _init_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -81,6 +81,9 @@ def train(
 def init(
     output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write (safetensors).")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights.")] = 0,
+    backbone: Annotated[
+        str, typer.Option(help="Kind of encoder: resnet18, or for export only resnet50 or vit.")
+    ] = "resnet18",
     without_layer4: Annotated[
         bool, typer.Option("--without-layer4", help="Leave out layer4 and the key head: faster, feature res3 only.")
     ] = False,
@@ -89,15 +92,17 @@ def init(
     """Write an untrained checkpoint whose weights depend on the seed alone."""
     require("torch", "PyTorch", "train")
     require("safetensors", "safetensors", "train")
+    from vosrt_train.backbones import DEFAULT_KIND, build_network, default_config
     from vosrt_train.checkpoint import Checkpoint, Training, save_checkpoint
     from vosrt_train.config import EncoderConfig
-    from vosrt_train.model import build_encoder
 
     if output.exists() and not overwrite:
         raise OutputError(f"{output} is there already; name another file, or replace it with --overwrite")
-    config = EncoderConfig(layer4=not without_layer4)
+    if without_layer4 and backbone != DEFAULT_KIND:
+        raise OptionError(f"--without-layer4 is for {DEFAULT_KIND}; leave it out for {backbone}")
+    config = EncoderConfig(layer4=False) if without_layer4 else default_config(backbone)
     training = Training(trained=False, seed=seed, summary=f"untrained, seed {seed}", licence="Apache-2.0")
-    save_checkpoint(Checkpoint(build_encoder(config, seed=seed), training), output)
+    save_checkpoint(Checkpoint(build_network(config, seed=seed), training), output)
     features = ", ".join(f"{name} ({channels} channels)" for name, channels in config.channels.items())
     print(f"{output}: {training.summary}; features {features}")
 

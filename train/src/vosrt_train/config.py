@@ -47,6 +47,11 @@ class EncoderConfig:
             return {"res3": 4 * self.width}
         return {"res3": 4 * self.width, "res4": 8 * self.width, "key": self.key_channels}
 
+    @property
+    def stride(self) -> int:
+        """Pixels per cell of these features."""
+        return 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:

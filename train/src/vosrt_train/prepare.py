@@ -14,6 +14,7 @@ from rich.console import Console
 
 from vosrt.bundle import is_packaged
 from vosrt.errors import OptionError
+from vosrt_train.backbones import DEFAULT_KIND, kind_of
 from vosrt_train.branches import compute_losses
 from vosrt_train.bundle_weights import load_trainable, part_of
 from vosrt_train.checkpoint import load_checkpoint
@@ -103,6 +104,8 @@ def starting_encoder(config: TrainConfig, source: str | None) -> Encoder:
         return fresh
     bundle = is_packaged(source) or Path(source).is_dir()
     given = (load_trainable(source) if bundle else load_checkpoint(Path(source))).encoder
+    if not isinstance(given, Encoder):
+        raise OptionError(f"{source} has a {kind_of(given.config)} encoder; training takes {DEFAULT_KIND} only")
     if replace(given.config, layer4=config.encoder.layer4) != config.encoder:
         raise OptionError(
             f"{source} has {given.config}, the run {config.encoder}; "

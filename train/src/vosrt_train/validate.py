@@ -23,7 +23,7 @@ from vosrt.model import Model
 from vosrt.types import U8Array
 from vosrt.video.images import ImageFolderSource, list_images
 from vosrt.video.masks import MASK_SUFFIXES, read_mask
-from vosrt_train.model import Encoder
+from vosrt_train.model.contract import VisualEncoder
 from vosrt_train.pixels import normalise
 
 _RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
@@ -69,7 +69,7 @@ class TorchEngine:
         spec: names of input and output.
     """
 
-    def __init__(self, encoder: Encoder, feature: Feature, spec: EncoderSpec) -> None:
+    def __init__(self, encoder: VisualEncoder, feature: Feature, spec: EncoderSpec) -> None:
         self._encoder = encoder
         self._feature = feature
         self._spec = spec
@@ -101,14 +101,14 @@ class TorchEngine:
         return {self._spec.output_name: array}
 
 
-def runtime_model(encoder: Encoder, feature: Feature) -> Model:
+def runtime_model(encoder: VisualEncoder, feature: Feature) -> Model:
     """The runtime around an encoder that is being trained.
 
     Args:
         encoder: its present weights are used at every call.
         feature: the map that becomes the embedding.
     """
-    spec = EncoderSpec(channels=encoder.config.channels[feature], feature=feature)
+    spec = EncoderSpec(channels=encoder.config.channels[feature], feature=feature, stride=encoder.config.stride)
     manifest = Manifest(name="in training", trained=True, summary="in training", encoder=spec, graphs={})
     return Model(manifest, {"encoder": TorchEngine(encoder, feature, spec)})
 

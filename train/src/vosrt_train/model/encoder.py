@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vosrt_train.config import EncoderConfig
+from vosrt_train.model.contract import VisualEncoder
 from vosrt_train.model.initialise import initialise
 from vosrt_train.model.resnet import ResNet18
 
@@ -44,14 +45,21 @@ class KeyHead(nn.Module):
         return key
 
 
-class Encoder(nn.Module):
+class Encoder(VisualEncoder):
     """The network of Araslanov et al. 2021; see `build_encoder` for one with weights."""
+
+    config: EncoderConfig
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.backbone = ResNet18(config.width, layer4=config.layer4)
         self.emb_q = KeyHead(8 * config.width, config.key_channels) if config.layer4 else None
+
+    @property
+    def stem(self) -> nn.Conv2d:
+        """The convolution that sees the frame."""
+        return self.backbone.conv1
 
     def forward(self, rgb: Tensor) -> Features:
         """Compute the features of frames.

@@ -16,11 +16,12 @@ M = TypeVar("M", bound=nn.Module)
 def initialise(network: M, seed: int) -> M:
     """Fill in the weights of a network, and return it.
 
-    The distributions are those of torchvision's ResNet and of PyTorch's convolution. Each tensor has a
-    generator of its own, seeded by its name, so that a part of a network has the weights that it has in the whole.
+    The distributions are those of torchvision's ResNet and of PyTorch's convolution; linear layers and parameters of a
+    transformer's own are normal with deviation 0.02 (Dosovitskiy et al. 2021). Each tensor has a generator of its
+    own, seeded by its name, so that a part of a network has the weights that it has in the whole.
 
     Args:
-        network: of convolutions and batch-norms.
+        network: of convolutions, linear layers, norms, and parameters of its own modules.
         seed: any non-negative integer.
     """
     with torch.no_grad():
@@ -30,8 +31,19 @@ def initialise(network: M, seed: int) -> M:
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Conv2d):
-                _initialise_convolution(module, np.random.default_rng([seed, zlib.crc32(name.encode())]))
+                _initialise_convolution(module, _generator(seed, name))
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+            else:
+                for own, parameter in module.named_parameters(recurse=False):
+                    normal = _generator(seed, f"{name}.{own}").standard_normal(tuple(parameter.shape))
+                    is_bias = isinstance(module, nn.Linear) and own == "bias"
+                    parameter.copy_(torch.from_numpy(normal * (0 if is_bias else 0.02)))
     return network
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
 def _initialise_convolution(conv: nn.Conv2d, random: np.random.Generator) -> None:
