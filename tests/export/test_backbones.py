@@ -162,7 +162,7 @@ def test_impossible_shapes() -> None:
 
 def test_training_says_that_it_takes_its_own_kind_only(checkpoint: Path) -> None:
     with pytest.raises(OptionError, match="training takes resnet18 only"):
-        starting_encoder(TrainConfig(), checkpoint)
+        starting_encoder(TrainConfig(), str(checkpoint))
 
 
 def test_each_kind_is_a_file() -> None:

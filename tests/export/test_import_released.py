@@ -131,7 +131,7 @@ def test_training_starts_from_it(released: Path, small: Encoder, tmp_path: Path)
     """`vos-train --init` takes the checkpoint as it is."""
     path = tmp_path / "imported.safetensors"
     save_released(import_released(released), path)
-    encoder = starting_encoder(dataclasses.replace(TrainConfig(), encoder=SMALL), path)
+    encoder = starting_encoder(dataclasses.replace(TrainConfig(), encoder=SMALL), str(path))
     assert_same_weights(encoder, small)
     with pytest.raises(OutputError, match="is there already"):
         save_released(import_released(released), path)

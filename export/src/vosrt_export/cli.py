@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from vosrt.cli.app import call, require, run_app
-from vosrt.errors import OptionError
+from vosrt.errors import OptionError, WorkError
 from vosrt_export.engine_cli import engine_app
 
 
@@ -47,12 +47,12 @@ def _app() -> typer.Typer:
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 
-_export_app, _released_app = _app(), _app()
+_export_app, _released_app, _verify_app = _app(), _app(), _app()
 
 
 @_export_app.command(
     name="vos-export",
-    epilog="Further commands, each after [b]vos-export[/b] and with --help: [b]engine[/b], [b]import-released[/b].",
+    epilog="Further commands, each after [b]vos-export[/b] and with --help: [b]engine[/b], [b]import-released[/b], [b]verify[/b].",
 )
 def vos_export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint to export (safetensors).")],
@@ -113,12 +113,55 @@ def import_released(
         print(f"{output}: PyTorch and ONNX Runtime agree on {comparison.cells} cells: {comparison}")
 
 
+@_verify_app.command()
+def verify(
+    bundle: Annotated[str, typer.Argument(help="Bundle to verify.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="What it was exported from.", show_default="compare with ONNX Runtime, CPU, fp32"),
+    ] = None,
+    frames: Annotated[str | None, typer.Option(help="Video or folder of images to compare on.")] = None,
+    davis: Annotated[
+        Path | None, typer.Option(help="Annotated sequences as in DAVIS to compare on; adds J&F.", metavar="FOLDER")
+    ] = None,
+    sequence: Annotated[list[str] | None, typer.Option(help="Of these, one to take. Repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Frames of each sequence.", show_default="all")] = None,
+    engine: Annotated[list[str] | None, typer.Option(help="Engine to verify. Repeatable.", show_default="all")] = None,
+    size: Size = None,
+    threads: Annotated[int, typer.Option(min=0, help="0: one per processor.")] = 0,
+    write: Annotated[bool, typer.Option("--write/--no-write", help="Keep the report in the bundle.")] = True,
+) -> None:
+    """Compare every engine with the checkpoint, stage by stage; exit code 1 where one is beyond its limits."""
+    _require_export()
+    from vosrt_export.verify_bundle import VerifyRequest, verify_bundle
+
+    report = verify_bundle(
+        VerifyRequest(
+            bundle=bundle,
+            checkpoint=checkpoint,
+            frames=frames,
+            davis=davis,
+            sequences=tuple(sequence or ()),
+            limit=limit,
+            engines=tuple(engine or ()),
+            size=size,
+            threads=threads,
+            write=write,
+        )
+    )
+    print(report)
+    print(f"the report is in {bundle}" if report.written else "the report was not written into the bundle")
+    if not report.passed:
+        failed = [f"{each.engine} {each.precision}" for each in report.outcomes if not each.passed]
+        raise WorkError(f"{bundle}: {', '.join(failed)} went beyond the limits")
+
+
 def _require_export() -> None:
     for module in ("torch", "safetensors", "onnx", "onnxscript"):
         require(module, "PyTorch" if module == "torch" else module, "export")
 
 
-_COMMANDS = {"engine": engine_app, "import-released": _released_app}
+_COMMANDS = {"engine": engine_app, "import-released": _released_app, "verify": _verify_app}
 
 
 def main() -> None:

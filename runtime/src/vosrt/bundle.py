@@ -31,6 +31,7 @@ _PACKAGED = Path(__file__).parent / "bundles"
 
 Feature = Literal["res3", "res4", "key"]
 WeightPrecision = Literal["fp32", "fp16"]
+GraphPrecision = Literal["fp32", "fp16", "int8"]
 
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_DEPTH = 32  # of objects and lists in a manifest
@@ -77,13 +78,14 @@ class GraphFile:
         file: its name relative to the bundle, with ``/`` between parts.
         sha256: hash of its content, 64 lower-case hexadecimal digits.
         bytes: its size.
-        precision: of the stored weights; arithmetic is the engine's choice.
+        precision: of the stored weights; arithmetic is the engine's choice, but for ``"int8"``, where quantisation
+            is part of the graph.
     """
 
     file: str
     sha256: str
     bytes: int
-    precision: WeightPrecision
+    precision: GraphPrecision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,7 +313,7 @@ def _graph(section: _Section) -> GraphFile:
         file=section.text("file", 200, _FILE_NAME),
         sha256=section.text("sha256", 64, re.compile("[0-9a-f]{64}")),
         bytes=section.integer("bytes", 1, MAX_BYTES),
-        precision=cast(WeightPrecision, section.choice("precision", ("fp32", "fp16"))),
+        precision=cast(GraphPrecision, section.choice("precision", ("fp32", "fp16", "int8"))),
     )
     section.done()
     return graph

@@ -158,7 +158,7 @@ def validate(
     scores = {}
     for sequence in sequences:
         source = ImageFolderSource(sequence.frames)
-        truth = [_read_annotation(path, source.info.width, source.info.height) for path in _masks_of(sequence, source)]
+        truth = read_annotations(sequence, source)
         predictions: list[U8Array] = []
         with model.stream(size=size) as stream:
             for frame in source:
@@ -169,6 +169,16 @@ def validate(
         if on_sequence is not None:
             on_sequence(sequence.name, score)
     return Validation(scores)
+
+
+def read_annotations(sequence: AnnotatedSequence, source: ImageFolderSource) -> list[U8Array]:
+    """The truth of a sequence's frames: u8 [H, W] each, as many as the source has frames.
+
+    Raises:
+        InputError: one is missing or cannot be read.
+    """
+    paths = _masks_of(sequence, source)[: source.info.frame_count]
+    return [_read_annotation(path, source.info.width, source.info.height) for path in paths]
 
 
 def _mean(objects: Collection[Score]) -> Score:

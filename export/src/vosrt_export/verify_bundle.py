@@ -1,0 +1,227 @@
+"""``vos-export verify``: what is compared with what, on which frames, and the report that the bundle keeps."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vosrt.bundle import MANIFEST_NAME, Bundle, file_sha256, is_packaged, load_bundle, write_manifest
+from vosrt.engines.select import AUTO_ORDER
+from vosrt.errors import InputError, OptionError, OutputError
+from vosrt.model import Model
+from vosrt.types import U8Array
+from vosrt.video.base import FrameRange
+from vosrt.video.images import ImageFolderSource
+from vosrt.video.source import open_source
+from vosrt_export.engine_report import LIMITS, Clip, Outcome, compare_engines, find_candidates
+from vosrt_train.checkpoint import load_checkpoint
+from vosrt_train.validate import TorchEngine, find_sequences, read_annotations
+
+_FEWEST_FRAMES = 2
+_COLUMNS = ("engine", "max", "mean", "cosine", "match", "soft mean", "labels", "J&F drop", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyRequest:
+    """What to compare.
+
+    Attributes:
+        bundle: directory, or name of a packaged one.
+        checkpoint: what the bundle was exported from; None compares with ONNX Runtime on the CPU in fp32.
+        frames: a video or a folder of images; an ellipse in its middle is followed.
+        davis: annotated sequences in the layout of DAVIS instead.
+        sequences: of these; none is all.
+        limit: frames of each sequence; None is all.
+        engines: names; none is all that run here.
+        size: short side of the working frame in pixels; None is the bundle's default.
+        threads: 0 is one per processor.
+        write: whether the bundle is to keep the report.
+    """
+
+    bundle: str
+    checkpoint: Path | None = None
+    frames: str | None = None
+    davis: Path | None = None
+    sequences: tuple[str, ...] = ()
+    limit: int | None = None
+    engines: tuple[str, ...] = ()
+    size: int | None = None
+    threads: int = 0
+    write: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What came of it.
+
+    Attributes:
+        yardstick: what the engines were compared with, in words.
+        clips: what was segmented, in words.
+        outcomes: per engine and precision that runs here.
+        refused: why the others do not.
+        written: whether the bundle keeps it.
+    """
+
+    yardstick: str
+    clips: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+    refused: Mapping[str, str]
+    written: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether every engine stayed within its limits."""
+        return all(outcome.passed for outcome in self.outcomes)
+
+    def document(self) -> dict[str, Any]:
+        """For the manifest: figures and limits, nothing of this machine but versions."""
+        precisions = sorted({outcome.precision for outcome in self.outcomes})
+        return {
+            "yardstick": self.yardstick,
+            "clips": list(self.clips),
+            "engines": [outcome.document() for outcome in self.outcomes],
+            "not_run_here": sorted(self.refused),
+            "limits": {precision: asdict(LIMITS[precision]) for precision in precisions},
+            "passed": self.passed,
+        }
+
+    def __str__(self) -> str:
+        rows = [_COLUMNS, *(_row(outcome) for outcome in self.outcomes)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [f"compared with {self.yardstick}, on {', '.join(self.clips)}"]
+        lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        lines += [f"not run: {name}: {reason}" for name, reason in self.refused.items()]
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def verify_bundle(request: VerifyRequest) -> Report:
+    """Compare every engine that runs here with the checkpoint, and have the bundle keep the report.
+
+    Raises:
+        BundleError: the bundle is not whole.
+        CheckpointError: the checkpoint cannot be read.
+        InputError: the checkpoint is not the bundle's, or there is nothing to compare on.
+        OptionError: an engine or a sequence is unknown, or options exclude each other.
+        OutputError: the report cannot be written.
+    """
+    if request.frames is not None and request.davis is not None:
+        raise OptionError("--frames and --davis are both given; expected one of them")
+    bundle = load_bundle(request.bundle)
+    yardstick, name = _yardstick(bundle, request)
+    clips = _clips(request)
+    names = request.engines or AUTO_ORDER
+    candidates, refused = find_candidates(request.bundle, bundle.manifest, names, threads=request.threads)
+    if request.checkpoint is None:
+        candidates = [each for each in candidates if (each.name, each.core) != ("cpu", "fp32")]
+    if not candidates:
+        reasons = "; ".join(refused.values())
+        raise InputError(f"no engine but the yardstick runs here{': ' if reasons else ''}{reasons}"[:500])
+    outcomes = compare_engines(yardstick, candidates, clips, request.size)
+    report = Report(
+        yardstick=name,
+        clips=tuple(clip.name for clip in clips),
+        outcomes=tuple(outcomes),
+        refused=refused,
+        written=request.write and not is_packaged(request.bundle),
+    )
+    if report.written:
+        keep_in_manifest(bundle, {"report": report.document()})
+    return report
+
+
+def keep_in_manifest(bundle: Bundle, verification: Mapping[str, Any]) -> None:
+    """Add entries to a manifest's ``verification``; the file is the old one or the new one at every moment.
+
+    Raises:
+        BundleError: the manifest would not be accepted when read back.
+        OutputError: it cannot be written.
+    """
+    path = bundle.path / MANIFEST_NAME
+    manifest = replace(bundle.manifest, verification={**bundle.manifest.verification, **verification})
+    temporary = path.with_name(f".{MANIFEST_NAME}.{secrets.token_hex(4)}.tmp")
+    try:
+        write_manifest(manifest, temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write the report into {path}: {error.strerror or error}; use --no-write") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _yardstick(bundle: Bundle, request: VerifyRequest) -> tuple[Model, str]:
+    manifest = bundle.manifest
+    made_from = str(manifest.provenance.get("checkpoint_sha256", ""))
+    if request.checkpoint is None:
+        model = Model.load(bundle, engine="cpu", precision="fp32", threads=request.threads)
+        return model, "ONNX Runtime on the CPU in fp32 (no checkpoint was given: the export itself is not in question)"
+    encoder = load_checkpoint(request.checkpoint).encoder
+    if (found := file_sha256(request.checkpoint)) != made_from:
+        raise InputError(
+            f"{request.checkpoint} has the SHA-256 {found[:12]}…, the bundle was made from "
+            f"{made_from[:12] or 'an unknown one'}…; give the checkpoint that it was exported from"
+        )
+    engine = TorchEngine(encoder, manifest.encoder.feature, manifest.encoder)
+    model = Model(manifest, {"encoder": engine}, precision="fp32", threads=request.threads)
+    return model, f"the checkpoint in PyTorch in fp32 (SHA-256 {made_from[:12]})"
+
+
+def _clips(request: VerifyRequest) -> list[Clip]:
+    if request.davis is not None:
+        clips = [_annotated(sequence, request.limit) for sequence in find_sequences(request.davis, request.sequences)]
+    elif request.frames is not None:
+        with_frames = open_source(request.frames, end=request.limit)
+        height, width = with_frames.first.image.shape[:2]
+        name = f"{Path(request.frames).name}, an ellipse in its middle"
+        clips = [Clip(name, (frame.image for frame in with_frames), _ellipse(height, width))]
+    else:
+        frames = drawn_frames()
+        clips = [Clip(f"{len(frames)} drawn frames", frames, _ellipse(*frames[0].shape[:2]))]
+    return clips
+
+
+def _annotated(sequence: Any, limit: int | None) -> Clip:
+    source = ImageFolderSource(sequence.frames, FrameRange(0, limit))
+    truth = read_annotations(sequence, source)
+    if len(truth) < _FEWEST_FRAMES:
+        raise InputError(f"{sequence.frames} has {len(truth)} frame; expected {_FEWEST_FRAMES} or more")
+    scored = truth if len(truth) > _FEWEST_FRAMES else None
+    return Clip(sequence.name, (frame.image for frame in source), truth[0], scored)
+
+
+def _ellipse(height: int, width: int) -> U8Array:
+    """The ellipse that fills the middle half of a frame: u8 [height, width], 1 inside."""
+    y, x = np.mgrid[-2 : 2 : height * 1j, -2 : 2 : width * 1j]
+    inside: U8Array = (x * x + y * y <= 1).astype(np.uint8)
+    return inside
+
+
+def drawn_frames(count: int = 6, height: int = 96, width: int = 160) -> list[U8Array]:
+    """A textured ellipse that moves over a textured ground: u8 [height, width, 3] each."""
+    random = np.random.default_rng(0)
+    ground, figure = (random.integers(0, 256, (height // 8, width // 8, 3)) for _ in range(2))
+    spread = [np.kron(each, np.ones((8, 8, 1))).astype(np.uint8) for each in (ground, figure)]
+    frames = []
+    for index in range(count):
+        inside = np.roll(_ellipse(height, width), 4 * index, axis=1)[..., None] == 1
+        frames.append(np.where(inside, np.roll(spread[1], 4 * index, axis=1), spread[0]))
+    return frames
+
+
+def _row(outcome: Outcome) -> Sequence[str]:
+    drop = "" if outcome.j_and_f_drop is None else f"{outcome.j_and_f_drop:+.2f}"
+    return (
+        f"{outcome.engine} {outcome.precision}",
+        f"{outcome.encoder.max_abs:.1e}",
+        f"{outcome.encoder.mean_abs:.1e}",
+        f"{outcome.encoder.min_cosine:.6f}",
+        f"{outcome.match_percent:.2f} %",
+        f"{outcome.soft_mean_abs:.1e}",
+        f"{outcome.labels_percent:.3f} %",
+        drop,
+        "passed" if outcome.passed else f"FAILED: {'; '.join(outcome.failures)}",
+    )

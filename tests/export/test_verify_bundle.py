@@ -1,0 +1,223 @@
+"""``vos-export verify``: sound engines pass, unsound ones fail, and the bundle keeps the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+import vosrt_export.cli
+from vosrt.bundle import Feature, WeightPrecision, load_bundle
+from vosrt.engines.base import EngineInfo
+from vosrt.engines.onnxruntime import cpu_engine
+from vosrt.errors import InputError, OptionError
+from vosrt.model import Model
+from vosrt.types import U8Array
+from vosrt_export import engine_report
+from vosrt_export.engine_report import Candidate, Clip, compare_engines
+from vosrt_export.verify_bundle import VerifyRequest, drawn_frames, verify_bundle
+
+BundleOf = Callable[[Feature, WeightPrecision], Path]
+
+
+@pytest.fixture
+def bundle(small_bundle: BundleOf, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_bundle("res3", "fp16"), tmp_path / "bundle"))
+
+
+@pytest.fixture
+def davis(tmp_path: Path, tiny_clip: tuple[U8Array, U8Array]) -> Path:
+    """Two annotated sequences, one the other reversed."""
+    root = tmp_path / "davis"
+    for name, step in (("forth", 1), ("back", -1)):
+        for part, arrays, suffix in zip(("JPEGImages", "Annotations"), tiny_clip, ("jpg", "png"), strict=True):
+            folder = root / part / "480p" / name
+            folder.mkdir(parents=True)
+            for index, array in enumerate(arrays[::step]):
+                Image.fromarray(array[..., ::-1] if array.ndim == 3 else array).save(folder / f"{index:05}.{suffix}")
+    return root
+
+
+def spoil(bundle: Path, factor: float) -> None:
+    """Alter weights, with the right size and hash."""
+    path = bundle / "encoder.onnx"
+    model = onnx.load(path)
+    weights = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    values = onnx.numpy_helper.to_array(weights) * np.linspace(1, factor, weights.dims[0])[:, None, None, None]
+    weights.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), weights.name))
+    path.write_bytes(model.SerializeToString())
+    document = json.loads((bundle / "manifest.json").read_text())
+    document["graphs"]["encoder"].update(
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(), bytes=path.stat().st_size
+    )
+    (bundle / "manifest.json").write_text(json.dumps(document))
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["vos-export", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        vosrt_export.cli.main()
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def test_a_sound_bundle_passes_and_keeps_the_report(bundle: Path, small_checkpoint: Path) -> None:
+    """Against the checkpoint: every stage has figures, and the bundle loads with what it had and the report."""
+    before = load_bundle(bundle).manifest
+    report = verify_bundle(
+        VerifyRequest(bundle=str(bundle), checkpoint=small_checkpoint, engines=("cpu",), size=48, threads=1)
+    )
+    assert report.passed
+    (outcome,) = report.outcomes
+    assert (outcome.engine, outcome.precision) == ("cpu", "fp32")
+    assert 0 < outcome.encoder.mean_abs < outcome.encoder.max_abs < 2e-3, "fp16 weights are not fp32 ones"
+    assert outcome.match_percent > 99
+    assert outcome.soft_mean_abs <= outcome.soft_max_abs < 0.1
+    assert outcome.j_and_f_drop is None
+    assert "bf16" in "".join(report.refused)
+    manifest = load_bundle(bundle).manifest
+    assert manifest.verification["report"] == report.document()
+    assert {**manifest.verification, "report": None} == {**before.verification, "report": None}
+    assert dataclasses.replace(manifest, verification={}) == dataclasses.replace(before, verification={})
+    assert sorted(each.name for each in bundle.iterdir()) == ["encoder.onnx", "manifest.json", "training.safetensors"]
+    assert "cpu fp32" in str(report)
+    assert "passed" in str(report)
+
+
+def test_what_the_export_did_wrong_is_found(
+    bundle: Path, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A graph of other weights, hash and all: exit code 1, one line that names the engine, the report kept."""
+    spoil(bundle, 3.0)
+    code = command(
+        monkeypatch, "verify", bundle, "--checkpoint", small_checkpoint, "--engine", "cpu", "--size", 48, "--threads", 1
+    )
+    assert code == 1
+    out, err = capsys.readouterr()
+    assert err == f"error: {bundle}: cpu fp32 went beyond the limits\n"
+    assert "FAILED: cosine 0." in out
+    assert load_bundle(bundle).manifest.verification["report"]["passed"] is False
+
+
+def test_ground_truth_adds_the_drop(bundle: Path, small_checkpoint: Path, davis: Path) -> None:
+    request = VerifyRequest(
+        bundle=str(bundle), checkpoint=small_checkpoint, davis=davis, engines=("cpu",), limit=5, threads=1
+    )
+    report = verify_bundle(request)
+    assert report.clips == ("back", "forth")
+    assert report.outcomes[0].j_and_f_drop == pytest.approx(0, abs=0.5)
+    one = verify_bundle(dataclasses.replace(request, sequences=("forth",), limit=2))
+    assert one.clips == ("forth",)
+    assert one.outcomes[0].j_and_f_drop is None, "two frames are the first and the last, which do not count"
+
+
+class Noisy:
+    """The CPU engine with noise on what it gives."""
+
+    def __init__(self, graph: Path, noise: float) -> None:
+        self._engine = cpu_engine(graph, {"frames": ("n", "height", "width", None)}, threads=1, reason="test")
+        self._noise = noise
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        right = self._engine.run(inputs)["embedding"]
+        noise = np.random.default_rng(0).standard_normal(right.shape) * self._noise
+        return {"embedding": (right + noise).astype(np.float32)}
+
+
+def test_every_stage_shows_the_error(bundle: Path, davis: Path, tiny_clip: tuple[U8Array, U8Array]) -> None:
+    """The worse the engine, the worse each figure; an engine without error has none."""
+    opened = load_bundle(bundle)
+    frames, masks = tiny_clip
+    clip = Clip("clip", list(frames), masks[0], list(masks))
+    models = [
+        Model(opened.manifest, {"encoder": Noisy(opened.graph_path("encoder"), n)}, precision="fp32", threads=1)
+        for n in (0.0, 0.02, 0.3)
+    ]
+    candidates = [Candidate("noisy", "fp32", model, "fp32") for model in models]
+    same, near, far = compare_engines(models[0], candidates, [clip])
+    assert (same.encoder.max_abs, same.match_max_abs, same.soft_max_abs, same.labels_percent) == (0, 0, 0, 0)
+    assert (same.match_percent, same.j_and_f_drop, same.failures) == (100, 0, ())
+    assert 0.01 < near.encoder.mean_abs < far.encoder.mean_abs
+    assert 1 > near.encoder.min_cosine > far.encoder.min_cosine
+    assert 100 > near.match_percent > far.match_percent
+    assert 0 < near.match_max_abs < far.match_max_abs
+    assert 0 < near.soft_mean_abs < far.soft_mean_abs
+    assert 0 < near.labels_percent < far.labels_percent
+    assert not far.passed
+
+
+def test_without_a_checkpoint_the_engines_are_compared(bundle: Path, skip_or_fail: Callable[..., None]) -> None:
+    """And the report says that the export is not in question."""
+    pytest.importorskip("openvino")
+    report = verify_bundle(VerifyRequest(bundle=str(bundle), engines=("cpu", "openvino-direct"), size=48, threads=1))
+    names = {(outcome.engine, outcome.precision) for outcome in report.outcomes}
+    assert names == {("openvino-direct", "fp32"), ("openvino-direct", "bf16")}
+    assert "no checkpoint was given" in report.yardstick
+    fp32 = next(outcome for outcome in report.outcomes if outcome.precision == "fp32")
+    assert fp32.passed, fp32.failures
+
+
+def test_frames_of_ones_own(bundle: Path, small_checkpoint: Path, davis: Path) -> None:
+    folder = davis / "JPEGImages" / "480p" / "forth"
+    before = (bundle / "manifest.json").read_bytes()
+    report = verify_bundle(
+        VerifyRequest(
+            bundle=str(bundle),
+            checkpoint=small_checkpoint,
+            frames=str(folder),
+            limit=3,
+            engines=("cpu",),
+            threads=1,
+            write=False,
+        )
+    )
+    assert report.clips == ("forth, an ellipse in its middle",)
+    assert not report.written
+    assert (bundle / "manifest.json").read_bytes() == before
+
+
+def test_refused(bundle: Path, small_checkpoint: Path, davis: Path, tmp_path: Path) -> None:
+    """Another checkpoint, contradicting options, nothing to compare."""
+    other = tmp_path / "other.safetensors"
+    content = small_checkpoint.read_bytes()
+    other.write_bytes(content.replace(b"trained for a test", b"trained for a TEST"))
+    with pytest.raises(InputError, match="give the checkpoint that it was exported from"):
+        verify_bundle(VerifyRequest(bundle=str(bundle), checkpoint=other))
+    with pytest.raises(OptionError, match="--frames and --davis"):
+        verify_bundle(VerifyRequest(bundle=str(bundle), frames="x", davis=davis))
+    with pytest.raises(InputError, match="no engine but the yardstick runs here"):
+        verify_bundle(VerifyRequest(bundle=str(bundle), engines=("cpu",), threads=1))
+    with pytest.raises(InputError, match="has no annotated sequence 'sideways'"):
+        verify_bundle(VerifyRequest(bundle=str(bundle), davis=davis, sequences=("sideways",), threads=1))
+
+
+def test_limits_are_ordered() -> None:
+    """More precise arithmetic is never held to less."""
+    order = [engine_report.LIMITS[name] for name in ("fp32", "fp16", "bf16", "int8")]
+    for tight, loose in itertools.pairwise(order):
+        assert tight.min_cosine > loose.min_cosine
+        assert tight.mean_abs < loose.mean_abs
+        assert tight.soft_mean_abs < loose.soft_mean_abs
+        assert tight.labels_percent < loose.labels_percent
+
+
+def test_drawn_frames_move() -> None:
+    first, second = drawn_frames(2)
+    assert first.shape == second.shape == (96, 160, 3)
+    assert (first != second).any()
