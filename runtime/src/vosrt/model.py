@@ -112,12 +112,13 @@ class Model:
             options: how labels are propagated; None is what the bundle recommends.
             threads: of the native core; None is as many as the model was loaded with, 0 one per processor.
         """
+        graph = self._manifest.graphs.get("encoder")  # a network that is being trained has none
         return Stream(
             lambda frame: self.encode(frame, size),
             options or self._manifest.inference,
             precision=self._precision,
             threads=self._threads if threads is None else threads,
-            model_sha256=self._manifest.graphs["encoder"].sha256,
+            model_sha256=graph.sha256 if graph else "",
         )
 
     def describe(self) -> dict[str, Any]:
