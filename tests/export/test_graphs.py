@@ -123,7 +123,7 @@ def test_fp16_halves_the_weights(small_bundle: BundleOf) -> None:
 
 def test_weights_beyond_fp16_are_refused(small_encoder: Encoder) -> None:
     graph = EncoderGraph(small_encoder, "res3")
-    graph.encoder.backbone.conv1.weight.data[0, 0, 0, 0] = 1e5
+    graph.encoder.stem.weight.data[0, 0, 0, 0] = 1e5
     with pytest.raises(ExportError, match="beyond the range of fp16; export with --weights fp32"):
         export_onnx(graph, "fp16")
 

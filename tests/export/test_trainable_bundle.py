@@ -48,7 +48,8 @@ def test_the_encoder_comes_back(
 
 def last_map(features: object) -> Tensor:
     maps = [getattr(features, name) for name in ("key", "res4", "res3")]
-    return next(found for found in maps if found is not None)
+    last: Tensor = next(found for found in maps if found is not None)
+    return last
 
 
 def assert_close(found: Tensor, wanted: Tensor) -> None:

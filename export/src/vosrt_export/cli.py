@@ -47,12 +47,12 @@ def _app() -> typer.Typer:
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 
-_export_app, _released_app, _verify_app = _app(), _app(), _app()
+_export_app, _released_app, _verify_app, _quantise_app = _app(), _app(), _app(), _app()
 
 
 @_export_app.command(
     name="vos-export",
-    epilog="Further commands, each after [b]vos-export[/b] and with --help: [b]engine[/b], [b]import-released[/b], [b]verify[/b].",
+    epilog="Further commands, each after [b]vos-export[/b] and with --help: [b]engine[/b], [b]import-released[/b], [b]verify[/b], [b]quantise[/b].",
 )
 def vos_export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint to export (safetensors).")],
@@ -103,9 +103,7 @@ def import_released(
     )
     if output.suffix == ".safetensors":
         if options != ExportOptions():
-            raise OptionError(
-                f"{output} is to be a checkpoint; --feature, --weights, --name, --summary and --size are for bundles"
-            )
+            raise OptionError(f"{output} is a checkpoint; --feature, --weights, --name and --size are for bundles")
         save_released(import_released(released, licence=licence), output, overwrite=overwrite)
         print(f"{output}: imported from {released}; export it with vos-export, or fine-tune it with vos-train --init")
     else:
@@ -156,12 +154,53 @@ def verify(
         raise WorkError(f"{bundle}: {', '.join(failed)} went beyond the limits")
 
 
+@_quantise_app.command()
+def quantise(
+    bundle: Annotated[str, typer.Argument(help="Bundle to quantise.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle to make (a directory).")],
+    calibrate: Annotated[
+        list[str], typer.Option(help="Video or folder of images, without labels. Repeatable.", metavar="CLIP")
+    ],
+    davis: Annotated[
+        Path, typer.Option(help="Annotated sequences as in DAVIS to measure on, before and after.", metavar="FOLDER")
+    ],
+    max_drop: Annotated[float, typer.Option(help="Points of J&F, of 100, that may be lost.")] = 0.5,
+    sequence: Annotated[
+        list[str] | None, typer.Option(help="Sequence to measure on. Repeatable.", show_default="all")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="To calibrate on, spread over the clips.")] = 32,
+    size: Size = None,
+    symmetric: Annotated[
+        bool, typer.Option("--symmetric", help="Activations in int8 around zero, as TensorRT needs; otherwise uint8.")
+    ] = False,
+    threads: Annotated[int, typer.Option(min=0, help="0: one per processor.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make an int8 bundle; refused where it follows objects less well, with sensitive layers kept in float."""
+    _require_export()
+    from vosrt_export.quantise import QuantiseOptions, quantise_bundle
+
+    options = QuantiseOptions(
+        max_drop=max_drop,
+        frames=frames,
+        size=size,
+        symmetric=symmetric,
+        sequences=tuple(sequence or ()),
+        threads=threads,
+    )
+    result = quantise_bundle(bundle, output, calibrate, davis, options, overwrite=overwrite)
+    print(
+        f"{output}: J&F {result.after:.2f}, before {result.before:.2f}; {result.layers - len(result.kept)} of "
+        f"{result.layers} layers in int8, {result.bytes / 1e6:.1f} MB; {result.comparison}"
+    )
+
+
 def _require_export() -> None:
     for module in ("torch", "safetensors", "onnx", "onnxscript"):
         require(module, "PyTorch" if module == "torch" else module, "export")
 
 
-_COMMANDS = {"engine": engine_app, "import-released": _released_app, "verify": _verify_app}
+_COMMANDS = {"engine": engine_app, "import-released": _released_app, "verify": _verify_app, "quantise": _quantise_app}
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from vosrt.video.images import ImageFolderSource
 from vosrt.video.source import open_source
 from vosrt_export.engine_report import LIMITS, Clip, Outcome, compare_engines, find_candidates
 from vosrt_train.checkpoint import load_checkpoint
-from vosrt_train.validate import TorchEngine, find_sequences, read_annotations
+from vosrt_train.validate import AnnotatedSequence, TorchEngine, find_sequences, read_annotations
 
 _FEWEST_FRAMES = 2
 _COLUMNS = ("engine", "max", "mean", "cosine", "match", "soft mean", "labels", "J&F drop", "")
@@ -184,7 +184,7 @@ def _clips(request: VerifyRequest) -> list[Clip]:
     return clips
 
 
-def _annotated(sequence: Any, limit: int | None) -> Clip:
+def _annotated(sequence: AnnotatedSequence, limit: int | None) -> Clip:
     source = ImageFolderSource(sequence.frames, FrameRange(0, limit))
     truth = read_annotations(sequence, source)
     if len(truth) < _FEWEST_FRAMES:

@@ -34,7 +34,7 @@ from vosrt_train.bundle_weights import PROVENANCE_KEY, pack_remainder
 from vosrt_train.checkpoint import Checkpoint, load_checkpoint
 from vosrt_train.model import Encoder
 
-_GRAPH_FILE = "encoder.onnx"
+GRAPH_FILE = "encoder.onnx"
 _OWN_FILES = {MANIFEST_NAME, REMAINDER_NAME}
 _PUBLISHED_STRIDE = 8
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -85,7 +85,7 @@ def export_bundle(
         ExportError: the exported graph does not compute what the checkpoint does.
     """
     options = options or ExportOptions()
-    _check_output(output, overwrite)
+    check_output(output, overwrite)
     checkpoint = load_checkpoint(checkpoint_path)
     feature = options.feature or default_feature(checkpoint.encoder)
     check_feature(checkpoint.encoder, feature)
@@ -111,7 +111,7 @@ def export_bundle(
         ),
         graphs={
             "encoder": GraphFile(
-                file=_GRAPH_FILE,
+                file=GRAPH_FILE,
                 sha256=hashlib.sha256(model).hexdigest(),
                 bytes=len(model),
                 precision=options.weights,
@@ -127,7 +127,7 @@ def export_bundle(
         },
         provenance=_provenance(checkpoint, checkpoint_path, remainder),
     )
-    _write(manifest, {_GRAPH_FILE: model} | ({} if remainder is None else {REMAINDER_NAME: remainder}), output)
+    write_files(manifest, {GRAPH_FILE: model} | ({} if remainder is None else {REMAINDER_NAME: remainder}), output)
     return comparison
 
 
@@ -167,7 +167,12 @@ def _provenance(checkpoint: Checkpoint, path: Path, remainder: bytes | None) -> 
     return provenance
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuse a place that a bundle may not take, before any work is done.
+
+    Raises:
+        OutputError: it holds something already, or cannot be written.
+    """
     if not output.parent.is_dir():
         raise OutputError(f"cannot write the bundle {output}: there is no folder {output.parent}; make it first")
     if output.is_symlink():
@@ -188,7 +193,12 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise OutputError(f"{output} holds more than a bundle ({strangers[0]}) and is not replaced; remove it yourself")
 
 
-def _write(manifest: Manifest, files: Mapping[str, bytes], output: Path) -> None:
+def write_files(manifest: Manifest, files: Mapping[str, bytes], output: Path) -> None:
+    """Write a bundle beside its place and rename it, so that it appears whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     token = secrets.token_hex(4)
     place = output.resolve()
     fresh = place.with_name(f".{place.name}.{token}.tmp")
