@@ -52,7 +52,8 @@ _export_app, _released_app, _verify_app, _quantise_app = _app(), _app(), _app(),
 
 @_export_app.command(
     name="vos-export",
-    epilog="Further commands, each after [b]vos-export[/b] and with --help: [b]engine[/b], [b]import-released[/b], [b]verify[/b], [b]quantise[/b].",
+    epilog="Further commands, each with its own --help: [b]vos-export engine[/b], [b]vos-export import-released[/b], "
+    "[b]vos-export verify[/b], [b]vos-export quantise[/b].",
 )
 def vos_export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint to export (safetensors).")],
