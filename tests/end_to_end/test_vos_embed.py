@@ -1,6 +1,7 @@
-"""The C++ example with OpenVINO gives the labels that Python gives, frame by frame and pixel by pixel.
+"""The C++ example gives the labels that Python gives on the same engine, frame by frame and pixel by pixel.
 
-It runs where ``VOSRT_VOS_EMBED`` names the built example (runtime/native/README.md says how; `.ci/run` does it).
+It runs where ``VOSRT_VOS_EMBED`` names the example built on OpenVINO, and ``VOSRT_VOS_EMBED_ONNXRUNTIME`` the one built
+on ONNX Runtime (runtime/native/README.md says how; `.ci/run` does it).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -19,18 +21,28 @@ from vosrt.types import U8Array
 
 Clip = tuple[U8Array, U8Array]
 SEQUENCES = ("blackswan", "bmx-trees", "dog")
-FRAMES, HEIGHT, WIDTH = 6, 240, 427
+FRAMES, HEIGHT, WIDTH = 24, 160, 285  # more frames than the memory holds
 
 
-@pytest.fixture(scope="module")
-def vos_embed(skip_or_fail: Callable[..., None]) -> Path:
-    program = os.environ.get("VOSRT_VOS_EMBED", "")
+class Example(NamedTuple):
+    """The program, and the engine of Python that runs the same network in the same library."""
+
+    program: Path
+    engine: str
+
+
+@pytest.fixture(params=["openvino", "onnxruntime"], scope="module")
+def example(request: pytest.FixtureRequest, skip_or_fail: Callable[..., None]) -> Example:
+    library = str(request.param)
+    variable = "VOSRT_VOS_EMBED" if library == "openvino" else "VOSRT_VOS_EMBED_ONNXRUNTIME"
+    program = os.environ.get(variable, "")
     if not program:
-        skip_or_fail("VOSRT_VOS_EMBED does not name the built C++ example", required="vos_embed")
-    return Path(program)
+        skip_or_fail(f"{variable} does not name the C++ example built on {library}", required="vos_embed")
+    pytest.importorskip(library)
+    return Example(Path(program), {"openvino": "openvino-direct", "onnxruntime": "cpu"}[library])
 
 
-def compare(program: Path, folder: Path, frames: list[U8Array], mask: U8Array) -> None:
+def compare(example: Example, folder: Path, frames: list[U8Array], mask: U8Array) -> None:
     """Segment the frames twice and compare the labels."""
     source = folder / "frames with a space"
     source.mkdir(parents=True)
@@ -38,10 +50,10 @@ def compare(program: Path, folder: Path, frames: list[U8Array], mask: U8Array) -
         Image.fromarray(np.ascontiguousarray(frame[..., ::-1])).save(source / f"{t:05d}.png")
     Image.fromarray(mask).save(folder / "mask.png")
     bundle = load_bundle("default").path
-    command = [program, bundle, source, folder / "mask.png", folder / "labels"]
+    command = [example.program, bundle, source, folder / "mask.png", folder / "labels"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    model = Model.load("default", engine="openvino-direct", precision="fp32")
+    model = Model.load("default", engine=example.engine, precision="fp32")
     with model.stream() as stream:
         results = [stream.start(frames[0], mask), *(stream.step(frame) for frame in frames[1:])]
     for t, result in enumerate(results):
@@ -51,33 +63,31 @@ def compare(program: Path, folder: Path, frames: list[U8Array], mask: U8Array) -
     assert results[-1].labels.any(), "an object that is lost everywhere would prove little"
 
 
-def test_on_a_generated_clip(vos_embed: Path, tmp_path: Path, tiny_clip: Clip) -> None:
-    pytest.importorskip("openvino")
+def test_on_a_generated_clip(example: Example, tmp_path: Path, tiny_clip: Clip) -> None:
     frames, masks = tiny_clip
-    compare(vos_embed, tmp_path, list(frames), masks[0])
+    compare(example, tmp_path, list(frames), masks[0])
 
 
 @pytest.mark.parametrize("sequence", SEQUENCES)
-def test_on_a_real_sequence(vos_embed: Path, tmp_path: Path, shared_data: Path, sequence: str) -> None:
-    """The first frames, at half size to be quick."""
-    pytest.importorskip("openvino")
+def test_on_a_real_sequence(example: Example, tmp_path: Path, shared_data: Path, sequence: str) -> None:
+    """The first frames, at a third of their size to be quick."""
     root = shared_data / "data" / "davis16-dev"
     names = sorted((root / "JPEGImages" / "480p" / sequence).glob("*.jpg"))[:FRAMES]
-    frames = [at_half_size(name, "RGB", Image.Resampling.BILINEAR)[..., ::-1].copy() for name in names]
+    frames = [at_a_third(name, "RGB", Image.Resampling.BILINEAR)[..., ::-1].copy() for name in names]
     mask = root / "Annotations" / "480p" / sequence / f"{names[0].stem}.png"
-    marks = (at_half_size(mask, "L", Image.Resampling.NEAREST) > 0).astype(np.uint8)
-    compare(vos_embed, tmp_path, frames, marks)
+    marks = (at_a_third(mask, "L", Image.Resampling.NEAREST) > 0).astype(np.uint8)
+    compare(example, tmp_path, frames, marks)
 
 
-def at_half_size(path: Path, mode: str, how: Image.Resampling) -> U8Array:
+def at_a_third(path: Path, mode: str, how: Image.Resampling) -> U8Array:
     with Image.open(path) as picture:
         return np.asarray(picture.convert(mode).resize((WIDTH, HEIGHT), how), np.uint8)
 
 
-def test_mistakes_are_one_line(vos_embed: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(example: Example, tmp_path: Path) -> None:
     (tmp_path / "frames").mkdir()
     done = subprocess.run(
-        [vos_embed, tmp_path / "no bundle", tmp_path / "frames", tmp_path / "m.png", tmp_path / "out"],
+        [example.program, tmp_path / "no bundle", tmp_path / "frames", tmp_path / "m.png", tmp_path / "out"],
         capture_output=True,
         text=True,
         check=False,

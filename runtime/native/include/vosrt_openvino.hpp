@@ -64,7 +64,14 @@ class OpenVino : public Engine {
     static constexpr size_t kSessions = 2;
 
     OpenVino(const std::string &path, std::string input, std::string output, OpenVinoOptions options)
-        : input_(std::move(input)), output_(std::move(output)), options_(std::move(options)), graph_(core_.read_model(path)) {}
+        : input_(std::move(input)), output_(std::move(output)), options_(std::move(options)), graph_(core().read_model(path)) {}
+
+    // The one core of this process. A core gives the thread that makes it a stack for signals and takes it back when it ends;
+    // where several overlap, the thread is left with a stack that is unmapped, and the next signal kills the process.
+    static ov::Core &core() {
+        static ov::Core *const only = new ov::Core;
+        return *only;
+    }
 
     std::shared_ptr<Session> session_for(const ov::Shape &shape) {
         const std::lock_guard<std::mutex> lock(mutex_);
@@ -80,7 +87,7 @@ class OpenVino : public Engine {
         ov::AnyMap settings{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
                             ov::hint::inference_precision(options_.bf16 ? ov::element::bf16 : ov::element::f32)};
         if (options_.threads > 0) settings.insert(ov::inference_num_threads(options_.threads));
-        session->request = core_.compile_model(graph, options_.device, settings).create_infer_request();
+        session->request = core().compile_model(graph, options_.device, settings).create_infer_request();
         sessions_.push_front(session);
         if (sessions_.size() > kSessions) sessions_.pop_back();
         return session;
@@ -88,7 +95,6 @@ class OpenVino : public Engine {
 
     const std::string input_, output_;
     const OpenVinoOptions options_;
-    ov::Core core_;
     std::shared_ptr<ov::Model> graph_;
     std::mutex mutex_;
     std::list<std::shared_ptr<Session>> sessions_;  // most recent first

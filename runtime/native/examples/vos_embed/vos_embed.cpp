@@ -1,14 +1,14 @@
-// Follows the objects of a mask through a folder of PNG frames, on OpenVINO:
+// Follows the objects of a mask through a folder of PNG frames, on OpenVINO (or what engine.hpp offers):
 //
 //     vos_embed BUNDLE FRAMES MASK.png RESULTS [bf16]
 //
 // MASK.png marks objects in the first frame; RESULTS receives a palette PNG per frame, under the frame's name.
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <iostream>
-#include <vosrt_openvino.hpp>
+#include <vosrt.hpp>
 
+#include "engine.hpp"
 #include "png_file.hpp"
 
 namespace fs = std::filesystem;
@@ -22,16 +22,15 @@ static std::vector<fs::path> frames_in(const fs::path &folder) {
     return frames;
 }
 
-static void run(const fs::path &where, const fs::path &source, const fs::path &first_mask, const fs::path &results, bool bf16) {
+static void run(const fs::path &where, const fs::path &source, const fs::path &first_mask, const fs::path &results,
+                const std::string &mode) {
     const auto started = std::chrono::steady_clock::now();
     auto bundle = vosrt::Bundle::open(where.string()).value();
     vosrt_model_options options = bundle.model_options();
     vosrt_memory_options memory = *options.memory;  // matching in the encoder's precision
-    memory.precision = bf16 ? VOSRT_PRECISION_BF16 : VOSRT_PRECISION_FP32;
+    memory.precision = mode == "bf16" ? VOSRT_PRECISION_BF16 : VOSRT_PRECISION_FP32;
     options.memory = &memory;
-    vosrt::OpenVinoOptions engine;
-    engine.bf16 = bf16;
-    auto model = vosrt::Model::create(options, vosrt::OpenVino::open(bundle, engine).value()).value();
+    auto model = vosrt::Model::create(options, open_engine(bundle, mode)).value();
     auto stream = vosrt::Stream::open(model).value();
     const std::chrono::duration<double> start_up = std::chrono::steady_clock::now() - started;
     std::cerr << model.describe() << "\nstart-up " << 1e3 * start_up.count() << " ms\n";
@@ -58,12 +57,12 @@ static void run(const fs::path &where, const fs::path &source, const fs::path &f
 }
 
 int main(int count, char **arguments) {
-    if (count != 5 && !(count == 6 && std::strcmp(arguments[5], "bf16") == 0)) {
-        std::cerr << "usage: vos_embed BUNDLE FRAMES MASK.png RESULTS [bf16]\n";
+    if (count != 5 && count != 6) {
+        std::cerr << "usage: vos_embed BUNDLE FRAMES MASK.png RESULTS" << kModes << '\n';
         return 2;
     }
     try {
-        run(arguments[1], arguments[2], arguments[3], arguments[4], count == 6);
+        run(arguments[1], arguments[2], arguments[3], arguments[4], count == 6 ? arguments[5] : "");
     } catch (const std::exception &error) {
         std::cerr << error.what() << '\n';
         return 1;

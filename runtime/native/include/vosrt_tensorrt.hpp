@@ -1,0 +1,201 @@
+// vosrt_tensorrt.hpp - an engine for vosrt.hpp on TensorRT (10 or newer) or TensorRT-RTX, compiled into your program
+// against their headers.
+//
+//     find_path(TENSORRT_INCLUDE_DIR NvInfer.h REQUIRED)
+//     find_library(TENSORRT_LIBRARY NAMES nvinfer tensorrt_rtx REQUIRED)
+//     find_package(CUDAToolkit REQUIRED)
+//     target_include_directories(app PRIVATE ${TENSORRT_INCLUDE_DIR})
+//     target_link_libraries(app PRIVATE vosrt::vosrt ${TENSORRT_LIBRARY} CUDA::cudart)
+//
+// The engine file is built beforehand, for this TensorRT and this GPU: `vos-export engine BUNDLE` writes it to BUNDLE/engines.
+// Loading one runs what is in it: take engine files from where you take your program from.
+//
+//     auto bundle = vosrt::Bundle::open("bundle").value();
+//     auto model = vosrt::Model::create(bundle, vosrt::TensorRt::open(bundle, "bundle/engines/NAME.engine").value()).value();
+#pragma once
+
+#include <NvInfer.h>
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "vosrt.hpp"
+
+namespace vosrt {
+inline namespace abi1 {
+
+struct TensorRtOptions {
+    int device = 0;  // CUDA's number of the GPU
+};
+
+// One execution context on one CUDA stream, with buffers for the last frame size: streams of a model take turns.
+class TensorRt : public Engine {
+   public:
+    static Expected<std::unique_ptr<Engine>> open(const Bundle &bundle, const std::string &file,
+                                                  const TensorRtOptions &options = {}) {
+        std::ifstream stream(file, std::ios::binary);
+        const std::vector<char> plan{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+        if (!stream || plan.empty()) return Error{VOSRT_INVALID_ARGUMENT, "cannot read the engine " + file};
+        std::unique_ptr<TensorRt> engine(new TensorRt(bundle.info(), options));
+        if (const std::string failure = engine->load(plan); !failure.empty())
+            return Error{VOSRT_ENGINE_FAILED, "TensorRT cannot load " + file + ": " + failure};
+        return std::unique_ptr<Engine>(std::move(engine));
+    }
+
+    ~TensorRt() override {
+        cudaSetDevice(device_);
+        context_.reset();
+        release(frame_);
+        release(embedding_);
+        if (stream_ != nullptr) cudaStreamDestroy(stream_);
+    }
+
+    std::string name() const override { return "tensorrt, GPU " + std::to_string(device_); }
+    bool serial() const override { return true; }
+
+    std::string encode(const vosrt_encode_task &task) override {
+        std::string failure = text_of(cudaSetDevice(device_));  // the calling thread may be a new one
+        if (failure.empty() && (task.height != height_ || task.width != width_)) failure = prepare(task);
+        if (failure.empty())
+            failure = text_of(cudaMemcpyAsync(frame_, task.bgr, frame_bytes(task), cudaMemcpyHostToDevice, stream_));
+        if (failure.empty() && !context_->enqueueV3(stream_)) failure = log_.last_words();
+        if (failure.empty())
+            failure = text_of(
+                cudaMemcpyAsync(task.embedding, embedding_, embedding_bytes(task), cudaMemcpyDeviceToHost, stream_));
+        const std::string finished = text_of(cudaStreamSynchronize(stream_));  // whatever failed, nothing is still copying
+        return failure.empty() ? finished : failure;
+    }
+
+   private:
+    // TensorRT tells why it failed in its log only. It keeps the log for as long as it is loaded, so there is one.
+    class Log : public nvinfer1::ILogger {
+       public:
+        void log(Severity severity, const char *text) noexcept override {
+            if (severity > Severity::kERROR) return;
+            const std::lock_guard<std::mutex> lock(mutex_);
+            try {
+                last_ = text;
+            } catch (...) {  // no memory for the text
+            }
+        }
+        std::string last_words() {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            return last_.empty() ? "TensorRT gave no reason" : last_;
+        }
+
+       private:
+        std::mutex mutex_;
+        std::string last_;
+    };
+    static Log &the_log() {
+        static Log *log = new Log;  // outlives everything that may still write to it
+        return *log;
+    }
+
+    TensorRt(const vosrt_bundle_info &info, const TensorRtOptions &options)
+        : input_(info.input_name), output_(info.output_name), device_(options.device) {}
+
+    std::string load(const std::vector<char> &plan) {
+        std::string failure = text_of(cudaSetDevice(device_));
+        if (failure.empty()) failure = text_of(cudaStreamCreate(&stream_));
+        if (!failure.empty()) return failure;
+        runtime_.reset(nvinfer1::createInferRuntime(log_));
+        if (runtime_) engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
+        if (!engine_) return log_.last_words();
+        failure = objection(input_, nvinfer1::TensorIOMode::kINPUT, nvinfer1::DataType::kUINT8, "u8");
+        if (failure.empty()) failure = objection(output_, nvinfer1::TensorIOMode::kOUTPUT, nvinfer1::DataType::kFLOAT, "f32");
+        if (!failure.empty()) return failure;
+        context_.reset(engine_->createExecutionContext());
+        return context_ ? "" : log_.last_words();
+    }
+
+    // Why a tensor is not what the bundle says, or "".
+    std::string objection(const std::string &name, nvinfer1::TensorIOMode mode, nvinfer1::DataType type, const char *wanted) const {
+        if (engine_->getTensorIOMode(name.c_str()) == mode && engine_->getTensorDataType(name.c_str()) == type) return "";
+        return std::string("it has no ") + (mode == nvinfer1::TensorIOMode::kINPUT ? "input " : "output ") + name + " of type " +
+               wanted + "; it was built from another graph";
+    }
+
+    // Makes context and buffers ready for frames of one size.
+    std::string prepare(const vosrt_encode_task &task) {
+        height_ = width_ = 0;
+        const int32_t profile = profile_for(task.height, task.width);
+        if (profile < 0)
+            return "the engine was not built for frames of " + std::to_string(task.height) + "x" + std::to_string(task.width) +
+                   "; build it for them with vos-export engine --sizes";
+        nvinfer1::Dims shape{};
+        shape.nbDims = 4;
+        shape.d[0] = 1;
+        shape.d[1] = task.height;
+        shape.d[2] = task.width;
+        shape.d[3] = 3;
+        std::string failure = text_of(cudaStreamSynchronize(stream_));
+        if (!failure.empty()) return failure;
+        if (!context_->setOptimizationProfileAsync(profile, stream_) || !context_->setInputShape(input_.c_str(), shape))
+            return log_.last_words();
+        const nvinfer1::Dims out = context_->getTensorShape(output_.c_str());
+        const int32_t wanted[] = {1, task.grid_height, task.grid_width, task.channels};
+        bool same = out.nbDims == 4;
+        for (int i = 0; same && i < 4; ++i) same = out.d[i] == wanted[i];
+        if (!same) return "the engine's output has not the shape that the bundle says";
+        release(frame_);
+        release(embedding_);
+        failure = text_of(cudaMalloc(&frame_, frame_bytes(task)));
+        if (failure.empty()) failure = text_of(cudaMalloc(&embedding_, embedding_bytes(task)));
+        if (!failure.empty()) return failure;
+        if (!context_->setTensorAddress(input_.c_str(), frame_) || !context_->setTensorAddress(output_.c_str(), embedding_))
+            return log_.last_words();
+        height_ = task.height;
+        width_ = task.width;
+        return "";
+    }
+
+    // The first optimisation profile that takes frames of this size, or -1.
+    int32_t profile_for(int32_t height, int32_t width) const {
+        using Selector = nvinfer1::OptProfileSelector;
+        for (int32_t i = 0; i < engine_->getNbOptimizationProfiles(); ++i) {
+            const nvinfer1::Dims least = engine_->getProfileShape(input_.c_str(), i, Selector::kMIN);
+            const nvinfer1::Dims most = engine_->getProfileShape(input_.c_str(), i, Selector::kMAX);
+            if (least.nbDims == 4 && most.nbDims == 4 && least.d[1] <= height && height <= most.d[1] && least.d[2] <= width &&
+                width <= most.d[2])
+                return i;
+        }
+        return -1;
+    }
+
+    static size_t frame_bytes(const vosrt_encode_task &task) {
+        return static_cast<size_t>(task.height) * static_cast<size_t>(task.width) * 3;
+    }
+    static size_t embedding_bytes(const vosrt_encode_task &task) {
+        return static_cast<size_t>(task.grid_height) * static_cast<size_t>(task.grid_width) * static_cast<size_t>(task.channels) *
+               sizeof(float);
+    }
+    static void release(void *&memory) {
+        if (memory != nullptr) cudaFree(memory);
+        memory = nullptr;
+    }
+    static std::string text_of(cudaError_t status) {
+        return status == cudaSuccess ? "" : std::string("CUDA: ") + cudaGetErrorString(status);
+    }
+
+    Log &log_ = the_log();
+    const std::string input_, output_;
+    const int device_;
+    cudaStream_t stream_ = nullptr;
+    void *frame_ = nullptr, *embedding_ = nullptr;  // on the GPU
+    int32_t height_ = 0, width_ = 0;                // that context and buffers are ready for; 0 = for none
+    // Each outlives what is made from it.
+    std::unique_ptr<nvinfer1::IRuntime> runtime_;
+    std::unique_ptr<nvinfer1::ICudaEngine> engine_;
+    std::unique_ptr<nvinfer1::IExecutionContext> context_;
+};
+
+}  // namespace abi1
+}  // namespace vosrt

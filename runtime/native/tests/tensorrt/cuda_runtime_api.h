@@ -1,0 +1,33 @@
+// For tests alone: the calls of the CUDA runtime that vosrt_tensorrt.hpp makes, on a GPU that is the host's memory.
+#pragma once
+
+#include <cstdlib>
+#include <cstring>
+
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidDevice = 101 };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
+using cudaStream_t = struct CUstream_st *;
+
+inline cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+inline cudaError_t cudaStreamCreate(cudaStream_t *stream) {
+    *stream = static_cast<cudaStream_t>(std::malloc(1));
+    return cudaSuccess;
+}
+inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    std::free(stream);
+    return cudaSuccess;
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaMalloc(void **memory, size_t bytes) {
+    *memory = std::malloc(bytes);
+    return cudaSuccess;
+}
+inline cudaError_t cudaFree(void *memory) {
+    std::free(memory);
+    return cudaSuccess;
+}
+inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+    std::memcpy(to, from, bytes);
+    return cudaSuccess;
+}
+inline const char *cudaGetErrorString(cudaError_t) { return "invalid device ordinal"; }
