@@ -1,4 +1,4 @@
-"""Write the tables and plots of README.md and export/README.md from benchmarks/results.
+"""Write the tables and plots of the documents from benchmarks/results.
 
 python benchmarks/report.py            # rewrites the parts between <!-- NAME --> and <!-- /NAME -->
 python benchmarks/report.py --check    # exits 1 where they are not what the results say
@@ -7,41 +7,18 @@ python benchmarks/report.py --check    # exits 1 where they are not what the res
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from machine import RESULTS
+from report_models import ablation_part, accuracy_part, runs_part, training_part
+from report_tables import MISSING, on, read, table
 
 from vosrt.benchmark.output import object_costs, read_rows
 from vosrt.benchmark.plots import digest_of, write_plots
 
 ROOT = Path(__file__).parents[1]
-MISSING = "not measured"
-
-
-def read(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Machine and rows of results/NAME.jsonl; nothing where it was not run."""
-    path = RESULTS / f"{name}.jsonl"
-    if not path.exists():
-        return {}, []
-    machine, *rows = (json.loads(line) for line in path.read_text().splitlines())
-    return machine["machine"], rows
-
-
-def table(head: list[str], rows: list[list[object]]) -> str:
-    """A Markdown table; all columns but the first are figures."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def on(machine: dict[str, Any]) -> str:
-    """The machine in a line."""
-    if not machine:
-        return f"({MISSING})"
-    sets = ", ".join(flag.replace("_", "-").upper() for flag in machine["instruction_sets"])
-    return f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB; {sets}."
 
 
 def stream_part() -> str:
@@ -225,15 +202,24 @@ def engine_part() -> str:
     return f"{title}\n\n{table(head, body)}"
 
 
-PARTS = {
-    "peers": peer_part,
-    "bench": bench_part,
-    "stream": stream_part,
-    "kernels": kernel_part,
-    "memory": memory_part,
-    "sequences": sequence_part,
+DOCUMENTS = {
+    "README.md": {
+        "accuracy": accuracy_part,
+        "peers": peer_part,
+        "bench": bench_part,
+        "stream": stream_part,
+        "kernels": kernel_part,
+        "memory": memory_part,
+        "sequences": sequence_part,
+    },
+    "export/README.md": {"engines": engine_part},
+    "train/README.md": {"training": training_part},
+    "runtime/src/vosrt/bundles/MODELS.md": {
+        "runs": runs_part,
+        "accuracy": accuracy_part,
+        "ablation": ablation_part,
+    },
 }
-DOCUMENTS = {"README.md": PARTS, "export/README.md": {"engines": engine_part}}
 
 
 def draw_plots(*, check: bool) -> None:

@@ -1,7 +1,6 @@
 """A training step against the same step written plainly: frames per second, and the time spent waiting for clips.
 
     python benchmarks/training.py VIDEOS                       # a folder of videos; decodes them once into --cache
-    python benchmarks/training.py VIDEOS --without-layer4      # the fast network
     python benchmarks/training.py --toy                        # seconds, renders its own videos, nothing written
 
 "Plain" is what one writes first: fp32, PyTorch's own layout, clips decoded from the video files by as many workers,
@@ -244,13 +243,10 @@ def main() -> None:
     parser.add_argument("videos", type=Path, nargs="?")
     parser.add_argument("--cache", type=Path, help="where to keep decoded frames; a temporary folder otherwise")
     parser.add_argument("--preset", default="cpu-2h")
-    parser.add_argument("--without-layer4", action="store_true")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
     config = load_config(options.preset, [])
-    if options.without_layer4:
-        config = replace(config, encoder=replace(config.encoder, layer4=False))
     if options.toy:
         config = replace(
             config,
@@ -268,9 +264,13 @@ def main() -> None:
             render_videos(videos)
         plan = plan_cache(videos, options.cache or Path(folder) / "cache", config.cache)
         print(plan.describe())
-        rows = measure(config, videos, build_cache(plan), 1 if options.toy else options.rounds)
+        cache = build_cache(plan)
+        rows = []
+        for layer4 in (True, False):
+            network = replace(config, encoder=replace(config.encoder, layer4=layer4))
+            rows += measure(network, videos, cache, 1 if options.toy else options.rounds)
     if not options.toy:
-        print(write("training" if config.encoder.layer4 else "training-fast", rows))
+        print(write("training", rows))
 
 
 if __name__ == "__main__":

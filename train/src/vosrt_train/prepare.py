@@ -88,7 +88,9 @@ def _build(plan: CachePlan, config: TrainConfig, console: Console) -> Cache:
 def starting_encoder(config: TrainConfig, source: str | None) -> Encoder:
     """The encoder to start from.
 
-    A network without layer4 may grow: layer4 and the key head are then new. One with them may lose them.
+    A network without layer4 may grow: layer4 and the key head are then new, and the residual branches of layer4 begin
+    closed (a last gamma of zero, as in Goyal et al. 2017): what is known is passed on. The other way round, layer4
+    is left out.
 
     Args:
         config: has shape and seed of a new one.
@@ -111,7 +113,10 @@ def starting_encoder(config: TrainConfig, source: str | None) -> Encoder:
             f"{source} has {given.config}, the run {config.encoder}; "
             "set encoder.width and encoder.key_channels to what it has"
         )
-    fresh.load_state_dict(fresh.state_dict() | part_of(given, layer4=config.encoder.layer4).state_dict())
+    weights = part_of(given, layer4=config.encoder.layer4).state_dict()
+    if config.encoder.layer4 and not given.config.layer4:
+        weights |= {f"backbone.layer4.{block}.bn2.weight": torch.zeros(8 * config.encoder.width) for block in range(2)}
+    fresh.load_state_dict(fresh.state_dict() | weights)
     return fresh
 
 
