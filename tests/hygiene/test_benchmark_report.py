@@ -23,9 +23,10 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleTy
         pytest.skip("no benchmarks beside the tests")
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     module = importlib.import_module("report")
-    monkeypatch.setattr(module, "RESULTS", tmp_path)
+    for each in (module, importlib.import_module("report_tables")):
+        monkeypatch.setattr(each, "RESULTS", tmp_path)
     yield module
-    for name in ("report", "machine"):
+    for name in ("report", "report_models", "report_tables", "machine"):
         sys.modules.pop(name, None)
 
 
