@@ -23,7 +23,6 @@ import json
 import math
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -33,7 +32,6 @@ from typing import Any
 
 import numpy as np
 from machine import write
-from stream import export_paper_bundle
 
 from vosrt.benchmark.machine import usable_cores
 from vosrt.benchmark.runner import Turns, take_turns
@@ -94,8 +92,8 @@ def vosrt_with(title: str, bundle: str, *, engine: str = "auto", precision: str 
     return Peer(title=f"vosrt, {title}", method="vosrt", warm_up=23, frames=8, more=more)
 
 
-def all_peers(paper: str) -> list[Peer]:
-    """Every method; `paper` is a bundle with the full network."""
+def all_peers() -> list[Peer]:
+    """Every method."""
     cutie = (
         ("Cutie-small", "cutie-small"),
         ("Cutie-small, bf16 autocast", "cutie-small-bf16"),
@@ -103,8 +101,7 @@ def all_peers(paper: str) -> list[Peer]:
     )
     return [
         *(vosrt_with(f"{name} bundle", name) for name in packaged_bundles()),
-        vosrt_with("paper settings", paper),
-        vosrt_with("paper settings, fp32", paper, precision="fp32"),
+        vosrt_with("default bundle, fp32", "default", precision="fp32"),
         Peer(title="dense PyTorch", method="dense", warm_up=1, frames=1),
         # The first frame compiles; the second one shows whether it has to compile again.
         Peer(title="dense PyTorch, torch.compile", method="dense-compiled", warm_up=2, frames=1),
@@ -210,10 +207,9 @@ def main() -> None:
         quiet_cores=float("inf") if options.toy else QUIET_CORES,
         deadline_s=time.monotonic() + 60 * options.minutes,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        peers = toy_peers() if options.toy else all_peers(str(export_paper_bundle(Path(folder))))
-        chosen = [peer for peer in peers if options.only.lower() in peer.title.lower()]
-        rows = [row for objects in OBJECTS for row in measure(chosen, objects, run)]
+    peers = toy_peers() if options.toy else all_peers()
+    chosen = [peer for peer in peers if options.only.lower() in peer.title.lower()]
+    rows = [row for objects in OBJECTS for row in measure(chosen, objects, run)]
     if options.toy and (broken := [row for row in rows if "frames" not in row]):
         raise SystemExit(f"not measured: {broken}")
     if not options.toy and options.size == SIZE and not options.only:
