@@ -1,10 +1,11 @@
 """Whole frames at 480p: milliseconds per stage, frames per second, resident memory.
 
-    python benchmarks/stream.py                      # the packaged bundles on every engine here
+    python benchmarks/stream.py                      # paper settings and the packaged bundles, every engine here
     python benchmarks/stream.py --memory 2000        # resident memory at frame 100 and at frame 2000 instead
     python benchmarks/stream.py --toy                # seconds, for tests
 
-Frames come from the clip that `vos-run demo` uses, brought to 854 x 480. Stages run one after the other here,
+"Paper settings" is the full network (res4, 512 channels), untrained, exported on the spot: speed does not depend on
+weights. Frames come from the clip that `vos-run demo` uses, brought to 854 x 480. Stages run one after the other here,
 so that they can be told apart; `vos-run` overlaps them. The engines take turns, round by round, in one process.
 """
 
@@ -15,8 +16,10 @@ import itertools
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from machine import Watch, resident_mib, write
@@ -52,6 +55,18 @@ def load_frames(count: int, height: int, width: int) -> list[U8Array]:
 def forth_and_back(frames: list[U8Array]) -> Iterator[U8Array]:
     """An endless video without jumps."""
     return itertools.cycle([*frames, *frames[-2:0:-1]])
+
+
+def export_paper_bundle(folder: Path) -> Path:
+    """Full network with seeded weights, through the two commands that a user types."""
+    checkpoint, bundle = folder / "paper.safetensors", folder / "paper"
+    for command in (
+        ["vosrt_train.cli", "init", "-o", str(checkpoint), "--seed", "0"],
+        ["vosrt_export.cli", str(checkpoint), "-o", str(bundle), "--feature", "res4", "--name", "paper settings"],
+    ):
+        code = f"import sys; from {command[0]} import main; sys.argv[1:] = {command[1:]!r}; main()"
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    return bundle
 
 
 def square(height: int, width: int) -> U8Array:
@@ -105,33 +120,33 @@ class Run:
         return row
 
 
-def memory_rows(bundle: str, frames: list[U8Array], count: int) -> list[dict[str, object]]:
+def memory_rows(bundle: str, label: str, frames: list[U8Array], count: int) -> list[dict[str, object]]:
     """Resident memory along one long stream, in this process (start it fresh)."""
-    run = Run(bundle, Model.load(bundle), frames)
+    run = Run(label, Model.load(bundle), frames)
     rows: list[dict[str, object]] = []
     for t in range(1, count + 1):
         run.step(timed=False)
         if t in (100, count):
-            rows.append({"model": bundle, "memory_at_frame": t, "resident_mib": round(resident_mib(), 1)})
+            rows.append({"model": label, "memory_at_frame": t, "resident_mib": round(resident_mib(), 1)})
             print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
-def long_run(bundle: str, count: int) -> list[dict[str, object]]:
+def long_run(label: str, bundle: str, count: int) -> list[dict[str, object]]:
     """Resident memory of a process of its own."""
     command = [sys.executable, __file__, "--memory", str(count), "--memory-of", bundle]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return [json.loads(line) for line in output.splitlines()]
+    return [{**json.loads(line), "model": label} for line in output.splitlines()]
 
 
-def speed_rows(bundles: tuple[str, ...], frames: list[U8Array], warm_up: int, timed: int) -> list[dict[str, object]]:
+def speed_rows(bundles: dict[str, str], frames: list[U8Array], warm_up: int, timed: int) -> list[dict[str, object]]:
     """Milliseconds per stage of every bundle on every engine."""
     runs: list[Run] = []
-    for bundle, (engine, precision) in itertools.product(bundles, ENGINES):
+    for (label, bundle), (engine, precision) in itertools.product(bundles.items(), ENGINES):
         try:
-            runs.append(Run(bundle, Model.load(bundle, engine=engine, precision=precision), frames))
+            runs.append(Run(label, Model.load(bundle, engine=engine, precision=precision), frames))
         except VosrtError as error:
-            print(f"left out: {bundle}, {engine} {precision}: {error}", flush=True)
+            print(f"left out: {label}, {engine} {precision}: {error}", flush=True)
     for t in range(warm_up + timed):
         for run in runs:
             run.step(timed=t >= warm_up)
@@ -152,14 +167,17 @@ def main() -> None:
     height, width = (96, 160) if options.toy else (HEIGHT, WIDTH)
     frames = load_frames(5 if options.toy else 48, height, width)
     if options.memory_of:
-        memory_rows(options.memory_of, frames, options.memory)
+        memory_rows(options.memory_of, Path(options.memory_of).name, frames, options.memory)
         return
-    bundles = packaged_bundles()
-    if options.memory:
-        print(write("memory", [row for name in bundles for row in long_run(name, options.memory)]))
-        return
-    warm_up, timed = (2, 3) if options.toy else (25, options.frames)
-    rows = speed_rows(bundles, frames, warm_up, timed)
+    with tempfile.TemporaryDirectory() as folder:
+        bundles = {f"{name} bundle": name for name in packaged_bundles()}
+        if not options.toy:
+            bundles["paper settings"] = str(export_paper_bundle(Path(folder)))
+        if options.memory:
+            print(write("memory", [row for item in bundles.items() for row in long_run(*item, options.memory)]))
+            return
+        warm_up, timed = (2, 3) if options.toy else (25, options.frames)
+        rows = speed_rows(bundles, frames, warm_up, timed)
     if not options.toy:
         print(write("stream", rows))
 
