@@ -23,16 +23,14 @@ from typing import Any
 import cv2
 import numpy as np
 from machine import RESULTS, write
+from untrained import export_untrained
 
 from vosrt import Model
-from vosrt_export.write_bundle import ExportOptions, export_bundle
-from vosrt_train.checkpoint import Checkpoint, Training, save_checkpoint
-from vosrt_train.config import EncoderConfig
-from vosrt_train.model import build_encoder
+from vosrt.bundle import Feature
 from vosrt_train.validate import find_sequences, validate
 
 NAME = "models"
-UNTRAINED = {"untrained-res3": "res3", "untrained-res4": "res4"}
+UNTRAINED: dict[str, Feature] = {"untrained-res3": "res3", "untrained-res4": "res4"}
 KEY = ("model", "size", "engine", "precision")
 
 
@@ -42,16 +40,6 @@ def find_bundle(model: str, folder: Path) -> tuple[str, str]:
     if name in UNTRAINED and not bundle:
         return name, str(export_untrained(UNTRAINED[name], folder))
     return name, bundle or name
-
-
-def export_untrained(feature: str, folder: Path) -> Path:
-    """A bundle with seeded weights."""
-    encoder = build_encoder(EncoderConfig(layer4=feature != "res3"), seed=0).eval()
-    checkpoint, bundle = folder / f"{feature}.safetensors", folder / feature
-    training = Training(trained=False, seed=0, summary="untrained, seed 0", licence="Apache-2.0")
-    save_checkpoint(Checkpoint(encoder, training), checkpoint)
-    export_bundle(checkpoint, bundle, ExportOptions(feature="res3" if feature == "res3" else "res4"))
-    return bundle
 
 
 def measure(root: Path, name: str, model: Model, size: int, names: list[str]) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from typing import Any
 
 import numpy as np
 from machine import write
+from untrained import PAPER_SETTINGS, export_untrained
 
 from vosrt.benchmark.machine import usable_cores
 from vosrt.benchmark.runner import Turns, take_turns
@@ -92,8 +94,8 @@ def vosrt_with(title: str, bundle: str, *, engine: str = "auto", precision: str 
     return Peer(title=f"vosrt, {title}", method="vosrt", warm_up=23, frames=8, more=more)
 
 
-def all_peers() -> list[Peer]:
-    """Every method."""
+def all_peers(paper: Path) -> list[Peer]:
+    """Every method; `paper` is a bundle of the network that dense PyTorch runs."""
     cutie = (
         ("Cutie-small", "cutie-small"),
         ("Cutie-small, bf16 autocast", "cutie-small-bf16"),
@@ -101,7 +103,8 @@ def all_peers() -> list[Peer]:
     )
     return [
         *(vosrt_with(f"{name} bundle", name) for name in packaged_bundles()),
-        vosrt_with("default bundle, fp32", "default", precision="fp32"),
+        vosrt_with(PAPER_SETTINGS, str(paper)),
+        vosrt_with(f"{PAPER_SETTINGS}, fp32", str(paper), precision="fp32"),
         Peer(title="dense PyTorch", method="dense", warm_up=1, frames=1),
         # The first frame compiles; the second one shows whether it has to compile again.
         Peer(title="dense PyTorch, torch.compile", method="dense-compiled", warm_up=2, frames=1),
@@ -207,9 +210,10 @@ def main() -> None:
         quiet_cores=float("inf") if options.toy else QUIET_CORES,
         deadline_s=time.monotonic() + 60 * options.minutes,
     )
-    peers = toy_peers() if options.toy else all_peers()
-    chosen = [peer for peer in peers if options.only.lower() in peer.title.lower()]
-    rows = [row for objects in OBJECTS for row in measure(chosen, objects, run)]
+    with tempfile.TemporaryDirectory() as folder:
+        peers = toy_peers() if options.toy else all_peers(export_untrained("res4", Path(folder)))
+        chosen = [peer for peer in peers if options.only.lower() in peer.title.lower()]
+        rows = [row for objects in OBJECTS for row in measure(chosen, objects, run)]
     if options.toy and (broken := [row for row in rows if "frames" not in row]):
         raise SystemExit(f"not measured: {broken}")
     if not options.toy and options.size == SIZE and not options.only:

@@ -101,8 +101,11 @@ def main() -> None:
     height, width, runs = (96, 160, 3) if options.toy else (480, 854, options.runs)
     bundle = load_bundle(options.bundle)
     with tempfile.TemporaryDirectory() as folder:
+        gate: dict[str, Any] = {}
         if options.int8:
-            int8 = load_bundle(options.int8).graph_path("encoder")
+            quantised = load_bundle(options.int8)
+            int8 = quantised.graph_path("encoder")
+            gate = {key: quantised.manifest.verification["gate"][key] for key in ("j_and_f_before", "j_and_f_after")}
         else:
             work = Quantisation(bundle, drawn_frames(), QuantiseOptions(threads=options.threads), Path(folder))
             int8 = work.quantise(work.layers)
@@ -110,6 +113,8 @@ def main() -> None:
         with Watch() as watch:
             times = measure(engines, bundle.manifest.encoder.input_name, height, width, runs)
     rows = report(times, height, width, bundle, watch.foreign_cores)
+    for row in rows:
+        row |= gate if row["precision"] == "int8 + fp32" else {}
     if not options.toy:
         print(write("quantised", rows))
 

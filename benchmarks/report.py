@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import RESULTS
-from report_models import ablation_part, accuracy_part, runs_part, training_part
+from report_models import ablation_part, accuracy_part, cycle_part, quantised_part, runs_part, training_part
 from report_tables import MISSING, on, read, table
 
 from vosrt.benchmark.output import object_costs, read_rows
@@ -212,7 +212,8 @@ DOCUMENTS = {
         "memory": memory_part,
         "sequences": sequence_part,
     },
-    "export/README.md": {"engines": engine_part},
+    "export/README.md": {"engines": engine_part, "quantised": quantised_part},
+    "runtime/README.md": {"cycle": cycle_part},
     "train/README.md": {"training": training_part},
     "runtime/src/vosrt/bundles/MODELS.md": {
         "runs": runs_part,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from report_tables import on, read, table
+from report_tables import MISSING, on, read, table
 
 SIZE = 480
 SHOWN = ("untrained-res3", "untrained-res4", "fast", "default")
@@ -78,6 +78,47 @@ def training_part() -> str:
     ]
     head = ["one training step", "seconds", "frames/s", "× plain", "waiting for clips, %"]
     return f"{on(machine)}\n\n{table(head, body)}"
+
+
+def cycle_part() -> str:
+    """How well cycle consistency ranks as J&F does."""
+    machine, rows = read("cycle")
+    if not rows:
+        return f"({MISSING})"
+    *measured, summary = rows
+    bundles, sizes = ({row[key] for row in measured} for key in ("bundle", "size"))
+    head = ["Spearman's correlation of C with J&F", "", "over"]
+    body: list[list[object]] = [
+        ["all pairs", _rho(summary["spearman"]), f"{summary['pairs']} pairs"],
+        ["settings and bundles, within a sequence", _rho(summary["spearman_within_sequences"]), summary["sequences"]],
+        ["sequences, within a setting", _rho(summary["spearman_within_settings"]), summary["settings"]],
+    ]
+    what = f"{', '.join(sorted(bundles))}; short side {', '.join(map(str, sorted(sizes)))}. {on(machine)}"
+    return f"{what}\n\n{table(head, body)}"
+
+
+def quantised_part() -> str:
+    """int8 encoders beside fp32 and bf16 on the same engine, and what they cost in J&F."""
+    machine, rows = read("quantised")
+    if not rows:
+        return f"({MISSING})"
+    body: list[list[object]] = [
+        [
+            f"{row['engine']}, {row['precision'].replace('int8 + fp32', 'int8').replace('+', 'and')}",
+            f"{row['p50_ms']:.1f} / {row['p95_ms']:.1f}",
+            f"{row['fp32_over_this']:.2f}",
+            f"{row['j_and_f_after'] - row['j_and_f_before']:+.2f}" if "j_and_f_after" in row else "",
+        ]
+        for row in rows
+    ]
+    foreign = max(row["foreign_cores"] for row in rows)
+    title = f"One frame through the encoder, {rows[0]['width']} × {rows[0]['height']}, in turns. {on(machine)}"
+    head = ["engine, precision", "p50 / p95, ms", "fp32 / this", "J&F, points"]
+    return f"{title} Other processes took {foreign:.2f} cores.\n\n{table(head, body)}"
+
+
+def _rho(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _figure(row: dict[str, Any] | None, *, bold: bool = False) -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from machine import Watch, resident_mib, write
+from untrained import PAPER_SETTINGS, export_untrained
 
 from vosrt import Model, Stream, VosrtError
 from vosrt.bundle import packaged_bundles
@@ -55,18 +56,6 @@ def load_frames(count: int, height: int, width: int) -> list[U8Array]:
 def forth_and_back(frames: list[U8Array]) -> Iterator[U8Array]:
     """An endless video without jumps."""
     return itertools.cycle([*frames, *frames[-2:0:-1]])
-
-
-def export_paper_bundle(folder: Path) -> Path:
-    """Full network with seeded weights, through the two commands that a user types."""
-    checkpoint, bundle = folder / "paper.safetensors", folder / "paper"
-    for command in (
-        ["vosrt_train.cli", "init", "-o", str(checkpoint), "--seed", "0"],
-        ["vosrt_export.cli", str(checkpoint), "-o", str(bundle), "--feature", "res4", "--name", "paper settings"],
-    ):
-        code = f"import sys; from {command[0]} import main; sys.argv[1:] = {command[1:]!r}; main()"
-        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-    return bundle
 
 
 def square(height: int, width: int) -> U8Array:
@@ -172,7 +161,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundles = {f"{name} bundle": name for name in packaged_bundles()}
         if not options.toy:
-            bundles["paper settings"] = str(export_paper_bundle(Path(folder)))
+            bundles[PAPER_SETTINGS] = str(export_untrained("res4", Path(folder)))
         if options.memory:
             print(write("memory", [row for item in bundles.items() for row in long_run(*item, options.memory)]))
             return
