@@ -84,7 +84,8 @@ typedef enum vosrt_isa {
     VOSRT_ISA_AVX512 = 3,       /* AVX-512 F/BW/DQ/VL, fp32 */
     VOSRT_ISA_AVX512_BF16 = 4,  /* AVX-512 BF16 dot products, fp32 accumulation */
     VOSRT_ISA_AMX = 5,          /* AMX bf16 tiles, fp32 accumulation */
-    VOSRT_ISA_AMX_EMULATED = 6  /* the AMX path with its tile instructions in plain C++: for tests, slow */
+    VOSRT_ISA_AMX_EMULATED = 6, /* the AMX path with its tile instructions in plain C++: for tests, slow */
+    VOSRT_ISA_CUDA = 7          /* libvosrt_cuda: tensor cores, bf16 products, fp32 accumulation; see vosrt_cuda.h */
 } vosrt_isa;
 
 typedef enum vosrt_precision {
@@ -138,6 +139,7 @@ typedef struct vosrt_memory_options {
     int32_t precision;       /* vosrt_precision */
     int32_t isa;             /* vosrt_isa; AUTO also honours VOSRT_ISA */
     int32_t threads;         /* 0 = one per processor */
+    int32_t device;          /* libvosrt_cuda: number of the GPU; 0 in libvosrt */
 } vosrt_memory_options;
 
 typedef struct vosrt_memory_info {

@@ -18,8 +18,8 @@
 namespace vosrt {
 namespace {
 
-constexpr std::array<const char *, 7> kNames = {"auto",       "generic", "avx2",        "avx512",
-                                                "avx512bf16", "amx",     "amx-emulated"};
+constexpr std::array<const char *, 8> kNames = {"auto",       "generic", "avx2",         "avx512",
+                                                "avx512bf16", "amx",     "amx-emulated", "cuda"};
 
 #if defined(VOSRT_X86)
 
@@ -105,6 +105,7 @@ bool isa_is_bf16(vosrt_isa isa) {
 
 vosrt_isa choose_isa(vosrt_isa wanted, vosrt_precision precision) {
     if (wanted == VOSRT_ISA_AUTO) wanted = isa_from_environment();
+    if (wanted == VOSRT_ISA_CUDA) throw Error(VOSRT_UNSUPPORTED, "instruction-set path 'cuda' is libvosrt_cuda's");
     if (wanted != VOSRT_ISA_AUTO) {
         const std::string name = isa_name(wanted);
         if (!isa_available(wanted))

@@ -23,6 +23,7 @@ struct MemoryOptions {
     bool pad_context, global_reference, yield_background;
     vosrt_isa isa;  // resolved, never AUTO
     int32_t threads;
+    int32_t device;  // of libvosrt_cuda
 };
 
 // Throws Error where a value is out of range, or no path fits.
@@ -30,6 +31,14 @@ MemoryOptions resolve(const vosrt_memory_options &options);
 
 class SessionReader;
 class SessionWriter;
+
+}  // namespace vosrt
+
+#if defined(VOSRT_CUDA_LIBRARY)
+#include "../cuda/memory_cuda.hpp"
+#else
+
+namespace vosrt {
 
 class Memory {
    public:
@@ -124,3 +133,5 @@ class Memory {
 };
 
 }  // namespace vosrt
+
+#endif  // VOSRT_CUDA_LIBRARY

@@ -29,9 +29,15 @@ MemoryOptions resolve(const vosrt_memory_options &in) {
     out.global_reference = in.local_reference == 0;
     out.yield_background = in.keep_background == 0;
     within(in.precision, VOSRT_PRECISION_AUTO, VOSRT_PRECISION_BF16, "precision");
-    within(in.isa, VOSRT_ISA_AUTO, VOSRT_ISA_AMX_EMULATED, "isa");
+    within(in.isa, VOSRT_ISA_AUTO, VOSRT_ISA_CUDA, "isa");
     out.isa = choose_isa(static_cast<vosrt_isa>(in.isa), static_cast<vosrt_precision>(in.precision));
     out.threads = within(in.threads, 0, 1024, "threads");
+    out.device = in.device;
+#if !defined(VOSRT_CUDA_LIBRARY)
+    if (in.device != 0)
+        throw Error(VOSRT_UNSUPPORTED, "device " + std::to_string(in.device) + " was asked for; libvosrt computes on the "
+                                       "processor: use libvosrt_cuda");
+#endif
     return out;
 }
 

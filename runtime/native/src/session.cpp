@@ -149,6 +149,8 @@ void SessionReader::read_into(Memory &memory) {
     if (remaining() != 0) refuse("it goes on after its end");
 }
 
+#if !defined(VOSRT_CUDA_LIBRARY)
+
 // ---- the memory's own part -----------------------------------------------------------------------------
 
 // Recent frames that a later one may read, and the newest one, whose soft masks are asked for.
@@ -247,5 +249,7 @@ void Memory::read(SessionReader &in) {
     for (int64_t frame = frames_ - kept_frames(); frame < frames_; ++frame) read_slot(in, slot_of(frame));
     for (Reference &reference : references_) read_slot(in, reference.slot);
 }
+
+#endif  // VOSRT_CUDA_LIBRARY
 
 }  // namespace vosrt

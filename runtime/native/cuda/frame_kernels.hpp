@@ -1,0 +1,371 @@
+// The kernels around match, one function each: what a frame becomes, what is read out of its lists, what its labels are.
+// `Thread` as in match_tile.hpp; threads() is the number of threads of a block. Loops have strides so that any grid fits.
+#pragma once
+
+#include "candidate.hpp"
+#include "geometry.hpp"
+#include "plan.hpp"
+
+namespace vosrt::cuda {
+
+// As vosrt::Candidate in src/cpu/match.hpp.
+struct Neighbour {
+    float similarity;
+    int32_t position, cell;
+};
+
+constexpr int32_t kMaxTopK = 64;
+constexpr int32_t kReadOutWarps = 4;
+
+template <class Thread>
+VOSRT_KERNEL float sum_of_warp(Thread &t, float value) {
+    for (int32_t step = 16; step > 0; step /= 2) value += float_of(static_cast<uint32_t>(t.shuffle_xor(bits_of(value), step)));
+    return value;
+}
+
+// ---- a new frame -----------------------------------------------------------------------------------------
+
+// The mean of the first frame's embedding, [channels], and its square. A thread per channel.
+template <class Thread>
+VOSRT_KERNEL void find_mean(Thread &t, const float *embedding, int32_t cells, int32_t channels, float *mean) {
+    for (int32_t c = t.block() * t.threads() + t.thread(); c < channels; c += t.blocks() * t.threads()) {
+        double sum = 0.0;
+        for (int32_t cell = 0; cell < cells; ++cell) sum += embedding[static_cast<size_t>(cell) * channels + c];
+        const auto value = static_cast<float>(sum / cells);
+        mean[c] = value - value == 0.0f ? value : 0.0f;  // finite
+    }
+}
+
+struct AdvanceParams {
+    PlanOptions options;
+    const ReferenceEntry *references;
+    int64_t *now;
+    Context *contexts;
+    Job *jobs;
+};
+
+// The next frame begins. One thread.
+template <class Thread>
+VOSRT_KERNEL void advance(Thread &t, const AdvanceParams &p) {
+    if (t.block() != 0 || t.thread() != 0) return;
+    *p.now += 1;
+    make_plan(*p.now, p.references, p.options, p.contexts, p.jobs);
+}
+
+struct StoreParams {
+    const float *embedding;  // f32 [cells, channels]
+    const float *mean;       // f32 [channels]
+    int32_t cells, channels, context;
+    const int64_t *now;
+    uint16_t *ring_keys;
+    float *ring_bias;
+};
+
+// Keys of the newest frame: bf16 of the difference from the mean m, and m.r in fp32 beside it (src/cpu/match.hpp says why).
+// A warp per cell.
+template <class Thread>
+VOSRT_KERNEL void store_keys(Thread &t, const StoreParams &p) {
+    const int32_t warps = t.threads() / 32, lane = t.thread() % 32, padded = padded_channels(p.channels);
+    const auto slot = static_cast<size_t>(ring_slot(*p.now, p.context)) * p.cells;
+    for (int32_t cell = t.block() * warps + t.thread() / 32; cell < p.cells; cell += t.blocks() * warps) {
+        const float *in = p.embedding + static_cast<size_t>(cell) * p.channels;
+        uint16_t *out = p.ring_keys + (slot + cell) * padded;
+        float bias = 0.0f;
+        for (int32_t c = lane; c < padded; c += 32) {
+            const float difference = c < p.channels ? in[c] - p.mean[c] : 0.0f;
+            out[c] = to_bf16(difference);
+            if (c < p.channels) bias += p.mean[c] * difference;
+        }
+        bias = sum_of_warp(t, bias);
+        if (lane == 0) p.ring_bias[slot + cell] = bias;
+    }
+}
+
+// ---- reading out -----------------------------------------------------------------------------------------
+
+struct ReadOutParams {
+    Grid grid;
+    Window window;
+    int32_t context, references, top_k, channels, capacity;
+    int32_t jobs, lists_per_job, list_length;
+    bool yield_background;
+    float temperature;
+    const float *mean;
+    const int64_t *now;
+    const Job *job;
+    const Context *contexts;
+    const ReferenceEntry *reference;
+    const Packed *lists;
+    const float *ring_bias;
+    float *ring_soft;          // [context + 1][cells][capacity]
+    const int32_t *owner;      // [capacity] reference that a channel is read from, -1 = unused; channel 0: the first
+    Neighbour *neighbours;     // [references][cells][top_k]
+};
+
+// One warp's place in shared memory.
+struct ReadOutScratch {
+    Packed best[kMaxTopK];
+    float weight[kMaxTopK];
+    const float *soft[kMaxTopK];
+    int32_t count;
+};
+
+// Enter a candidate into a sorted list; whether it found a place. One thread.
+VOSRT_BOTH inline bool insert_sorted(ReadOutScratch &list, int32_t top_k, Packed candidate) {
+    int32_t at = list.count;
+    if (at == top_k) {
+        if (candidate <= list.best[top_k - 1]) return false;
+        --at;
+    } else {
+        ++list.count;
+    }
+    for (; at > 0 && list.best[at - 1] < candidate; --at) list.best[at] = list.best[at - 1];
+    list.best[at] = candidate;
+    return true;
+}
+
+// The largest candidate below `bound` of all lists that serve a reference. A warp.
+template <class Thread>
+VOSRT_KERNEL Packed next_best(Thread &t, const ReadOutParams &p, int32_t reference, int32_t cell, Packed bound) {
+    const int32_t lane = t.thread() % 32, entries = p.lists_per_job * p.list_length;
+    Packed best = 0;
+    for (int32_t j = 0; j < p.jobs; ++j) {
+        if (!job_serves(p.job[j], reference, p.contexts[reference])) continue;
+        for (int32_t e = lane; e < entries; e += 32) {
+            const size_t list = static_cast<size_t>(j) * p.lists_per_job + e / p.list_length;
+            const Packed value = p.lists[(list * p.grid.cells() + cell) * p.list_length + e % p.list_length];
+            if (value < bound && value > best) best = value;
+        }
+    }
+    for (int32_t step = 16; step > 0; step /= 2) {
+        const Packed other = t.shuffle_xor(best, step);
+        best = other > best ? other : best;
+    }
+    return is_candidate(best) ? best : 0;
+}
+
+// Top-k of a query in a reference's context. Jobs know each cell of a reference once; where copies of the reference stand in
+// for missing frames, it counts once more per copy if the window holds it.
+template <class Thread>
+VOSRT_KERNEL void merge_lists(Thread &t, const ReadOutParams &p, int32_t reference, int32_t cell, ReadOutScratch &scratch) {
+    const int32_t lane = t.thread() % 32, width = p.grid.width, cells = p.grid.cells();
+    const int32_t copies = p.contexts[reference].copies;
+    if (lane == 0) scratch.count = 0;
+    Packed candidate = ~Packed{0};
+    for (int32_t rank = 0; rank < p.top_k; ++rank) {
+        candidate = next_best(t, p, reference, cell, candidate);
+        if (candidate == 0) break;
+        if (lane == 0) {
+            const int32_t from = cell_of(candidate, cells);
+            const bool reference_cell = position_of(candidate, cells) == 0;
+            const bool near = reference_cell && p.window.holds(from / width - cell / width, from % width - cell % width);
+            Packed copy = candidate;
+            for (int32_t n = 0; insert_sorted(scratch, p.top_k, copy) && near && n < copies; ++n) copy = next_copy(copy, cells);
+        }
+    }
+    t.sync_warp();
+}
+
+// Softmax of the kept similarities, and whose soft masks they weigh (Araslanov et al. 2021, appendix C).
+template <class Thread>
+VOSRT_KERNEL void weigh(Thread &t, const ReadOutParams &p, int32_t reference, int32_t cell, float common, ReadOutScratch &scratch) {
+    const int32_t lane = t.thread() % 32, cells = p.grid.cells();
+    Neighbour *out = p.neighbours + (static_cast<size_t>(reference) * cells + cell) * p.top_k;
+    for (int32_t i = lane; i < p.top_k; i += 32) {
+        if (i >= scratch.count) {
+            out[i] = {NAN, -1, -1};
+            continue;
+        }
+        const Packed candidate = scratch.best[i];
+        const int32_t position = position_of(candidate, cells), from = cell_of(candidate, cells);
+        out[i] = {similarity_of(candidate) + common, position, from};
+        const float first = similarity_of(scratch.best[0]) + common;
+        scratch.weight[i] = expf((out[i].similarity - first) / p.temperature);
+        const float *soft = p.reference[reference].soft;
+        if (position > p.contexts[reference].copies)
+            soft = p.ring_soft + static_cast<size_t>(ring_slot(*p.now - (p.context + 1 - position), p.context)) * cells * p.capacity;
+        scratch.soft[i] = soft + static_cast<size_t>(from) * p.capacity;
+    }
+    t.sync_warp();
+}
+
+// Soft masks of the newest frame: every reference's context gives the channels annotated there. A warp per cell.
+template <class Thread>
+VOSRT_KERNEL void read_out(Thread &t, const ReadOutParams &p) {
+    const int32_t warps = t.threads() / 32, lane = t.thread() % 32, cells = p.grid.cells();
+    ReadOutScratch &scratch = reinterpret_cast<ReadOutScratch *>(t.shared())[t.thread() / 32];
+    const auto newest = static_cast<size_t>(ring_slot(*p.now, p.context)) * cells;
+    float square = 0.0f;
+    for (int32_t c = lane; c < p.channels; c += 32) square += p.mean[c] * p.mean[c];
+    square = sum_of_warp(t, square);
+    for (int32_t cell = t.block() * warps + t.thread() / 32; cell < cells; cell += t.blocks() * warps) {
+        float *soft = p.ring_soft + (newest + cell) * p.capacity;
+        const float common = square + p.ring_bias[newest + cell];
+        for (int32_t c = lane; c < p.capacity; c += 32)
+            if (p.owner[c] < 0) soft[c] = 0.0f;
+        float background = 0.0f, later = 0.0f;
+        for (int32_t r = p.references - 1; r >= 0; --r) {
+            merge_lists(t, p, r, cell, scratch);
+            weigh(t, p, r, cell, common, scratch);
+            float total = 0.0f;
+            for (int32_t i = 0; i < scratch.count; ++i) total += scratch.weight[i];
+            for (int32_t c = lane; c < p.capacity; c += 32) {
+                if (p.owner[c] != r) continue;
+                float sum = 0.0f;
+                for (int32_t i = 0; i < scratch.count; ++i) sum += scratch.weight[i] / total * scratch.soft[i][c];
+                if (c == 0) {
+                    background = sum;
+                } else {
+                    soft[c] = sum;
+                    if (r > 0) later += sum;
+                }
+            }
+            t.sync_warp();  // before the next reference overwrites the scratch
+        }
+        later = sum_of_warp(t, later);
+        if (lane == 0) {
+            const float rest = 1.0f - later;
+            soft[0] = p.yield_background ? background * (rest > 0.0f ? rest : 0.0f) : background;
+        }
+    }
+}
+
+struct ValuesParams {
+    int32_t cells, top_k, context, channels, slots;
+    float temperature;
+    const int64_t *now;
+    const Context *context_of;    // of the reference that is read
+    const Neighbour *neighbours;  // [cells][top_k]
+    const float *reference;       // f32 [cells, channels]: values at the reference
+    const float *recent;          // f32 [slots, cells, channels]: frame t in slot t mod slots
+    float *out;                   // f32 [cells, channels]
+};
+
+// V_q: values weighted as soft masks are (Li et al. 2023, equation 7). A warp per cell.
+template <class Thread>
+VOSRT_KERNEL void read_values(Thread &t, const ValuesParams &p) {
+    const int32_t warps = t.threads() / 32, lane = t.thread() % 32;
+    for (int32_t cell = t.block() * warps + t.thread() / 32; cell < p.cells; cell += t.blocks() * warps) {
+        const Neighbour *near = p.neighbours + static_cast<size_t>(cell) * p.top_k;
+        float total = 0.0f;
+        int32_t count = 0;
+        for (; count < p.top_k && near[count].cell >= 0; ++count)
+            total += expf((near[count].similarity - near[0].similarity) / p.temperature);
+        for (int32_t c = lane; c < p.channels; c += 32) {
+            float sum = 0.0f;
+            for (int32_t i = 0; i < count; ++i) {
+                const float *values = p.reference;
+                if (near[i].position > p.context_of->copies)
+                    values = p.recent + static_cast<size_t>((*p.now - (p.context + 1 - near[i].position)) % p.slots) * p.cells * p.channels;
+                const float weight = expf((near[i].similarity - near[0].similarity) / p.temperature) / total;
+                sum += weight * values[static_cast<size_t>(near[i].cell) * p.channels + c];
+            }
+            p.out[static_cast<size_t>(cell) * p.channels + c] = sum;
+        }
+    }
+}
+
+// ---- soft masks that change otherwise ------------------------------------------------------------------------
+
+// The newest frame is all background.
+template <class Thread>
+VOSRT_KERNEL void clear_soft(Thread &t, const int64_t *now, int32_t context, int32_t cells, int32_t capacity, float *ring_soft) {
+    const int32_t values = cells * capacity;
+    float *soft = ring_soft + static_cast<size_t>(ring_slot(*now, context)) * values;
+    for (int32_t i = t.block() * t.threads() + t.thread(); i < values; i += t.blocks() * t.threads())
+        soft[i] = i % capacity == 0 ? 1.0f : 0.0f;
+}
+
+// An object's channel becomes background in `cells` cells.
+template <class Thread>
+VOSRT_KERNEL void release_channel(Thread &t, float *soft, int32_t cells, int32_t capacity, int32_t channel) {
+    for (int32_t cell = t.block() * t.threads() + t.thread(); cell < cells; cell += t.blocks() * t.threads()) {
+        float *at = soft + static_cast<size_t>(cell) * capacity;
+        at[0] += at[channel];
+        at[channel] = 0.0f;
+    }
+}
+
+// ---- pixels ------------------------------------------------------------------------------------------------
+
+constexpr float kConfidenceUnit = 1 << 20;  // sums of confidence are integers, so that their order does not matter
+
+struct LabelParams {
+    Grid grid;
+    int32_t context, capacity, height, width, count;
+    const int64_t *now;
+    const float *ring_soft;
+    const int32_t *channels;  // [count] in tie-breaking order
+    const uint8_t *ids;       // [count]
+    uint8_t *labels;          // [height, width]
+    float *confidence;        // [height, width] or nullptr
+    uint64_t *totals;         // [256][2]: sum of confidence in units of 1 / kConfidenceUnit, and pixels, per label; or nullptr
+};
+
+// Bilinear, corners aligned; the largest channel wins, the first of equals.
+template <class Thread>
+VOSRT_KERNEL void label_pixels(Thread &t, const LabelParams &p) {
+    auto *sums = reinterpret_cast<uint64_t *>(t.shared());
+    if (p.totals != nullptr) {
+        for (int32_t i = t.thread(); i < 512; i += t.threads()) sums[i] = 0;
+        t.sync();
+    }
+    const float *soft = p.ring_soft + static_cast<size_t>(ring_slot(*p.now, p.context)) * p.grid.cells() * p.capacity;
+    const int32_t pixels = p.height * p.width;
+    for (int32_t i = t.block() * t.threads() + t.thread(); i < pixels; i += t.blocks() * t.threads()) {
+        const Tap y = aligned_tap(i / p.width, p.grid.height, p.height), x = aligned_tap(i % p.width, p.grid.width, p.width);
+        const float *above = soft + static_cast<size_t>(y.first) * p.grid.width * p.capacity;
+        const float *below = soft + static_cast<size_t>(y.second) * p.grid.width * p.capacity;
+        const int32_t left = x.first * p.capacity, right = x.second * p.capacity;
+        float best = 0.0f;
+        int32_t winner = 0;
+        for (int32_t n = 0; n < p.count; ++n) {
+            const int32_t c = p.channels[n];
+            const float value = (1 - y.weight) * ((1 - x.weight) * above[left + c] + x.weight * above[right + c]) +
+                                y.weight * ((1 - x.weight) * below[left + c] + x.weight * below[right + c]);
+            if (n == 0 || value > best) {
+                best = value;
+                winner = n;
+            }
+        }
+        p.labels[i] = p.ids[winner];
+        if (p.confidence != nullptr) p.confidence[i] = best;
+        if (p.totals != nullptr) {
+            t.add(sums + 2 * p.ids[winner], static_cast<uint64_t>(best * kConfidenceUnit));
+            t.add(sums + 2 * p.ids[winner] + 1, 1);
+        }
+    }
+    if (p.totals != nullptr) {
+        t.sync();
+        for (int32_t i = t.thread(); i < 512; i += t.threads())
+            if (sums[i] != 0) t.add(p.totals + i, sums[i]);
+    }
+}
+
+struct ResizeParams {
+    const uint8_t *source;  // u8 [source_height, source_width, 3], rows of source_stride bytes
+    int32_t source_height, source_width;
+    int64_t source_stride;
+    uint8_t *target;        // u8 [height, width, 3], dense
+    int32_t height, width;
+};
+
+// The same bytes as vosrt_resize_bgr.
+template <class Thread>
+VOSRT_KERNEL void resize_pixels(Thread &t, const ResizeParams &p) {
+    constexpr int32_t kOne = 1 << kWeightBits;
+    const int32_t pixels = p.height * p.width;
+    for (int32_t i = t.block() * t.threads() + t.thread(); i < pixels; i += t.blocks() * t.threads()) {
+        const IntegerTap y = half_pixel_tap(i / p.width, p.source_height, p.height);
+        const IntegerTap x = half_pixel_tap(i % p.width, p.source_width, p.width);
+        const uint8_t *above = p.source + y.first * p.source_stride, *below = p.source + y.second * p.source_stride;
+        for (int32_t c = 0; c < 3; ++c) {
+            const int32_t upper = (kOne - x.weight) * above[3 * x.first + c] + x.weight * above[3 * x.second + c];
+            const int32_t lower = (kOne - x.weight) * below[3 * x.first + c] + x.weight * below[3 * x.second + c];
+            p.target[3 * static_cast<size_t>(i) + c] = static_cast<uint8_t>(
+                ((kOne - y.weight) * upper + y.weight * lower + (1 << (2 * kWeightBits - 1))) >> (2 * kWeightBits));
+        }
+    }
+}
+
+}  // namespace vosrt::cuda

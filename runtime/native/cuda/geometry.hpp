@@ -1,0 +1,114 @@
+// Patches of queries, the cells around them, and where a key of a tile lies in shared memory.
+#pragma once
+
+#include "platform.hpp"
+
+namespace vosrt::cuda {
+
+struct Grid {
+    int32_t height, width;
+    VOSRT_BOTH int32_t cells() const { return height * width; }
+};
+
+// The neighbourhood within which recent frames are attended.
+struct Window {
+    int32_t reach;              // rows and columns
+    const int32_t *half_width;  // [reach + 1]: columns attended to either side, by row distance; -1 = none
+
+    VOSRT_BOTH bool holds(int32_t dy, int32_t dx) const {
+        const int32_t rows = dy < 0 ? -dy : dy, columns = dx < 0 ? -dx : dx;
+        return rows <= reach && columns <= half_width[rows];
+    }
+};
+
+// A rectangle of queries that one block matches: kWidth x kHeight cells, cut off at the border of the grid.
+template <int kWidth, int kHeight>
+struct Patch {
+    int32_t x, y;
+
+    VOSRT_BOTH static int32_t across(const Grid &grid) { return ceil_divide(grid.width, kWidth); }
+    VOSRT_BOTH static int32_t count(const Grid &grid) { return across(grid) * ceil_divide(grid.height, kHeight); }
+    VOSRT_BOTH static Patch at(const Grid &grid, int32_t index) {
+        return {index % across(grid) * kWidth, index / across(grid) * kHeight};
+    }
+    VOSRT_BOTH int32_t query_x(int32_t row) const { return x + row % kWidth; }
+    VOSRT_BOTH int32_t query_y(int32_t row) const { return y + row / kWidth; }
+    // Cell of a query, -1 outside the grid.
+    VOSRT_BOTH int32_t cell(const Grid &grid, int32_t row) const {
+        return query_x(row) < grid.width && query_y(row) < grid.height ? query_y(row) * grid.width + query_x(row) : -1;
+    }
+
+    // The halo: rows of the grid that some query attends to, and in each of them the columns.
+    VOSRT_BOTH int32_t top(const Window &window) const { return larger(0, y - window.reach); }
+    VOSRT_BOTH int32_t bottom(const Grid &grid, const Window &window) const {
+        return smaller(grid.height, smaller(y + kHeight, grid.height) + window.reach);
+    }
+    VOSRT_BOTH int32_t most_rows(const Window &window) const { return kHeight + 2 * window.reach; }
+    VOSRT_BOTH int32_t half(const Grid &grid, const Window &window, int32_t row) const {
+        const int32_t last = smaller(y + kHeight, grid.height) - 1;
+        return window.half_width[larger(0, larger(y - row, row - last))];
+    }
+    VOSRT_BOTH int32_t left(const Grid &grid, const Window &window, int32_t row) const {
+        return larger(0, x - half(grid, window, row));
+    }
+    VOSRT_BOTH int32_t right(const Grid &grid, const Window &window, int32_t row) const {
+        return smaller(grid.width, smaller(x + kWidth, grid.width) + half(grid, window, row));
+    }
+    // Keys before each row of the halo, and behind the last one how many there are.
+    VOSRT_BOTH void count_keys(const Grid &grid, const Window &window, int32_t *starts) const {
+        int32_t keys = 0;
+        for (int32_t row = top(window); row < bottom(grid, window); ++row) {
+            starts[row - top(window)] = keys;
+            if (half(grid, window, row) >= 0) keys += right(grid, window, row) - left(grid, window, row);
+        }
+        starts[bottom(grid, window) - top(window)] = keys;
+    }
+    // Cell of the n-th key of the halo.
+    VOSRT_BOTH int32_t key_cell(const Grid &grid, const Window &window, const int32_t *starts, int32_t n) const {
+        int32_t low = 0, high = bottom(grid, window) - top(window);
+        while (high - low > 1) {
+            const int32_t middle = (low + high) / 2;
+            (starts[middle] <= n ? low : high) = middle;
+        }
+        const int32_t row = top(window) + low;
+        return row * grid.width + left(grid, window, row) + n - starts[low];
+    }
+};
+
+// Keys lie in shared memory as tiles of kChunk channels: rows of 64 bytes, whose four 16-byte pieces are exchanged so
+// that eight rows read at the same piece (ldmatrix) touch all 32 banks once.
+constexpr int32_t kChunk = 32;  // channels
+constexpr int32_t kRowBytes = kChunk * 2;
+constexpr int32_t kPieces = kRowBytes / 16;
+VOSRT_BOTH inline int32_t tile_offset(int32_t row, int32_t piece) {
+    return row * kRowBytes + ((piece ^ ((row >> 1) & (kPieces - 1))) << 4);
+}
+VOSRT_BOTH constexpr int32_t padded_channels(int32_t channels) { return ceil_divide(channels, kChunk) * kChunk; }
+
+// Where output i of `outputs` lies between two of `inputs` when corners are aligned. As AlignedAxis in src/resample.cpp.
+struct Tap {
+    int32_t first, second;
+    float weight;  // of the second
+};
+VOSRT_BOTH inline Tap aligned_tap(int32_t i, int32_t inputs, int32_t outputs) {
+    const float scale = outputs > 1 ? static_cast<float>(inputs - 1) / static_cast<float>(outputs - 1) : 0.0f;
+    const float position = scale * static_cast<float>(i);
+    const int32_t first = smaller(static_cast<int32_t>(position), inputs - 1);
+    return {first, smaller(first + 1, inputs - 1), position - static_cast<float>(first)};
+}
+
+// The same with pixel centres at half-integers and 11-bit weights. As HalfPixelAxis in src/resample.cpp.
+constexpr int32_t kWeightBits = 11;
+struct IntegerTap {
+    int32_t first, second, weight;
+};
+VOSRT_BOTH inline IntegerTap half_pixel_tap(int64_t i, int64_t inputs, int64_t outputs) {
+    const int64_t denominator = 2 * outputs, last = (inputs - 1) * denominator;
+    int64_t position = (2 * i + 1) * inputs - outputs;
+    position = position < 0 ? 0 : position > last ? last : position;
+    const int64_t first = position / denominator;
+    return {static_cast<int32_t>(first), static_cast<int32_t>(first + 1 < inputs ? first + 1 : inputs - 1),
+            static_cast<int32_t>((((position - first * denominator) << kWeightBits) + outputs) / denominator)};
+}
+
+}  // namespace vosrt::cuda

@@ -1,0 +1,37 @@
+// Launching the kernels. kernels.cu compiles kernels.inl for GPUs, emulated/kernels_emulated.cpp for the processor.
+#pragma once
+
+#include "device.hpp"
+#include "frame_kernels.hpp"
+#include "match_tile.hpp"
+
+namespace vosrt::cuda {
+
+// Which variant of the match kernel fits a GPU: queries in shared memory are what takes room.
+struct MatchShape {
+    int32_t warps_down;   // 4, 2 or 1: x 32 queries
+    int32_t per_thread;   // 3 or 16: x 4 candidates
+    size_t shared_bytes;
+    int32_t patches;
+
+    int32_t lists_per_job() const { return kWarps / warps_down; }
+    int32_t list_length() const { return 4 * per_thread; }
+};
+
+// Throws Error where the channels do not fit any.
+MatchShape choose_shape(const Gpu &gpu, const Grid &grid, const Window &window, int32_t channels, int32_t top_k);
+// Once per GPU and shape, before launch_match.
+void prepare_match(const MatchShape &shape);
+
+void launch_mean(Queue &queue, const float *embedding, int32_t cells, int32_t channels, float *mean);
+void launch_advance(Queue &queue, const AdvanceParams &params);
+void launch_store(Queue &queue, const StoreParams &params);
+void launch_match(Queue &queue, const MatchShape &shape, const MatchParams &params, int32_t jobs);
+void launch_read_out(Queue &queue, const ReadOutParams &params);
+void launch_values(Queue &queue, const ValuesParams &params);
+void launch_clear(Queue &queue, const int64_t *now, int32_t context, int32_t cells, int32_t capacity, float *ring_soft);
+void launch_release(Queue &queue, float *soft, int32_t cells, int32_t capacity, int32_t channel);
+void launch_labels(Queue &queue, const LabelParams &params);
+void launch_resize(Queue &queue, const ResizeParams &params);
+
+}  // namespace vosrt::cuda

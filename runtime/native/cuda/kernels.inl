@@ -1,0 +1,187 @@
+// Every kernel with its launch; `launch` is the including file's. A body is a struct of parameters that a thread is
+// handed to.
+#include <string>
+
+#include "error.hpp"
+#include "kernels.hpp"
+
+namespace vosrt::cuda {
+namespace {
+
+struct MeanKernel {
+    static constexpr int32_t kThreads = 32;
+    const float *embedding;
+    int32_t cells, channels;
+    float *mean;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        find_mean(t, embedding, cells, channels, mean);
+    }
+};
+
+struct AdvanceKernel {
+    static constexpr int32_t kThreads = 32;
+    AdvanceParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        advance(t, params);
+    }
+};
+
+struct StoreKernel {
+    static constexpr int32_t kThreads = 128;
+    StoreParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        store_keys(t, params);
+    }
+};
+
+template <int kWarpsDown, int kPerThread>
+struct MatchKernel {
+    static constexpr int32_t kThreads = cuda::kThreads;
+    MatchParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        MatchTile<Thread, kWarpsDown, kPerThread>(t, params).run();
+    }
+};
+
+struct ReadOutKernel {
+    static constexpr int32_t kThreads = 32 * kReadOutWarps;
+    ReadOutParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        read_out(t, params);
+    }
+};
+
+struct ValuesKernel {
+    static constexpr int32_t kThreads = 128;
+    ValuesParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        read_values(t, params);
+    }
+};
+
+struct ClearKernel {
+    static constexpr int32_t kThreads = 256;
+    const int64_t *now;
+    int32_t context, cells, capacity;
+    float *ring_soft;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        clear_soft(t, now, context, cells, capacity, ring_soft);
+    }
+};
+
+struct ReleaseKernel {
+    static constexpr int32_t kThreads = 256;
+    float *soft;
+    int32_t cells, capacity, channel;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        release_channel(t, soft, cells, capacity, channel);
+    }
+};
+
+struct LabelKernel {
+    static constexpr int32_t kThreads = 256;
+    LabelParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        label_pixels(t, params);
+    }
+};
+
+struct ResizeKernel {
+    static constexpr int32_t kThreads = 256;
+    ResizeParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        resize_pixels(t, params);
+    }
+};
+
+// Call `body` with the variant of the match kernel that a shape names.
+template <class Body>
+void with_match_kernel(const MatchShape &shape, const Body &body) {
+    const bool few = shape.per_thread == 3;
+    const MatchParams none{};
+    switch (shape.warps_down) {
+        case 4: return few ? body(MatchKernel<4, 3>{none}) : body(MatchKernel<4, 16>{none});
+        case 2: return few ? body(MatchKernel<2, 3>{none}) : body(MatchKernel<2, 16>{none});
+        default: return few ? body(MatchKernel<1, 3>{none}) : body(MatchKernel<1, 16>{none});
+    }
+}
+
+template <int kWarpsDown>
+MatchShape shape_of(const Grid &grid, const Window &window, int32_t channels, int32_t per_thread) {
+    return {kWarpsDown, per_thread, Shape<kWarpsDown>::shared_bytes(channels, window, true, grid),
+            Shape<kWarpsDown>::QueryPatch::count(grid)};
+}
+
+}  // namespace
+
+MatchShape choose_shape(const Gpu &gpu, const Grid &grid, const Window &window, int32_t channels, int32_t top_k) {
+    const int32_t per_thread = top_k <= 12 ? 3 : 16;
+    const MatchShape shapes[] = {shape_of<4>(grid, window, channels, per_thread),
+                                 shape_of<2>(grid, window, channels, per_thread),
+                                 shape_of<1>(grid, window, channels, per_thread)};
+    for (const MatchShape &shape : shapes)
+        if (static_cast<int64_t>(shape.shared_bytes) <= gpu.shared_bytes) return shape;
+    throw Error(VOSRT_UNSUPPORTED, "embeddings of " + std::to_string(channels) + " channels need " +
+                                       std::to_string(shapes[2].shared_bytes) + " bytes of shared memory; " + gpu.name + " has " +
+                                       std::to_string(gpu.shared_bytes) + ": use a bundle with fewer channels, or device 'cpu'");
+}
+
+void prepare_match(const MatchShape &shape) {
+    with_match_kernel(shape, [&](const auto &kernel) { allow_shared(kernel, shape.shared_bytes); });
+}
+
+void launch_mean(Queue &queue, const float *embedding, int32_t cells, int32_t channels, float *mean) {
+    launch(queue, MeanKernel{embedding, cells, channels, mean}, ceil_divide(channels, MeanKernel::kThreads), 1, 0);
+}
+
+void launch_advance(Queue &queue, const AdvanceParams &params) { launch(queue, AdvanceKernel{params}, 1, 1, 0); }
+
+void launch_store(Queue &queue, const StoreParams &params) {
+    launch(queue, StoreKernel{params}, ceil_divide(params.cells, StoreKernel::kThreads / 32), 1, 0);
+}
+
+void launch_match(Queue &queue, const MatchShape &shape, const MatchParams &params, int32_t jobs) {
+    with_match_kernel(shape, [&](auto kernel) {
+        kernel.params = params;
+        launch(queue, kernel, shape.patches, jobs, shape.shared_bytes);
+    });
+}
+
+void launch_read_out(Queue &queue, const ReadOutParams &params) {
+    launch(queue, ReadOutKernel{params}, ceil_divide(params.grid.cells(), kReadOutWarps), 1,
+           kReadOutWarps * sizeof(ReadOutScratch));
+}
+
+void launch_values(Queue &queue, const ValuesParams &params) {
+    launch(queue, ValuesKernel{params}, ceil_divide(params.cells, ValuesKernel::kThreads / 32), 1, 0);
+}
+
+void launch_clear(Queue &queue, const int64_t *now, int32_t context, int32_t cells, int32_t capacity, float *ring_soft) {
+    launch(queue, ClearKernel{now, context, cells, capacity, ring_soft}, ceil_divide(cells * capacity, ClearKernel::kThreads), 1, 0);
+}
+
+void launch_release(Queue &queue, float *soft, int32_t cells, int32_t capacity, int32_t channel) {
+    launch(queue, ReleaseKernel{soft, cells, capacity, channel}, ceil_divide(cells, ReleaseKernel::kThreads), 1, 0);
+}
+
+void launch_labels(Queue &queue, const LabelParams &params) {
+    constexpr int32_t kMostBlocks = 1024;  // each adds its totals up before it writes them
+    const int32_t blocks = smaller(kMostBlocks, ceil_divide(params.height * params.width, LabelKernel::kThreads));
+    launch(queue, LabelKernel{params}, blocks, 1, params.totals == nullptr ? 0 : 512 * sizeof(uint64_t));
+}
+
+void launch_resize(Queue &queue, const ResizeParams &params) {
+    launch(queue, ResizeKernel{params}, ceil_divide(params.height * params.width, ResizeKernel::kThreads), 1, 0);
+}
+
+}  // namespace vosrt::cuda

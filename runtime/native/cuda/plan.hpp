@@ -1,0 +1,87 @@
+// Which blocks match what: the frame's references, and the jobs that its search is cut into.
+//
+// A job is a run of recent frames (local), a reference within the window (local), or a range of a reference's cells
+// (global). Each job has its own lists of candidates, so references share the recent frames that belong to several
+// of their contexts: a job never spans the oldest frame of any context. Everything is derived from the frame's number on the
+// GPU itself, so that a recorded CUDA graph fits every frame.
+#pragma once
+
+#include "platform.hpp"
+
+namespace vosrt::cuda {
+
+enum JobKind : int32_t { kUnused = -1, kRecent = 0, kLocalReference = 1, kGlobalReference = 2 };
+
+struct Job {
+    int32_t kind;       // JobKind
+    int32_t reference;  // oldest first; -1 for recent frames
+    int32_t from, to;   // ages of frames (1 = the one before the newest), or cells; `to` excluded
+};
+
+// An annotated frame, oldest first in the table.
+struct ReferenceEntry {
+    int64_t frame;
+    const uint16_t *keys;  // [cells][padded channels] bf16
+    const float *bias;     // [cells]
+    const float *soft;     // [cells][capacity]
+};
+
+// What a reference's context is at the newest frame.
+struct Context {
+    int32_t recent;  // recent frames that belong to it
+    int32_t copies;  // of the reference, in place of missing frames
+};
+
+struct PlanOptions {
+    int32_t context, references;
+    int32_t cells;
+    int32_t slots_per_job;      // recent frames of a job, at most
+    int32_t splits;             // jobs of a global reference
+    bool pad_context, global_reference;
+
+    // Blocks are launched for so many jobs, whatever the frame.
+    VOSRT_BOTH int32_t max_jobs() const {
+        const int32_t recent = context == 0 ? 0 : ceil_divide(context, slots_per_job) + references - 1;
+        return recent + references * (global_reference ? splits : 1);
+    }
+};
+
+VOSRT_BOTH inline int32_t ring_slot(int64_t frame, int32_t context) { return static_cast<int32_t>(frame % (context + 1)); }
+// Slot of a context at which a recent frame stands: oldest first, behind the reference and its copies.
+VOSRT_BOTH inline int32_t position_of_age(int32_t age, int32_t context) { return context + 1 - age; }
+
+// Fill in contexts [references] and jobs [max_jobs] for frame `now`.
+VOSRT_BOTH inline void make_plan(int64_t now, const ReferenceEntry *references, const PlanOptions &options,
+                                 Context *contexts, Job *jobs) {
+    int32_t count = 0, most = 0;
+    for (int32_t r = 0; r < options.references; ++r) {
+        const int64_t age = now - references[r].frame;
+        const int32_t recent = age < options.context ? static_cast<int32_t>(age) : options.context;
+        contexts[r] = {recent, options.pad_context ? options.context - recent : 0};
+        most = larger(most, recent);
+    }
+    for (int32_t r = 0; r < options.references; ++r) {
+        const int32_t parts = options.global_reference ? options.splits : 1;
+        const int32_t length = ceil_divide(options.cells, parts);
+        for (int32_t part = 0; part < parts; ++part)
+            jobs[count++] = {options.global_reference ? kGlobalReference : kLocalReference, r,
+                             smaller(part * length, options.cells), smaller((part + 1) * length, options.cells)};
+    }
+    for (int32_t age = 1; age <= most;) {
+        int32_t end = smaller(age + options.slots_per_job, most + 1);
+        for (int32_t r = 0; r < options.references; ++r) {
+            const int32_t boundary = contexts[r].recent + 1;
+            if (boundary > age && boundary < end) end = boundary;
+        }
+        jobs[count++] = {kRecent, -1, age, end};
+        age = end;
+    }
+    for (; count < options.max_jobs(); ++count) jobs[count] = {kUnused, -1, 0, 0};
+}
+
+// Whether a job's candidates belong to a reference's context.
+VOSRT_BOTH inline bool job_serves(const Job &job, int32_t reference, const Context &context) {
+    return job.kind == kRecent ? job.to - 1 <= context.recent : job.kind != kUnused && job.reference == reference;
+}
+
+}  // namespace vosrt::cuda

@@ -1,0 +1,42 @@
+// What lets the same source be a CUDA kernel (nvcc) and a function that tests run on the processor (any C++ compiler).
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define VOSRT_BOTH __host__ __device__  // plain functions
+#define VOSRT_KERNEL __device__         // bodies of kernels, templates over the thread that runs them
+#else
+#define VOSRT_BOTH
+#define VOSRT_KERNEL
+#endif
+
+namespace vosrt::cuda {
+
+VOSRT_BOTH constexpr int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
+VOSRT_BOTH constexpr int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
+VOSRT_BOTH constexpr int32_t ceil_divide(int32_t a, int32_t b) { return (a + b - 1) / b; }
+
+VOSRT_BOTH inline uint32_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+VOSRT_BOTH inline float float_of(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// Round to nearest even; NaN stays NaN. As in src/cpu/match_kernel.hpp.
+VOSRT_BOTH inline uint16_t to_bf16(float value) {
+    const uint32_t bits = bits_of(value);
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+}
+VOSRT_BOTH inline float from_bf16(uint16_t value) { return float_of(static_cast<uint32_t>(value) << 16); }
+
+}  // namespace vosrt::cuda

@@ -1,0 +1,116 @@
+/* vosrt_cuda.h - what libvosrt_cuda has besides vosrt.h.
+ *
+ * libvosrt_cuda is libvosrt with memories on an NVIDIA GPU: every function of vosrt.h is there and means the same, so a program
+ * links one instead of the other, or opens it with dlopen where a driver is. vosrt_memory_options.device is the number of the GPU.
+ * Products are bf16 and accumulated in fp32. Sessions cannot be saved or loaded yet (VOSRT_UNSUPPORTED).
+ *
+ * The functions below take and give arrays on the GPU, so that frames, embeddings and labels need not leave it:
+ *
+ *     vosrt_cuda_queue_create(0, &queue);                            // a CUDA stream; or take your own
+ *     vosrt_cuda_memory_use_stream(memory, vosrt_cuda_queue_stream(queue));
+ *     for (;;) {
+ *         ... queue your network on the same stream; it writes embedding ...
+ *         vosrt_cuda_memory_frame(memory, &frame);                   // queued: match, read-out, labels; nothing waits
+ *     }
+ *
+ * From its third call with the same arrays on, vosrt_cuda_memory_frame launches a recorded CUDA graph, until objects or references change.
+ * In the steady state nothing is allocated. If the caller is recording the stream itself, the work becomes part of the
+ * caller's graph; say vosrt_cuda_memory_repeated after each launch of it. The frame's number lives on the GPU, so one recording
+ * fits every frame.
+ *
+ * Errors: a failed CUDA call is VOSRT_INTERNAL and named in vosrt_last_error, except for VOSRT_OUT_OF_MEMORY, and
+ * VOSRT_UNSUPPORTED where there is no driver, no GPU, or one that this build has no code for. After VOSRT_INTERNAL the GPU's context may be
+ * lost: destroy the handles.
+ * Threads: as in vosrt.h. Calls make their GPU the calling thread's current one.
+ */
+#ifndef VOSRT_CUDA_H
+#define VOSRT_CUDA_H
+
+#include "vosrt.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct vosrt_cuda_device {
+    uint32_t struct_size;
+    int32_t architecture;    /* compute capability: 80, 86, 90 ... */
+    int32_t multiprocessors;
+    int32_t driver, runtime; /* newest CUDA of the driver; CUDA of this build: 13000 is 13.0 */
+    int32_t reserved;
+    int64_t total_bytes, free_bytes;
+    char name[256];
+} vosrt_cuda_device;
+
+VOSRT_API vosrt_status vosrt_cuda_device_count(int32_t *count);
+VOSRT_API vosrt_status vosrt_cuda_device_info(int32_t device, vosrt_cuda_device *info);
+
+/* Memory on the GPU, and pinned memory on the host. `what` is for the error's text, e.g. "frames". */
+VOSRT_API vosrt_status vosrt_cuda_allocate(int32_t device, size_t bytes, const char *what, void **memory);
+VOSRT_API void vosrt_cuda_free(void *memory);
+VOSRT_API vosrt_status vosrt_cuda_allocate_host(size_t bytes, void **memory);
+VOSRT_API void vosrt_cuda_free_host(void *memory);
+
+/* ---- queues: CUDA streams -------------------------------------------------------------------------- */
+
+typedef struct vosrt_cuda_queue vosrt_cuda_queue;
+typedef struct vosrt_cuda_event vosrt_cuda_event;
+
+VOSRT_API vosrt_status vosrt_cuda_queue_create(int32_t device, vosrt_cuda_queue **queue);
+VOSRT_API void vosrt_cuda_queue_destroy(vosrt_cuda_queue *queue);
+/* From now on this is the caller's cudaStream_t; NULL = a stream of its own again. */
+VOSRT_API vosrt_status vosrt_cuda_queue_use_stream(vosrt_cuda_queue *queue, void *stream);
+VOSRT_API void *vosrt_cuda_queue_stream(const vosrt_cuda_queue *queue); /* cudaStream_t */
+/* Queued; host memory is pinned, or the call waits. */
+VOSRT_API vosrt_status vosrt_cuda_queue_upload(vosrt_cuda_queue *queue, void *device, const void *host, size_t bytes);
+VOSRT_API vosrt_status vosrt_cuda_queue_download(vosrt_cuda_queue *queue, void *host, const void *device, size_t bytes);
+VOSRT_API vosrt_status vosrt_cuda_queue_copy(vosrt_cuda_queue *queue, void *to, const void *from, size_t bytes);
+VOSRT_API vosrt_status vosrt_cuda_queue_wait(vosrt_cuda_queue *queue);
+/* vosrt_resize_bgr of an image on the GPU, into a dense one; the same bytes. */
+VOSRT_API vosrt_status vosrt_cuda_queue_resize_bgr(vosrt_cuda_queue *queue, const uint8_t *source, int32_t source_height,
+                                                   int32_t source_width, int64_t source_stride, uint8_t *target,
+                                                   int32_t target_height, int32_t target_width);
+
+VOSRT_API vosrt_status vosrt_cuda_event_create(int32_t device, vosrt_cuda_event **event);
+VOSRT_API void vosrt_cuda_event_destroy(vosrt_cuda_event *event);
+VOSRT_API vosrt_status vosrt_cuda_queue_record(vosrt_cuda_queue *queue, vosrt_cuda_event *event);
+/* What is queued from now on waits for the event. */
+VOSRT_API vosrt_status vosrt_cuda_queue_wait_for(vosrt_cuda_queue *queue, vosrt_cuda_event *event);
+/* The calling thread waits for the event; at once if it was never recorded. */
+VOSRT_API vosrt_status vosrt_cuda_event_wait(vosrt_cuda_event *event);
+
+/* ---- memories -------------------------------------------------------------------------------------- */
+
+/* A frame's arrays on the GPU. */
+typedef struct vosrt_cuda_frame {
+    uint32_t struct_size;
+    int32_t height, width;  /* of the labels, pixels */
+    int32_t reserved;
+    const float *embedding; /* f32 [h, w, K], dense, each cell of unit length; read when the work runs */
+    uint8_t *labels;        /* out: u8 [height, width], dense; NULL = none */
+    float *confidence;      /* out: f32 [height, width]; may be NULL */
+    uint64_t *totals;       /* out: u64 [256, 2]: per label, the sum of confidence in units of 2^-20, and pixels; may be NULL */
+} vosrt_cuda_frame;
+
+/* Work of this memory is queued on the caller's cudaStream_t from now on; NULL = on its own again. */
+VOSRT_API vosrt_status vosrt_cuda_memory_use_stream(vosrt_memory *memory, void *stream);
+VOSRT_API vosrt_status vosrt_cuda_memory_stream(const vosrt_memory *memory, void **stream);
+/* vosrt_memory_push and, if frame->labels is set, vosrt_memory_labels. */
+VOSRT_API vosrt_status vosrt_cuda_memory_frame(vosrt_memory *memory, const vosrt_cuda_frame *frame);
+/* vosrt_memory_labels of the newest frame; frame->embedding is not read. */
+VOSRT_API vosrt_status vosrt_cuda_memory_labels(vosrt_memory *memory, const vosrt_cuda_frame *frame);
+/* The caller's recording of one vosrt_cuda_memory_frame was launched. The launch that follows the recording counts too, if work was
+ * recorded and not done: it was counted when it was recorded, so say this from the second launch on. */
+VOSRT_API vosrt_status vosrt_cuda_memory_repeated(vosrt_memory *memory);
+/* V_q: values read with the newest frame's top-k of a reference (0 = oldest, see vosrt_memory_top_k), weighted as soft masks are.
+ * at_reference f32 [h*w, channels]: values at the reference; recent f32 [slots, h*w, channels]: frame t in slot t mod slots, slots >= context;
+ * out f32 [h*w, channels]. */
+VOSRT_API vosrt_status vosrt_cuda_memory_values(vosrt_memory *memory, int32_t reference, const float *at_reference,
+                                                const float *recent, int32_t slots, int32_t channels, float *out);
+/* How many CUDA graphs the memory recorded so far. */
+VOSRT_API vosrt_status vosrt_cuda_memory_recordings(const vosrt_memory *memory, int64_t *count);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* VOSRT_CUDA_H */
