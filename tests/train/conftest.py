@@ -17,6 +17,7 @@ from vosrt_train.config_file import load_config
 from vosrt_train.data.cache import Cache, CachedVideo
 
 TINY = (
+    "encoder.layer4=true",
     "encoder.width=4",
     "encoder.key_channels=8",
     "cache.short_side=48",

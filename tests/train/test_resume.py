@@ -144,7 +144,7 @@ def test_a_finished_training_has_nothing_left_to_do(finished: Task) -> None:
 def test_other_settings_are_refused(finished: Task, tiny_config: ConfigOf) -> None:
     """But for those that change nothing of the result."""
     changed = tiny_config("schedule.steps=4", "optimiser.learning_rate=0.5")
-    with pytest.raises(StateError, match=r"optimiser.learning_rate: 0.0003 and 0.5"):
+    with pytest.raises(StateError, match=r"optimiser.learning_rate: 0.0004 and 0.5"):
         run_again(replace(finished, config=changed))
     run_again(replace(finished, config=tiny_config("schedule.steps=4", "log.every=2", "log.checkpoint=1")))
 
