@@ -6,7 +6,8 @@
     python benchmarks/models.py --toy                                          # seconds, renders its own sequence
 
 A network is NAME=BUNDLE, the name of a packaged bundle, or untrained-res3 / untrained-res4 (seed 0, made on the spot).
-Every run replaces its own rows in results/models.jsonl and keeps the others: an ablation grows network by network.
+Every run replaces its own rows in results/models.jsonl, keeps the others and draws models.svg: an ablation grows
+network by network.
 """
 
 from __future__ import annotations
@@ -78,6 +79,29 @@ def merge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in old if tuple(row[key] for key in KEY) not in fresh] + rows
 
 
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Mean J&F over the short side, a line a trained network; bf16 only."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot as plt
+
+    matplotlib.rcParams["svg.hashsalt"] = NAME  # the same rows, the same file
+    means = [row for row in rows if row["sequence"] == "mean" and row["precision"] == "bf16"]
+    figure, axis = plt.subplots(figsize=(5, 3.4))
+    for model in dict.fromkeys(row["model"] for row in means):
+        points = sorted((row["size"], row["j_and_f"]) for row in means if row["model"] == model)
+        channels = next(row["channels"] for row in means if row["model"] == model)
+        if len(points) > 1:
+            axis.plot(*zip(*points, strict=True), ".-", label=f"{model}, K = {channels}")
+    axis.set_xlabel("short side of the working frame, pixels")
+    axis.set_ylabel("mean J&F, %")
+    axis.legend(frameon=False, fontsize=8)
+    axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
 def render_sequence(root: Path) -> None:
     """A bright disc that crosses a field of noise."""
     noise = np.random.default_rng(0).integers(0, 120, (64, 96, 3), dtype=np.uint8)
@@ -116,7 +140,9 @@ def main() -> None:
             for size in options.sizes:
                 rows += measure(options.root, name, loaded, size, options.sequences)
     if not (options.toy or options.dry or options.sequences):
-        print(write(NAME, merge(rows)))
+        merged = merge(rows)
+        print(write(NAME, merged))
+        draw(merged, RESULTS / "models.svg")
 
 
 if __name__ == "__main__":
