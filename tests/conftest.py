@@ -15,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from vosrt.bundle import EncoderSpec, GraphFile, Manifest, write_manifest
+from vosrt.cuda_library import load_cuda_library
+from vosrt.errors import VosrtError
 from vosrt.memory import Memory, NumpyMemory
 from vosrt.types import F32Array, PropagationOptions, U8Array
 
@@ -60,6 +62,31 @@ def native() -> Any:
         return importlib.import_module("vosrt._native")
     except ImportError as error:
         return _skip_or_fail(f"native core not built: {error}", required="native")
+
+
+@pytest.fixture
+def cuda_emulated(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """libvosrt_cuda with its kernels run on the processor, in place of the real one."""
+    path = os.environ.get("VOSRT_CUDA_EMULATED_LIBRARY", "")
+    if not Path(path).is_file():
+        _skip_or_fail("VOSRT_CUDA_EMULATED_LIBRARY names no libvosrt_cuda_emulated.so", required="cuda-emulated")
+    monkeypatch.setenv("VOSRT_CUDA_LIBRARY", path)
+    return Path(path)
+
+
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.needs_cuda)])
+def cuda_core(request: pytest.FixtureRequest) -> str:
+    """Runs a test on the emulated kernels, and once more on a GPU."""
+    if request.param == "emulated":
+        request.getfixturevalue("cuda_emulated")
+        return "emulated"
+    try:
+        load_cuda_library().device(0)
+    except VosrtError as error:
+        if os.environ.get("FAIL_WITHOUT_CUDA") == "1":
+            pytest.fail(f"{error} (FAIL_WITHOUT_CUDA=1)")
+        pytest.skip(str(error))
+    return "gpu"
 
 
 @pytest.fixture(params=["numpy", "native"])

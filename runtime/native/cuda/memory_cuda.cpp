@@ -441,8 +441,9 @@ void Memory::remove(int32_t object_id) {
 void Memory::reserve_pixels(int32_t height, int32_t width) {
     const size_t pixels = static_cast<size_t>(height) * width;
     if (labels_.bytes() >= pixels) return;
-    labels_ = buffer(pixels, "the labels");
+    cuda::Buffer labels = buffer(pixels, "the labels");
     confidence_ = buffer(pixels * sizeof(float), "the confidence");
+    labels_ = std::move(labels);  // what is looked at above, last
 }
 
 void Memory::label_pixels(const FrameTask &task) {

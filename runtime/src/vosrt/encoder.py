@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 import time
+import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from vosrt.bundle import EncoderSpec
-from vosrt.engines.base import Engine
-from vosrt.errors import EngineError, InputError
+from vosrt.cuda_library import load_cuda_library
+from vosrt.cuda_memory import CudaQueue
+from vosrt.engines.base import DeviceEngine, Engine
+from vosrt.engines.device import DeviceTensor
+from vosrt.errors import EngineError, InputError, OptionError
 from vosrt.ops import resize_bgr
 from vosrt.types import F32Array, U8Array
 
@@ -24,12 +29,19 @@ class Embedding:
         frame_height: rows of the frame that was given, in pixels.
         frame_width: its columns.
         timings_ms: milliseconds of ``resize`` and ``encoder``.
+        tensor: the same array where it stayed on a GPU; ``array`` is then empty.
     """
 
     array: F32Array
     frame_height: int
     frame_width: int
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    tensor: DeviceTensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """h, w, K."""
+        return self.array.shape if self.tensor is None else self.tensor.shape
 
 
 def working_size(height: int, width: int, short_side: int | None, *, upscale: bool) -> tuple[int, int]:
@@ -48,6 +60,9 @@ def working_size(height: int, width: int, short_side: int | None, *, upscale: bo
     return (short_side, scaled) if height <= width else (scaled, short_side)
 
 
+ENGINES_ON_GPU = ("tensorrt-direct", "tensorrt-rtx-direct", "tensorrt", "cuda")  # whose outputs stay there
+
+
 class FrameEncoder:
     """Encodes frames with one engine. Keeps no state between calls; safe to use from several threads.
 
@@ -55,12 +70,19 @@ class FrameEncoder:
         spec: contract of the encoder graph.
         engine: what runs it.
         default_size: short side of the working frame where a call names none, in pixels; None keeps the frame's own.
+        device: number of the GPU on which embeddings are wanted; they stay there if the engine leaves them there. None
+            wants them in host memory.
     """
 
-    def __init__(self, spec: EncoderSpec, engine: Engine, default_size: int | None = None) -> None:
+    def __init__(
+        self, spec: EncoderSpec, engine: Engine, default_size: int | None = None, device: int | None = None
+    ) -> None:
         self.spec = spec
         self._engine = engine
         self._default_size = default_size
+        self._keeper: _Keeper | None = None
+        if device is not None and isinstance(engine, DeviceEngine) and engine.info.name in ENGINES_ON_GPU:
+            self._keeper = _Keeper(engine, device)
 
     def encode(self, frame: U8Array, size: int | None = None) -> Embedding:
         """Resize a frame to the working size and run the encoder.
@@ -81,7 +103,9 @@ class FrameEncoder:
         self._check_range(frame, height, width)
         resized = np.ascontiguousarray(resize_bgr(frame, height, width))
         resized_at = time.perf_counter()
-        outputs = self._engine.run({self.spec.input_name: resized[None]})
+        inputs = {self.spec.input_name: resized[None]}
+        outputs: Mapping[str, F32Array | DeviceTensor]
+        outputs = self._engine.run(inputs) if self._keeper is None else self._keeper.run(inputs)
         embedding = outputs.get(self.spec.output_name)
         expected = (1, *self.spec.grid(height, width), self.spec.channels)
         if embedding is None or embedding.shape != expected or embedding.dtype != np.float32:
@@ -94,6 +118,9 @@ class FrameEncoder:
             "resize": 1e3 * (resized_at - started),
             "encoder": 1e3 * (time.perf_counter() - resized_at),
         }
+        if isinstance(embedding, DeviceTensor):
+            tensor = replace(embedding, shape=embedding.shape[1:])
+            return Embedding(np.empty(0, np.float32), frame.shape[0], frame.shape[1], timings_ms, tensor)
         return Embedding(embedding[0], frame.shape[0], frame.shape[1], timings_ms)
 
     def _check_range(self, frame: U8Array, height: int, width: int) -> None:
@@ -103,6 +130,50 @@ class FrameEncoder:
                 f"a frame of {frame.shape[1]} x {frame.shape[0]} pixels would be encoded at {width} x {height}; this "
                 f"model takes sides of {low} to {high} pixels; choose another size"
             )
+
+
+class _Keeper:
+    """Runs an engine and keeps its outputs on the GPU, each in memory of its own until nobody holds it.
+
+    An engine that queues its work overwrites its outputs with the next frame's, so they are copied behind it, on its
+    stream; that memory is used again behind whatever reads it, which is queued on the same stream.
+
+    Args:
+        engine: what leaves its outputs there.
+        device: number of the GPU.
+    """
+
+    def __init__(self, engine: DeviceEngine, device: int) -> None:
+        self._engine, self._device = engine, device
+        self._lock = threading.Lock()  # nothing may come between a run and the copy of its outputs
+        self._queue: CudaQueue | None = None
+        self._free: dict[tuple[int, ...], list[DeviceTensor]] = {}
+
+    def run(self, inputs: Mapping[str, U8Array]) -> dict[str, DeviceTensor]:
+        """Run the engine; its outputs are whole for work that is queued on their stream."""
+        with self._lock:
+            return {name: self._keep(tensor) for name, tensor in self._engine.run_on_device(inputs).items()}
+
+    def _keep(self, tensor: DeviceTensor) -> DeviceTensor:
+        if (tensor.device, tensor.device_id) != ("cuda", self._device):
+            raise OptionError(
+                f"the {self._engine.info.name} engine runs on {tensor.device}:{tensor.device_id}, the core on "
+                f"cuda:{self._device}; use device 'cuda' and let CUDA_VISIBLE_DEVICES say which GPU that is"
+            )
+        if tensor.stream is None:  # whole, and memory of its own
+            return tensor
+        if self._queue is None:
+            self._queue = CudaQueue(load_cuda_library(), self._device, tensor.stream)
+        free = self._free.setdefault(tensor.shape, [])
+        kept = free.pop() if free else self._queue.allocate(tensor.shape, tensor.dtype, "an embedding")
+        self._queue.copy(tensor, kept)
+        lease = _Lease()
+        weakref.finalize(lease, free.append, kept).atexit = False
+        return replace(kept, owner=lease, stream=tensor.stream)
+
+
+class _Lease:
+    """Gives memory back when nobody holds it."""
 
 
 def check_frame(frame: U8Array) -> None:

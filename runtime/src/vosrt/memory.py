@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vosrt.cuda_library import parse_device
+from vosrt.cuda_memory import CudaMemory
 from vosrt.errors import MaskError, OptionError
 from vosrt.native import find_native
 from vosrt.ops import reference
@@ -293,8 +295,9 @@ def create_memory(
     *,
     precision: Precision = "auto",
     threads: int = 0,
+    device: str = "cpu",
 ) -> tuple[Memory, str]:
-    """Create a memory on the native core where it is built, else in NumPy.
+    """Create a memory on a GPU if one is asked for, else on the native core where it is built, else in NumPy.
 
     The environment variable ``VOSRT_CORE`` (``native`` or ``numpy``) forces one; ``VOSRT_ISA`` forces an
     instruction-set path of the native core.
@@ -306,13 +309,18 @@ def create_memory(
         options: how labels are propagated.
         precision: of the products in matching; ``"auto"`` is bf16 where the processor has it.
         threads: worker threads of the native core; 0 is one per processor.
+        device: ``"cpu"``, or ``"cuda"`` or ``"cuda:N"`` for an NVIDIA GPU.
 
     Returns:
         The memory, and one sentence on why this one.
 
     Raises:
-        OptionError: ``VOSRT_CORE`` or ``VOSRT_ISA`` forces what is not there, or no core has the precision.
+        OptionError: ``VOSRT_CORE`` or ``VOSRT_ISA`` forces what is not there, no core has the precision, or the GPU
+            cannot be used.
     """
+    if (gpu := parse_device(device)) is not None:
+        on_gpu = CudaMemory(height, width, channels, options, device=gpu, precision=precision)
+        return on_gpu, on_gpu.describe()
     native, why_not = find_native()
     if native is None:
         if precision == "bf16":

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from vosrt.bundle import Bundle, Manifest, load_bundle
+from vosrt.cuda_library import parse_device
+from vosrt.cuda_memory import describe_core
 from vosrt.encoder import Embedding, FrameEncoder
 from vosrt.engines.base import Engine
 from vosrt.engines.select import create_encoder_engine
@@ -29,6 +31,7 @@ class Model:
         precision: of the products in matching, see :meth:`load`.
         threads: of the native core, see :meth:`load`.
         source: where the bundle came from, for :meth:`describe`.
+        device: of the streams' memories, see :meth:`load`.
     """
 
     def __init__(
@@ -39,13 +42,17 @@ class Model:
         precision: Precision = "auto",
         threads: int = 0,
         source: str = "",
+        device: str = "cpu",
     ) -> None:
+        self._device = device
+        gpu = parse_device(device)
+        self._core = None if gpu is None else describe_core(gpu)  # told even if the GPU is lost or full later
         self._manifest = manifest
         self._engines = dict(engines)
         self._precision: Precision = precision
         self._threads = threads
         self._source = source
-        self._encoder = FrameEncoder(manifest.encoder, self._engines["encoder"], manifest.size)
+        self._encoder = FrameEncoder(manifest.encoder, self._engines["encoder"], manifest.size, gpu)
 
     @classmethod
     def load(
@@ -55,6 +62,7 @@ class Model:
         engine: str = "auto",
         precision: Precision = "auto",
         threads: int = 0,
+        device: str = "cpu",
     ) -> Model:
         """Load a bundle and start an engine for it.
 
@@ -66,10 +74,12 @@ class Model:
             precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 where the processor has it natively, on a GPU the
                 narrowest that the engine has.
             threads: of the engine and of each stream's core; 0 is one per processor.
+            device: where streams remember and match: ``"cpu"``, or ``"cuda"`` or ``"cuda:N"`` for an NVIDIA GPU, on
+                which the embeddings of engines that run there stay.
 
         Raises:
             BundleError: the bundle is missing, altered or made by a newer vosrt.
-            OptionError: an unknown engine or precision, or one without the other.
+            OptionError: an unknown engine, precision or device, one without the other, or a GPU that cannot be used.
             MissingExtraError: the engine is not installed; the message has the pip command.
             EngineError: the engine cannot run the bundle.
         """
@@ -77,11 +87,20 @@ class Model:
             raise OptionError(f"precision is {precision!r}; expected 'auto', 'fp32' or 'bf16'")
         if threads < 0:
             raise OptionError(f"threads is {threads}; expected 0 (one per processor) or more")
+        if (gpu := parse_device(device)) is not None:
+            describe_core(gpu)  # before an engine is started for nothing
         opened = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         encoder = create_encoder_engine(
             opened.graph_path("encoder"), opened.manifest.encoder, engine=engine, precision=precision, threads=threads
         )
-        return cls(opened.manifest, {"encoder": encoder}, precision=precision, threads=threads, source=str(opened.path))
+        return cls(
+            opened.manifest,
+            {"encoder": encoder},
+            precision=precision,
+            threads=threads,
+            source=str(opened.path),
+            device=device,
+        )
 
     @property
     def manifest(self) -> Manifest:
@@ -119,12 +138,15 @@ class Model:
             precision=self._precision,
             threads=self._threads if threads is None else threads,
             model_sha256=graph.sha256 if graph else "",
+            device=self._device,
         )
 
     def describe(self) -> dict[str, Any]:
         """What runs and why, as plain values that print and serialise."""
-        channels, options = self._manifest.encoder.channels, PropagationOptions()
-        _, core = create_memory(1, 1, channels, options, precision=self._precision, threads=self._threads)
+        core = self._core
+        if core is None:
+            channels, options = self._manifest.encoder.channels, PropagationOptions()
+            _, core = create_memory(1, 1, channels, options, precision=self._precision, threads=self._threads)
         return {
             "bundle": self._manifest.name,
             "source": self._source,

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vosrt.cuda_memory import CudaMemory
 from vosrt.encoder import Embedding, check_frame
-from vosrt.errors import InputError, MaskError, SessionError
+from vosrt.errors import InputError, MaskError, OptionError, SessionError
 from vosrt.memory import Memory, create_memory, load_session
 from vosrt.types import MAX_OBJECT_ID, F32Array, Precision, PropagationOptions, StepResult, U8Array
 
@@ -34,6 +35,7 @@ class Stream:
         precision: of the products in matching.
         threads: of the native core; 0 is one per processor.
         model_sha256: of the encoder's graph, 64 hexadecimal digits, so that sessions are not mixed up; "" is unknown.
+        device: where the memory is, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
     """
 
     def __init__(
@@ -44,7 +46,9 @@ class Stream:
         precision: Precision = "auto",
         threads: int = 0,
         model_sha256: str = "",
+        device: str = "cpu",
     ) -> None:
+        self._device = device
         self._model = bytes.fromhex(model_sha256) or bytes(32)
         self._encode = encode
         self._options = options
@@ -96,7 +100,7 @@ class Stream:
         embedding = frame if isinstance(frame, Embedding) else self._encode(frame)
         memory = self._memory_for(embedding)
         started = time.perf_counter()
-        memory.push(np.ascontiguousarray(embedding.array))
+        _push(memory, embedding)
         timings_ms = {**embedding.timings_ms, "match": 1e3 * (time.perf_counter() - started)}
         self._index += 1
         self._annotation = None
@@ -153,6 +157,8 @@ class Stream:
         self._check_open()
         if self._index >= 0:
             raise InputError("the stream has begun; load a session into a new one")
+        if self._device != "cpu":
+            raise OptionError("a saved stream cannot continue on a GPU yet; load it with device 'cpu'")
         loaded = load_session(session, precision=self._precision, threads=self._threads)
         if any(self._model) and any(loaded.model) and self._model != loaded.model:
             raise SessionError("the session was saved with another network; load the bundle that it was saved with")
@@ -192,11 +198,17 @@ class Stream:
 
     def _memory_for(self, embedding: Embedding) -> Memory:
         """The stream's memory, made for the first frame; later frames must be like it."""
-        shape = (embedding.frame_height, embedding.frame_width, *embedding.array.shape)
+        shape = (embedding.frame_height, embedding.frame_width, *embedding.shape)
         if self._memory is None:
-            height, width, channels = embedding.array.shape
+            height, width, channels = embedding.shape
             self._memory, _ = create_memory(
-                height, width, channels, self._options, precision=self._precision, threads=self._threads
+                height,
+                width,
+                channels,
+                self._options,
+                precision=self._precision,
+                threads=self._threads,
+                device=self._device,
             )
             self._shape = shape
         if shape != self._shape:
@@ -224,6 +236,15 @@ class Stream:
             object_confidence=_mean_confidence(labels, confidence, memory.object_ids),
             timings_ms=timings_ms,
         )
+
+
+def _push(memory: Memory, embedding: Embedding) -> None:
+    if embedding.tensor is None:
+        memory.push(np.ascontiguousarray(embedding.array))
+    elif isinstance(memory, CudaMemory):
+        memory.push_tensor(embedding.tensor)
+    else:
+        raise InputError("the embedding is on a GPU, this stream's memory is not; open the stream on device 'cuda'")
 
 
 def _frame_size(frame: U8Array | Embedding) -> tuple[int, int]:

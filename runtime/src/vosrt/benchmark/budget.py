@@ -28,6 +28,7 @@ def command_for(row: dict[str, Any]) -> str:
             "vos-run SOURCE --mask FIRST.png -o OUT",
             f"--size {row['size']} --context {row['context']}",
             f"--engine {row['engine']} --precision {row['asked_precision']} --threads {row['threads']}",
+            *([] if row.get("device", "cpu") == "cpu" else [f"--device {row['device']}"]),
         ]
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from vosrt.cuda_library import load_cuda_library, parse_device
 from vosrt.errors import OptionError
 from vosrt.types import MAX_CONTEXT, MAX_OBJECT_ID, Precision
 
@@ -26,6 +27,7 @@ class Case:
         engine: as for ``Model.load``.
         precision: as for ``Model.load``.
         isa: path of the native core, or ``"auto"``.
+        device: as for ``Model.load``.
     """
 
     size: int
@@ -34,6 +36,7 @@ class Case:
     engine: str
     precision: Precision
     isa: str
+    device: str = "cpu"
 
     def but_for_objects(self) -> tuple[object, ...]:
         """What cases that differ in their number of objects alone have in common."""
@@ -43,8 +46,9 @@ class Case:
         """Short, for messages."""
         context = "" if self.context is None else f", context {self.context}"
         core = "" if self.isa == AUTO else f", {self.isa}"
+        device = "" if self.device == "cpu" else f", {self.device}"
         objects = f"{self.objects} object" if self.objects == 1 else f"{self.objects} objects"
-        return f"{self.size}p, {objects}{context}, {self.engine} {self.precision}{core}"
+        return f"{self.size}p, {objects}{context}, {self.engine} {self.precision}{core}{device}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +61,22 @@ class Grid:
     engine: Sequence[str] = (AUTO,)
     precision: Sequence[Precision] = ("auto",)
     isa: Sequence[str] = (AUTO,)
+    device: Sequence[str] = ("cpu",)
 
     def groups(self) -> list[list[Case]]:
         """All cases; those of a group differ in their number of objects alone, so that they can take turns.
 
         Raises:
-            OptionError: a value is out of range.
+            OptionError: a value is out of range, or a device cannot be used.
         """
         _check("--size", self.size, 16, 4096)
         _check("--objects", self.objects, 1, MAX_OBJECT_ID)
         _check("--context", [value for value in self.context if value is not None], 0, MAX_CONTEXT)
         _check_names("--precision", self.precision, PRECISIONS)
         _check_names("--isa", self.isa, ISA_NAMES)
+        for device in self.device:
+            if (gpu := parse_device(device)) is not None:
+                load_cuda_library().device(gpu)
         names = [field.name for field in fields(self) if field.name != "objects"]
         combinations = itertools.product(*(dict.fromkeys(getattr(self, name)) for name in names))
         return [

@@ -14,7 +14,7 @@ import numpy as np
 from vosrt.engines.select import processor_has_bf16
 from vosrt.types import PropagationOptions
 
-_BF16_ISAS = ("avx512bf16", "amx", "amx-emulated")
+_BF16_ISAS = ("avx512bf16", "amx", "amx-emulated", "cuda")
 _REPEATS = 5
 
 

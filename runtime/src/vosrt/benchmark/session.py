@@ -46,12 +46,17 @@ class Session:
 
     def __init__(self, case: Case, *, source: str, bundle: str, threads: int, folder: Path) -> None:
         self._source = source
-        self._model = Model.load(bundle, engine=case.engine, precision=case.precision, threads=threads)
+        self._model = Model.load(
+            bundle, engine=case.engine, precision=case.precision, threads=threads, device=case.device
+        )
         options = self._model.manifest.inference
         if case.context is not None:
             options = replace(options, context=case.context)
         self._channels = self._model.manifest.encoder.channels
-        memory, self._core = create_memory(1, 1, self._channels, options, precision=case.precision, threads=threads)
+        memory, self._core = create_memory(
+            1, 1, self._channels, options, precision=case.precision, threads=threads, device=case.device
+        )
+        self._device = case.device
         self._isa = memory.info["isa"]
         self._options = options
         self._stream = self._model.stream(size=case.size, options=options)
@@ -59,7 +64,7 @@ class Session:
         first = next(self._frames).image
         self._height, self._width = first.shape[:2]
         embedding = self._model.encode(first, case.size)
-        self._grid = (embedding.array.shape[0], embedding.array.shape[1])
+        self._grid = (embedding.shape[0], embedding.shape[1])
         self._stream.start(embedding, mark_objects(self._height, self._width, case.objects))
         sinks: list[FrameSink] = [
             OverlayVideo(folder / "overlay.mp4", _FPS),
@@ -81,6 +86,7 @@ class Session:
             "engine_version": engine["version"],
             "core": self._core,
             "isa": self._isa,
+            "device": self._device,
             "context": self._options.context,
             "match_gflop": round(work.flop / 1e9, 3),
             "match_gb": round(work.bytes / 1e9, 5),
@@ -139,7 +145,7 @@ def main() -> None:
             session = Session(
                 case, source=given["source"], bundle=given["bundle"], threads=given["threads"], folder=Path(folder)
             )
-            if session.describe()["engine"].startswith(GPU_ENGINES):
+            if case.device != "cpu" or session.describe()["engine"].startswith(GPU_ENGINES):
                 gpu, _ = open_gpu()
                 meter = None if gpu is None else EnergyMeter(gpu)
             return session

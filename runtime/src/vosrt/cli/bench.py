@@ -36,6 +36,9 @@ def bench(
         str,
         typer.Option(help="Paths of the core: auto, generic, avx2, avx512, avx512bf16, amx.", rich_help_panel=_GRID),
     ] = "auto",
+    device: Annotated[
+        str, typer.Option(help="Where the core runs: cpu, cuda or cuda:N.", rich_help_panel=_GRID)
+    ] = "cpu",
     bundle: Annotated[str, typer.Option(help="Folder made by vos-export.", rich_help_panel=_HOW)] = "default",
     source: Annotated[
         str | None, typer.Option(help="Your own clip. [dim]Default: one rendered at every size.", rich_help_panel=_HOW)
@@ -82,6 +85,7 @@ def bench(
             engine=names(engine),
             precision=cast(list[Precision], names(precision)),
             isa=names(isa),
+            device=names(device),
         ),
         bundle=bundle,
         source=source,

@@ -55,7 +55,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look for everything that vosrt can use."""
-    return [*_engines(), *_core(), *_codecs(), *_inputs(), *_data()]
+    return [*_engines(), *_core(), *_cuda_core(), *_codecs(), *_inputs(), *_data()]
 
 
 def print_findings(findings: list[Finding], *, as_json: bool) -> None:
@@ -155,6 +155,19 @@ def _core() -> list[Finding]:
         available = bool(native.isa_available(isa))
         findings.append(Finding("core", name, available, "" if available else "not on this processor"))
     return findings
+
+
+def _cuda_core() -> list[Finding]:
+    from vosrt.cuda_library import load_cuda_library
+
+    try:
+        gpu = load_cuda_library().device(0)
+    except VosrtError as error:
+        why, _, remedy = str(error).replace("; ", ": ", 1).partition(": ")
+        return [Finding("core", "CUDA", False, why, remedy.removesuffix(", or use device 'cpu'"))]
+    return [
+        Finding("core", "CUDA", True, f"{gpu.name} ({gpu.architecture}), {gpu.free_mib} of {gpu.total_mib} MiB free")
+    ]
 
 
 def _codecs() -> list[Finding]:

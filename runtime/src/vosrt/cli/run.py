@@ -29,6 +29,10 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the results of an earlier run.", rich_help_panel=_RESULTS)
 ]
 Engine = Annotated[str, typer.Option(help=ENGINE_HELP, rich_help_panel=_MODEL)]
+Device = Annotated[
+    str,
+    typer.Option(help="Where masks are remembered and matched: cpu, cuda or cuda:N.", rich_help_panel=_MODEL),
+]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 uses every core.", rich_help_panel=_MODEL)]
 
 
@@ -80,6 +84,7 @@ def run(
     engine: Engine = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.", rich_help_panel=_MODEL)] = "auto",
     threads: Threads = 0,
+    device: Device = "cpu",
     context: Annotated[
         int | None, typer.Option(help="Recent frames that are attended.", rich_help_panel=_PROPAGATION)
     ] = None,
@@ -115,6 +120,7 @@ def run(
         engine=engine,
         precision=cast(Precision, precision),
         threads=threads,
+        device=device,
         propagation={name: value for name, value in given.items() if value is not None},
         video=video,
         png=png,

@@ -48,6 +48,7 @@ class Request:
     engine: str = "auto"
     precision: Precision = "auto"
     threads: int = 0
+    device: str = "cpu"
     propagation: dict[str, Any] = field(default_factory=dict)
     video: bool = True
     png: bool = True
@@ -119,7 +120,13 @@ def _inputs(request: Request) -> tuple[Path, ...]:
 def _load_model(request: Request) -> Model:
     from vosrt.model import Model
 
-    return Model.load(request.bundle, engine=request.engine, precision=request.precision, threads=request.threads)
+    return Model.load(
+        request.bundle,
+        engine=request.engine,
+        precision=request.precision,
+        threads=request.threads,
+        device=request.device,
+    )
 
 
 def _run(

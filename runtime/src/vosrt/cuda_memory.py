@@ -1,0 +1,301 @@
+"""One video's memory on an NVIDIA GPU; the methods of `vosrt.memory.Memory`, and what keeps arrays there."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vosrt.cuda_library import CudaLibrary, load_cuda_library, new_struct
+from vosrt.engines.device import DeviceTensor
+from vosrt.errors import OptionError
+from vosrt.types import F32Array, Precision, PropagationOptions, TopK, U8Array
+
+_PRECISIONS: dict[Precision, int] = {"auto": 0, "fp32": 1, "bf16": 2}
+
+
+class CudaMemory:
+    """The memory on a GPU. Not safe for use by several threads at the same time.
+
+    Args:
+        height: grid rows, h.
+        width: grid columns, w.
+        channels: embedding channels, K.
+        options: how labels are propagated.
+        device: number of the GPU.
+        precision: of the products in matching; the GPU has bf16 only.
+
+    Raises:
+        OptionError: no libvosrt_cuda, driver or GPU, not enough of its memory, or an impossible option.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        channels: int,
+        options: PropagationOptions,
+        *,
+        device: int = 0,
+        precision: Precision = "auto",
+    ) -> None:
+        self._library = load_cuda_library()
+        self._shape, self._top_k, self.device = (height, width, channels), options.top_k, device
+        given = new_struct(
+            "vosrt_memory_options",
+            height=height,
+            width=width,
+            channels=channels,
+            context=options.context or -1,
+            window=("circle", "square").index(options.window),
+            radius=options.radius,
+            top_k=options.top_k,
+            temperature=options.temperature,
+            drop_padding=not options.pad_context,
+            local_reference=not options.global_reference,
+            keep_background=not options.yield_background,
+            precision=_PRECISIONS[precision],
+            device=device,
+        )
+        handle = ctypes.c_void_p()
+        self._library.call("vosrt_memory_create", ctypes.byref(given), ctypes.byref(handle))
+        self._handle = handle
+        weakref.finalize(self, self._library.plain, "vosrt_memory_destroy", handle).atexit = False
+        self._stream: int | None = None
+        self._held: list[DeviceTensor] = []  # what queued work may still read
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """Tracked objects, ascending."""
+        ids, count = (ctypes.c_uint8 * 255)(), ctypes.c_int32()
+        self._call("object_ids", ids, ctypes.byref(count))
+        return tuple(ids[: count.value])
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Counters; see `vosrt.memory.Memory`."""
+        info = new_struct("vosrt_memory_info")
+        self._call("get_info", ctypes.byref(info))
+        counters = {name: getattr(info, name) for name in ("threads", "objects", "references", "frames", "bytes")}
+        return {"isa": "cuda", **counters, "shape": self._shape}
+
+    def push(self, embedding: F32Array) -> None:
+        """Take the next frame from host memory; see `vosrt.memory.Memory`."""
+        array = _dense("embedding", embedding, self._shape, np.float32)
+        self._call("push", array.ctypes.data)
+
+    def push_tensor(self, embedding: DeviceTensor) -> None:
+        """Take the next frame from this GPU, f32 [h, w, K], without waiting for it.
+
+        Raises:
+            OptionError: the array has another shape or dtype, or is elsewhere.
+        """
+        self.frame(embedding)
+
+    def frame(
+        self,
+        embedding: DeviceTensor,
+        *,
+        labels: DeviceTensor | None = None,
+        confidence: DeviceTensor | None = None,
+        totals: DeviceTensor | None = None,
+    ) -> None:
+        """Take the next frame and, if asked, label it, all on this GPU; queued on the embedding's stream.
+
+        Args:
+            embedding: f32 [h, w, K].
+            labels: receives u8 [H, W].
+            confidence: receives f32 [H, W].
+            totals: receives u64 [256, 2]: per label, the sum of confidence in units of 2^-20, and pixels.
+
+        Raises:
+            OptionError: an array has another shape or dtype, or is elsewhere.
+        """
+        self._check("embedding", embedding, self._shape, np.float32)
+        size = (0, 0) if labels is None else (labels.shape[0], labels.shape[1])
+        for name, tensor, shape, dtype in (
+            ("labels", labels, size, np.uint8),
+            ("confidence", confidence, size, np.float32),
+            ("totals", totals, (256, 2), np.uint64),
+        ):
+            if tensor is not None:
+                self._check(name, tensor, shape, dtype)
+        if embedding.stream is not None and embedding.stream != self._stream:
+            self._call("use_stream", embedding.stream, family="vosrt_cuda_memory")
+            self._stream = embedding.stream
+        frame = new_struct(
+            "vosrt_cuda_frame",
+            height=size[0],
+            width=size[1],
+            embedding=embedding.pointer,
+            labels=labels.pointer if labels else None,
+            confidence=confidence.pointer if confidence else None,
+            totals=totals.pointer if totals else None,
+        )
+        self._call("frame", ctypes.byref(frame), family="vosrt_cuda_memory")
+        # On a stream of its own, the embedding's memory is given to others behind this work.
+        self._held = [*(self._held if embedding.stream is None else []), embedding]
+
+    @property
+    def recordings(self) -> int:
+        """How many CUDA graphs were recorded so far."""
+        count = ctypes.c_int64()
+        self._call("recordings", ctypes.byref(count), family="vosrt_cuda_memory")
+        return count.value
+
+    def annotate(self, mask: U8Array) -> None:
+        """Mark objects in the newest frame; see `vosrt.memory.Memory`."""
+        if mask.ndim != 2 or mask.dtype != np.uint8:
+            raise OptionError(f"mask is {mask.dtype.name} {list(mask.shape)}; expected uint8 [H, W]")
+        dense = np.ascontiguousarray(mask)
+        self._call("annotate", dense.ctypes.data, dense.shape[0], dense.shape[1], dense.shape[1])
+
+    def remove(self, object_id: int) -> None:
+        """Forget one object; see `vosrt.memory.Memory`."""
+        self._call("remove", object_id)
+
+    def labels(self, height: int, width: int) -> tuple[U8Array, F32Array]:
+        """Labels and confidence of the newest frame, in host memory; see `vosrt.memory.Memory`."""
+        shape = (max(height, 0), max(width, 0))
+        labels, confidence = np.empty(shape, np.uint8), np.empty(shape, np.float32)
+        self._call("labels", height, width, labels.ctypes.data, confidence.ctypes.data)
+        self._held.clear()
+        return labels, confidence
+
+    def soft_masks(self) -> F32Array:
+        """Soft masks of the newest frame; see `vosrt.memory.Memory`."""
+        masks = np.empty((*self._shape[:2], 1 + len(self.object_ids)), np.float32)
+        self._call("soft_masks", masks.ctypes.data)
+        return masks
+
+    def set_soft_masks(self, masks: F32Array) -> None:
+        """Replace the newest frame's soft masks; see `vosrt.memory.Memory`."""
+        array = _dense("soft masks", masks, (*self._shape[:2], 1 + len(self.object_ids)), np.float32)
+        self._call("set_soft_masks", array.ctypes.data)
+
+    def top_k(self) -> TopK:
+        """What the newest frame attended to; see `vosrt.memory.Memory`."""
+        references = ctypes.c_int32()
+        self._call("top_k_references", ctypes.byref(references))
+        shape = (references.value, self._shape[0] * self._shape[1], self._top_k)
+        found = TopK(np.empty(shape, np.float32), np.empty(shape, np.int32), np.empty(shape, np.int32))
+        self._call("top_k", found.similarity.ctypes.data, found.frame.ctypes.data, found.cell.ctypes.data)
+        return found
+
+    def save(self, frame_height: int, frame_width: int, annotation: U8Array | None, model: bytes) -> bytes:
+        """Not on a GPU yet; this one only says so."""
+        raise OptionError("a memory on a GPU cannot be saved yet; use device 'cpu' for streams that are")
+
+    def describe(self) -> str:
+        """One sentence on what runs."""
+        return describe_core(self.device)
+
+    def _call(self, function: str, *arguments: Any, family: str = "vosrt_memory") -> None:
+        self._library.call(f"{family}_{function}", self._handle, *arguments)
+
+    def _check(self, name: str, tensor: DeviceTensor, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+        if tensor.device != "cuda" or tensor.device_id != self.device:
+            raise OptionError(f"{name} is on {tensor.device}:{tensor.device_id}; expected cuda:{self.device}")
+        if tensor.shape != shape or tensor.dtype != dtype:
+            expected = f"{np.dtype(dtype).name} {list(shape)}"
+            raise OptionError(f"{name} is {tensor.dtype.name} {list(tensor.shape)}; expected {expected}")
+
+
+def describe_core(device: int) -> str:
+    """One sentence on what would run on a GPU.
+
+    Raises:
+        OptionError: it cannot be used.
+    """
+    library = load_cuda_library()
+    gpu = library.device(device)
+    return f"libvosrt_cuda {library.version}, bf16, {gpu.name} ({gpu.architecture}), CUDA {gpu.driver}"
+
+
+class CudaQueue:
+    """A CUDA stream with arrays on its GPU; freed with the object.
+
+    Args:
+        library: libvosrt_cuda.
+        device: number of the GPU.
+        stream: handle of a stream that exists; None makes one.
+
+    Raises:
+        OptionError: there is no such GPU.
+    """
+
+    def __init__(self, library: CudaLibrary, device: int, stream: int | None = None) -> None:
+        self._library, self.device = library, device
+        self._handle = ctypes.c_void_p()
+        library.call("vosrt_cuda_queue_create", device, ctypes.byref(self._handle))
+        weakref.finalize(self, library.plain, "vosrt_cuda_queue_destroy", self._handle).atexit = False
+        if stream is not None:
+            library.call("vosrt_cuda_queue_use_stream", self._handle, stream)
+
+    @property
+    def stream(self) -> int:
+        """The cudaStream_t, as an integer."""
+        return int(self._library.plain("vosrt_cuda_queue_stream", self._handle))
+
+    def allocate(self, shape: tuple[int, ...], dtype: Any, what: str) -> DeviceTensor:
+        """An array on the GPU that lives as long as the tensor's owner.
+
+        Raises:
+            OptionError: there is not enough memory; the message has ``what``.
+        """
+        memory, kind = ctypes.c_void_p(), np.dtype(dtype)
+        size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+        self._library.call("vosrt_cuda_allocate", self.device, size, what.encode(), ctypes.byref(memory))
+        owner = _Allocation()
+        weakref.finalize(owner, self._library.plain, "vosrt_cuda_free", memory).atexit = False
+        return DeviceTensor(
+            pointer=memory.value or 0,
+            shape=shape,
+            dtype=kind,
+            device="cuda",
+            device_id=self.device,
+            owner=owner,
+            stream=self.stream,
+        )
+
+    def upload(self, array: NDArray[Any], to: DeviceTensor) -> None:
+        """Copy a dense array of the same size to the GPU."""
+        self._library.call("vosrt_cuda_queue_upload", self._handle, to.pointer, array.ctypes.data, array.nbytes)
+
+    def copy(self, tensor: DeviceTensor, to: DeviceTensor) -> None:
+        """Queue a copy on the GPU."""
+        size = int(np.prod(tensor.shape, dtype=np.int64)) * tensor.dtype.itemsize
+        self._library.call("vosrt_cuda_queue_copy", self._handle, to.pointer, tensor.pointer, size)
+
+    def download(self, tensor: DeviceTensor) -> NDArray[Any]:
+        """The array in host memory, once everything queued before is done."""
+        array: NDArray[Any] = np.empty(tensor.shape, tensor.dtype)
+        self._library.call("vosrt_cuda_queue_download", self._handle, array.ctypes.data, tensor.pointer, array.nbytes)
+        self.wait()
+        return array
+
+    def resize_bgr(self, image: DeviceTensor, to: DeviceTensor) -> None:
+        """Queue `vosrt.ops.resize_bgr` of u8 [H, W, 3], into u8 [height, width, 3]; the same bytes."""
+        height, width = image.shape[:2]
+        target = (to.pointer, to.shape[0], to.shape[1])
+        self._library.call(
+            "vosrt_cuda_queue_resize_bgr", self._handle, image.pointer, height, width, 3 * width, *target
+        )
+
+    def wait(self) -> None:
+        """Until everything queued so far is done."""
+        self._library.call("vosrt_cuda_queue_wait", self._handle)
+
+
+class _Allocation:
+    """Owns memory on the GPU."""
+
+
+def _dense(name: str, array: NDArray[Any], shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    if array.shape != shape or array.dtype != dtype:
+        expected = f"{np.dtype(dtype).name} {list(shape)}"
+        raise OptionError(f"{name} is {array.dtype.name} {list(array.shape)}; expected {expected}")
+    return np.ascontiguousarray(array)

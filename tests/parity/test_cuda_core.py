@@ -1,0 +1,267 @@
+"""The memory on a GPU against the NumPy twin, on emulated kernels and, where there is one, on a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from vosrt import Model
+from vosrt.bundle import EncoderSpec
+from vosrt.cli.run import main
+from vosrt.cuda_library import STRUCTS, load_cuda_library, parse_device
+from vosrt.cuda_memory import CudaMemory, CudaQueue
+from vosrt.encoder import FrameEncoder
+from vosrt.engines.base import EngineInfo
+from vosrt.engines.device import DeviceTensor
+from vosrt.errors import MaskError, OptionError
+from vosrt.memory import Memory, NumpyMemory
+from vosrt.ops import resize_bgr
+from vosrt.stream import Stream
+from vosrt.types import F32Array, PropagationOptions, U8Array
+
+NATIVE = Path(__file__).resolve().parents[2] / "runtime" / "native"
+H, W, K = 9, 14, 40
+OPTIONS = PropagationOptions(context=3, radius=4)
+
+
+def video(frames: int) -> list[F32Array]:
+    """Noisy views of one random scene that has a mean, f32 [h, w, K], unit length."""
+    random = np.random.default_rng(4)
+    scene = 1 + random.standard_normal((H, W, K))
+    noisy = [scene + 0.5 * random.standard_normal(scene.shape) for _ in range(frames)]
+    return [(f / np.linalg.norm(f, axis=-1, keepdims=True)).astype(np.float32) for f in noisy]
+
+
+def mark(*ids: int) -> U8Array:
+    """Objects beside each other, u8 [8 h, 8 w]."""
+    mask = np.zeros((8 * H, 8 * W), np.uint8)
+    for n, object_id in enumerate(ids):
+        mask[16:56, 8 + 32 * n : 36 + 32 * n] = object_id
+    return mask
+
+
+@pytest.mark.parametrize(
+    "options", [OPTIONS, PropagationOptions(context=2, window="square", radius=2, top_k=20)], ids=str
+)
+def test_it_gives_what_the_twin_gives(cuda_core: str, options: PropagationOptions) -> None:
+    """Similarities within 1e-2 of their size, labels but for 0.1 %, from the same memory frame by frame."""
+    twin, memory = NumpyMemory(H, W, K, options), CudaMemory(H, W, K, options)
+    changed = []
+    for t, embedding in enumerate(video(6)):
+        twin.push(embedding)
+        memory.push(embedding)
+        if t > 0:
+            ours, theirs = memory.top_k(), twin.top_k()
+            np.testing.assert_allclose(ours.similarity, theirs.similarity, rtol=1e-2, equal_nan=True)
+            changed.append(memory.labels(8 * H, 8 * W)[0] != twin.labels(8 * H, 8 * W)[0])
+        memory.set_soft_masks(twin.soft_masks())
+        for frame, ids in ((0, (1, 2)), (3, (7,))):
+            if t == frame:
+                twin.annotate(mark(*ids))
+                memory.annotate(mark(*ids))
+        np.testing.assert_allclose(memory.soft_masks(), twin.soft_masks(), atol=1e-6)
+        assert memory.object_ids == twin.object_ids
+    assert np.mean(changed) < 1e-3
+    for core in (twin, memory):
+        core.remove(1)
+    np.testing.assert_allclose(memory.soft_masks(), twin.soft_masks(), atol=1e-6)
+    assert {name: memory.info[name] for name in ("objects", "references", "frames", "shape")} == {
+        name: twin.info[name] for name in ("objects", "references", "frames", "shape")
+    }
+
+
+def test_frames_stay_on_the_gpu(cuda_core: str) -> None:
+    """Embeddings that are there give, as arrays that are there, the labels of embeddings that came from the host."""
+    pushed, queued = CudaMemory(H, W, K, OPTIONS), CudaMemory(H, W, K, OPTIONS)
+    queue = CudaQueue(load_cuda_library(), 0)
+    embedding = queue.allocate((H, W, K), np.float32, "an embedding")
+    labels = queue.allocate((50, 70), np.uint8, "labels")
+    confidence = queue.allocate((50, 70), np.float32, "confidence")
+    totals = queue.allocate((256, 2), np.uint64, "totals")
+    for t, array in enumerate(video(7)):
+        pushed.push(array)
+        queue.upload(array, embedding)
+        queued.frame(embedding, labels=labels, confidence=confidence, totals=totals)
+        expected = pushed.labels(50, 70)
+        np.testing.assert_array_equal(queue.download(labels), expected[0])
+        np.testing.assert_array_equal(queue.download(confidence), expected[1])
+        sums = queue.download(totals)
+        np.testing.assert_array_equal(sums[:, 1], np.bincount(expected[0].ravel(), minlength=256))
+        means = np.bincount(expected[0].ravel(), weights=expected[1].ravel(), minlength=256)
+        np.testing.assert_allclose(sums[:, 0] / 2**20, means, atol=3500 / 2**20)
+        if t == 0:
+            pushed.annotate(mark(1))
+            queued.annotate(mark(1))
+    assert queued.recordings == 1
+    with pytest.raises(OptionError, match=re.escape(f"embedding is uint8 [50, 70]; expected float32 [{H}, {W}, {K}]")):
+        queued.push_tensor(labels)
+
+
+def test_frames_are_resized_there(cuda_core: str) -> None:
+    """The same bytes as on the processor."""
+    queue = CudaQueue(load_cuda_library(), 0)
+    image = np.random.default_rng(0).integers(0, 256, (23, 31, 3), dtype=np.uint8)
+    source, target = queue.allocate(image.shape, np.uint8, "a frame"), queue.allocate((11, 40, 3), np.uint8, "a frame")
+    queue.upload(image, source)
+    queue.resize_bgr(source, target)
+    np.testing.assert_array_equal(queue.download(target), resize_bgr(image, 11, 40))
+
+
+class EngineOnGpu:
+    """An engine that queues its work and overwrites its output with the next frame's, as TensorRT's do."""
+
+    info = EngineInfo("tensorrt-direct", "fp16", "", "for this test")
+
+    def __init__(self, embeddings: list[F32Array]) -> None:
+        self._queue = CudaQueue(load_cuda_library(), 0)
+        self._output = self._queue.allocate((1, H, W, K), np.float32, "an output")
+        self._embeddings = iter(embeddings)
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Not on a GPU."""
+        raise AssertionError("the embedding came to the host")
+
+    def run_on_device(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, DeviceTensor]:
+        """The next embedding, whatever the frame."""
+        self._queue.upload(next(self._embeddings), self._output)
+        return {"embedding": self._output}
+
+
+def test_a_stream_takes_embeddings_from_an_engine_on_the_gpu(cuda_core: str) -> None:
+    """Also when frames are encoded ahead of the stream; memory of earlier embeddings is used again."""
+    embeddings = video(6)
+    encoder = FrameEncoder(EncoderSpec(channels=K, feature="key"), EngineOnGpu(embeddings), device=0)
+    frame = np.zeros((8 * H, 8 * W, 3), np.uint8)
+    stream = Stream(encoder.encode, OPTIONS, device="cuda")
+    memory = CudaMemory(H, W, K, OPTIONS)
+    ahead = [encoder.encode(frame), encoder.encode(frame)]
+    pointers = set()
+    for t, embedding in enumerate(embeddings):
+        taken = ahead.pop(0)
+        assert taken.tensor is not None
+        pointers.add(taken.tensor.pointer)
+        result = stream.step(taken, mark(1) if t == 0 else None)
+        del taken
+        memory.push(embedding)
+        if t == 0:
+            memory.annotate(mark(1))
+        else:
+            np.testing.assert_array_equal(result.labels, memory.labels(8 * H, 8 * W)[0])
+        if t + 2 < len(embeddings):
+            ahead.append(encoder.encode(frame))
+    assert len(pointers) <= 4
+
+
+def test_errors_name_what_was_found(cuda_emulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line each, of the kind that ends a command with exit code 2."""
+
+    def refused(gpu: str, words: str, **options: Any) -> None:
+        monkeypatch.setenv("VOSRT_CUDA_EMULATED", gpu)
+        with pytest.raises(OptionError, match=words):
+            CudaMemory(H, W, K, OPTIONS, **options)
+
+    refused("none", "no NVIDIA driver .*install the driver of your GPU, or use device 'cpu'")
+    refused("old", "runs CUDA 11.4 .*expected 13.0 or newer: upgrade the driver")
+    refused("memory=100000", "cudaMalloc of .* out of memory .*use a smaller size, a shorter context, or device 'cpu'")
+    refused("shared=1000", "40 channels need .* bytes of shared memory")
+    refused("", "CUDA device 2 was asked for; there are 1", device=2)
+    refused("", "computes in bf16; fp32 was asked for", precision="fp32")
+    memory: Memory = CudaMemory(H, W, K, OPTIONS)
+    with pytest.raises(OptionError, match="needs a frame"):
+        memory.labels(4, 4)
+    memory.push(video(1)[0])
+    with pytest.raises(MaskError, match="marks no object"):
+        memory.annotate(np.zeros((8, 8), np.uint8))
+    with pytest.raises(OptionError, match="cannot be saved yet"):
+        memory.save(8, 8, None, bytes(32))
+
+
+def test_out_of_memory_keeps_what_was_done(
+    cuda_emulated: Path,
+    fake_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where an object that is marked later no longer fits: one line, exit code 2, and the frames before it."""
+    memory = CudaMemory(4, 6, 32, PropagationOptions())
+    memory.push(np.ones((4, 6, 32), np.float32))
+    memory.annotate(np.ones((32, 48), np.uint8))
+    memory.labels(32, 48)
+    enough = memory.info["bytes"]
+    del memory
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    command = [str(frames), "-o", str(tmp_path / "out"), "--engine", "fake", "--bundle", str(fake_bundle), "--no-video"]
+    for t in range(4):
+        Image.fromarray(np.full((32, 48, 3), 60 * t, np.uint8)).save(frames / f"{t:05d}.png")
+    for frame, object_id in ((0, 1), (2, 2)):
+        mask = np.zeros((32, 48), np.uint8)
+        mask[8:24, 8:40] = object_id
+        Image.fromarray(mask).save(tmp_path / f"{frame}.png")
+        command += ["--mask", f"{frame}:{tmp_path / f'{frame}.png'}"]
+    monkeypatch.setenv("VOSRT_CUDA_EMULATED", f"memory={enough + 2000}")
+    assert main([*command, "--device", "cuda"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "out of memory" in error
+    assert "the results of 2 frames are in" in error
+    assert len(list((tmp_path / "out" / "masks").glob("*.png"))) == 2
+
+
+def test_the_command_names_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without libvosrt_cuda, and with a device that is none."""
+    monkeypatch.setenv("VOSRT_CUDA_LIBRARY", str(tmp_path / "libvosrt_cuda.so"))
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(frames / "00000.png")
+    Image.fromarray(np.ones((32, 48), np.uint8)).save(mask)
+    command = [str(frames), "--mask", str(mask), "-o", str(tmp_path / "out"), "--engine", "fake", "--device"]
+    assert main([*command, "cuda"]) == 2
+    assert "built without CUDA; install the CUDA toolkit" in capsys.readouterr().err
+    assert main([*command, "gpu"]) == 2
+    assert "device is 'gpu'; expected 'cpu', 'cuda' or 'cuda:N'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_runs_on_it(cuda_core: str, fake_bundle: Path, tiny_clip: tuple[U8Array, U8Array]) -> None:
+    """From frames to labels, with an engine that does not know of GPUs."""
+    frames, masks = tiny_clip
+    results = {}
+    for device in ("cpu", "cuda:0"):
+        model = Model.load(fake_bundle, engine="fake", device=device)
+        with model.stream(options=PropagationOptions(context=2)) as stream:
+            stream.start(frames[0], masks[0])
+            results[device] = [stream.step(frame).labels for frame in frames[1:3]]
+    assert "libvosrt_cuda" in model.describe()["core"]
+    assert np.mean(np.array(results["cpu"]) != np.array(results["cuda:0"])) < 1e-3
+
+
+def test_devices_are_named_so() -> None:
+    """``cpu``, ``cuda`` and ``cuda:N``, nothing else."""
+    assert [parse_device(name) for name in ("cpu", "cuda", "cuda:0", "cuda:12")] == [None, 0, 0, 12]
+    for name in ("", "gpu", "cuda:", "cuda:-1", "cuda:x", "CUDA", "cuda:99999"):
+        with pytest.raises(OptionError, match="expected 'cpu', 'cuda' or 'cuda:N'"):
+            parse_device(name)
+
+
+def test_structs_are_those_of_the_header() -> None:
+    """What ctypes passes has the layout that the C compiler gives the header."""
+    listed = (NATIVE / "abi.txt").read_text()
+    for name, struct in STRUCTS.items():
+        if found := re.search(rf"struct {name}: (\d+) bytes\n((?:    .*\n)+)", listed):
+            assert ctypes.sizeof(struct) == int(found[1])
+            fields = [(field, getattr(struct, field).offset) for field, *_ in struct._fields_]
+            assert fields == [(field, int(at)) for field, at in re.findall(r"    (\w+) at (\d+),", found[2])]
+        else:
+            assert name.startswith("vosrt_cuda_")
