@@ -67,31 +67,6 @@ def memory_part() -> str:
     return table(["resident memory at 480p, MiB", *(f"frame {frame}" for frame in frames)], body)
 
 
-def sequence_part() -> str:
-    """Accuracy per sequence, and what bf16 changes."""
-    _, rows = read("sequences")
-    runs = list(dict.fromkeys(row["run"] for row in rows))
-    cells = {(row["sequence"], row["run"]): row for row in rows}
-    body = []
-    for sequence in dict.fromkeys(row["sequence"] for row in rows):
-        chosen = [cells[sequence, run] for run in runs]
-        body.append(
-            [
-                sequence,
-                chosen[0]["frames"],
-                *(f"{row['j_and_f']:.1f}" for row in chosen),
-                *(f"{row['differing_pixels_percent']:.2f}" for row in chosen[1:]),
-            ]
-        )
-    head = [
-        "sequence",
-        "frames",
-        *(f"J&F, {run}" for run in runs),
-        *(f"labels unlike fp32, {run}, %" for run in runs[1:]),
-    ]
-    return table(head, body)
-
-
 def peer_part() -> str:
     """Other methods on the same clip, and how many times longer they take than the default bundle."""
     machine, rows = read("peers")
@@ -210,7 +185,6 @@ DOCUMENTS = {
         "stream": stream_part,
         "kernels": kernel_part,
         "memory": memory_part,
-        "sequences": sequence_part,
     },
     "export/README.md": {"engines": engine_part, "quantised": quantised_part},
     "runtime/README.md": {"cycle": cycle_part},
