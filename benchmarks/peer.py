@@ -103,7 +103,7 @@ def open_dense(
 
 
 def open_cutie(
-    frames: list[U8Array], mask: U8Array, given: dict[str, Any], *, model: str, bf16: bool = False
+    frames: list[U8Array], mask: U8Array, given: dict[str, Any], *, model: str, bf16: bool = False, device: str = "cpu"
 ) -> tuple[Segment, dict[str, Any]]:
     """Cutie (rf-cutie) with its settings for DAVIS-2017: memory every 5th frame, 5 memory frames, no resizing."""
     import torch
@@ -127,17 +127,21 @@ def open_cutie(
         network_config = omegaconf.merge(network_config, omegaconf.load(folder / "model" / "small.yaml"))
         del network_config["defaults"]
     config = omegaconf.merge(config, {"model": network_config, "mem_every": 5, "use_long_term": False})
-    core = core_class(network_class(config).eval(), cfg=config)
+    core = core_class(network_class(config).eval().to(device), cfg=config)
 
     @torch.inference_mode()
     def segment(frame: U8Array, mask: U8Array | None = None) -> U8Array:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            rgb = torch.from_numpy(np.ascontiguousarray(frame[:, :, ::-1])).permute(2, 0, 1).float() / 255
+        half = torch.float16 if device == "cuda" else torch.bfloat16
+        with torch.autocast(device, half, enabled=bf16):
+            pixels = torch.from_numpy(np.ascontiguousarray(frame[:, :, ::-1])).to(device)
+            rgb = pixels.permute(2, 0, 1).float() / 255
             if mask is None:
                 probability = core.step(rgb)
             else:
-                probability = core.step(rgb, torch.from_numpy(mask).long(), list(range(1, given["objects"] + 1)))
-            return np.asarray(core.output_prob_to_mask(probability).numpy(), np.uint8)
+                probability = core.step(
+                    rgb, torch.from_numpy(mask).long().to(device), list(range(1, given["objects"] + 1))
+                )
+            return np.asarray(core.output_prob_to_mask(probability).cpu().numpy(), np.uint8)
 
     segment(frames[0], mask)
     return segment, {"engine": f"torch {torch.__version__} {'bf16 autocast' if bf16 else 'fp32'}"}

@@ -1,0 +1,307 @@
+"""The CUDA core on an NVIDIA GPU: parity, then times of match and labels, whole frames, many streams, peers.
+
+    python benchmarks/gpu.py                     # everything; prints one table, writes results/gpu.jsonl
+    python benchmarks/gpu.py --build             # builds libvosrt_cuda for this GPU first, into a folder of its own
+    python benchmarks/gpu.py --toy               # a tiny problem, nothing written
+    python benchmarks/gpu.py --check             # without a GPU: the parity part alone, on emulated kernels
+
+Without a GPU it says so and exits 2. Parity has to hold before anything is timed: similarities within 1e-2 of the NumPy
+twin's (at a toy size) and of the processor's fp32 core (at 480p), fewer than 0.1 % of the labels changed. Steps are
+queued behind each other and the clock stops when the GPU has finished. Peers run in this process, on the same GPU, one
+after the other; those that are not installed are named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from kernels import make_video
+from machine import write
+
+from vosrt import Model
+from vosrt.benchmark.clip import PERIOD, mark_objects, render, size_of
+from vosrt.cuda_library import LIBRARY_VARIABLE, load_cuda_library
+from vosrt.cuda_memory import CudaMemory, CudaQueue
+from vosrt.errors import VosrtError
+from vosrt.memory import Memory, NumpyMemory, create_memory
+from vosrt.types import PropagationOptions, U8Array
+
+NATIVE = Path(__file__).resolve().parents[1] / "runtime" / "native"
+OPTIONS = PropagationOptions()
+Row = dict[str, Any]
+
+
+def build(folder: Path, *, emulated: bool) -> Path:
+    """Build the library for the GPU that is here, or the emulated one; its path."""
+    name = "vosrt_cuda_emulated" if emulated else "vosrt_cuda"
+    options = ["-DVOSRT_CUDA=OFF", "-DVOSRT_CUDA_EMULATED=ON"] if emulated else ["-DVOSRT_CUDA=ON"]
+    if not emulated:
+        options.append("-DVOSRT_CUDA_ARCHITECTURES=native")
+    for command in (
+        ["cmake", "-S", str(NATIVE), "-B", str(folder), *options],
+        ["cmake", "--build", str(folder), "--target", name, "--parallel", str(os.cpu_count() or 1)],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
+    return folder / "cuda" / f"lib{name}.so"
+
+
+def mask_of(height: int, width: int, objects: int) -> U8Array:
+    """Objects at eight times the grid's size."""
+    return mark_objects(8 * height, 8 * width, objects)
+
+
+def check_parity(height: int, width: int, channels: int, *, twin: bool, options: PropagationOptions) -> Row:
+    """Compare a few frames, each from the same memory, with the NumPy twin or the processor's fp32 core.
+
+    Raises:
+        SystemExit: similarities or labels differ by more than is allowed.
+    """
+    expected: Memory
+    if twin:
+        expected = NumpyMemory(height, width, channels, options)
+    else:
+        expected, _ = create_memory(height, width, channels, options, precision="fp32")
+    given = CudaMemory(height, width, channels, options)
+    similarity, changed = 0.0, []
+    for t, embedding in enumerate(make_video(height, width, channels, 5)):
+        expected.push(embedding)
+        given.push(embedding)
+        if t == 0:
+            for memory in (expected, given):
+                memory.annotate(mask_of(height, width, 2))
+            continue
+        ours, theirs = given.top_k().similarity, expected.top_k().similarity
+        similarity = max(similarity, float(np.nanmax(np.abs(ours - theirs) / np.abs(theirs))))
+        size = (8 * height, 8 * width)
+        changed.append(float(np.mean(given.labels(*size)[0] != expected.labels(*size)[0])))
+        given.set_soft_masks(expected.soft_masks())
+    row = {
+        "what": "parity",
+        "with": "NumPy twin" if twin else "processor, fp32",
+        "grid": f"{height} x {width}",
+        "channels": channels,
+        "similarity_difference": float(f"{similarity:.2g}"),
+        "labels_changed": float(f"{max(changed):.2g}"),
+    }
+    if similarity > 1e-2 or max(changed) >= 1e-3:
+        raise SystemExit(f"parity is lost, so nothing is timed: {row}")
+    return row
+
+
+def repeat(step: Callable[[], object], wait: Callable[[], None], *, count: int, rounds: int = 5) -> float:
+    """Milliseconds a step, the median of some rounds."""
+    for _ in range(3):
+        step()
+    wait()
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        for _ in range(count):
+            step()
+        wait()
+        times.append(1e3 * (time.perf_counter() - began) / count)
+    return statistics.median(times)
+
+
+def time_core(height: int, width: int, channels: int, objects: int, *, count: int) -> list[Row]:
+    """Milliseconds of a frame's push, of push and labels, and of a frame's resizing, with a full context."""
+    memory, queue = CudaMemory(height, width, channels, OPTIONS), CudaQueue(load_cuda_library(), 0)
+    size = (8 * height, 8 * width)
+    embedding = queue.allocate((height, width, channels), np.float32, "an embedding")
+    labels, confidence = queue.allocate(size, np.uint8, "labels"), queue.allocate(size, np.float32, "confidence")
+    queue.upload(make_video(height, width, channels, 1)[0], embedding)
+    memory.push_tensor(embedding)
+    memory.annotate(mask_of(height, width, objects))
+    for _ in range(OPTIONS.context + 1):
+        memory.push_tensor(embedding)
+    frame, small = queue.allocate((*size, 3), np.uint8, "a frame"), queue.allocate((*size, 3), np.uint8, "a frame")
+    steps: dict[str, Callable[[], None]] = {
+        "match and read-out": lambda: memory.push_tensor(embedding),
+        "match, read-out and labels": lambda: memory.frame(embedding, labels=labels, confidence=confidence),
+        "resize of a frame": lambda: queue.resize_bgr(frame, small),
+    }
+    rows: list[Row] = [
+        {
+            "what": name,
+            "grid": f"{height} x {width}",
+            "channels": channels,
+            "objects": objects,
+            "ms": round(repeat(step, queue.wait, count=count), 4),
+        }
+        for name, step in steps.items()
+    ]
+    return [*rows, {"what": "CUDA graphs recorded", "count": memory.recordings}]
+
+
+def time_frames(size: int, objects: int, streams: int, *, bundle: str, engine: str, frames: int) -> Row:
+    """Frames a second from u8 frames in host memory to labels there, ``streams`` videos at once, a thread each."""
+    height, width = size_of(size)
+    clip = [render(height, width, t) for t in range(min(PERIOD, frames))]
+    model = Model.load(bundle, engine=engine, device="cuda")
+    opened = [model.stream(size=size) for _ in range(streams)]
+    for stream in opened:
+        stream.start(clip[0], mark_objects(height, width, objects))
+        for t in range(OPTIONS.context + 5):
+            stream.step(clip[t % len(clip)])
+    rates = [0.0] * streams
+
+    def run(number: int) -> None:
+        began = time.perf_counter()
+        for t in range(frames):
+            opened[number].step(clip[t % len(clip)])
+        rates[number] = frames / (time.perf_counter() - began)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(streams)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    total = streams * frames / (time.perf_counter() - began)
+    description = model.describe()
+    encoder = description["engines"]["encoder"]
+    return {
+        "what": "frames",
+        "size": size,
+        "objects": objects,
+        "streams": streams,
+        "bundle": description["bundle"],
+        "engine": f"{encoder['name']} {encoder['precision']}",
+        "fps": round(total, 1),
+        "slowest_over_fastest_stream": round(min(rates) / max(rates), 3),
+    }
+
+
+def time_torch(height: int, width: int, channels: int, *, count: int) -> list[Row]:
+    """The dense propagation in PyTorch on the same GPU, plain and compiled, and the bf16 GEMM rate."""
+    import torch
+    from dense import cells_outside, propagate
+
+    if not torch.cuda.is_available():
+        return [{"what": "dense PyTorch", "why_not": f"torch {torch.__version__} sees no GPU; install a CUDA build"}]
+    cells, slots = height * width, 1 + OPTIONS.context
+    with torch.inference_mode():
+        query = torch.nn.functional.normalize(torch.randn(cells, channels, device="cuda"), dim=1)
+        keys = torch.nn.functional.normalize(torch.randn(slots * cells, channels, device="cuda"), dim=1)
+        labels = torch.rand(slots * cells, 2, device="cuda")
+        outside = cells_outside(height, width, OPTIONS.radius).cuda()
+        compiled = torch.compile(propagate, dynamic=False)
+        side = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+        steps: dict[str, Callable[[], object]] = {
+            "dense PyTorch, fp32": lambda: propagate(query, keys, labels, outside, OPTIONS),
+            "dense PyTorch, torch.compile": lambda: compiled(query, keys, labels, outside, OPTIONS),
+        }
+        where = {"grid": f"{height} x {width}", "channels": channels, "objects": 1}
+        rows: list[Row] = []
+        for name, step in steps.items():
+            took = repeat(step, torch.cuda.synchronize, count=count)
+            rows.append({"what": name, **where, "ms": round(took, 4)})
+        took = repeat(lambda: side @ side, torch.cuda.synchronize, count=10)
+        return [*rows, {"what": "bf16 GEMM", "side": 8192, "tflop_s": round(2 * 8192**3 / took / 1e9, 1)}]
+
+
+def time_cutie(size: int, objects: int, *, frames: int) -> Row:
+    """Cutie-small in fp16 on the same GPU."""
+    import torch
+    from peer import open_cutie
+
+    height, width = size_of(size)
+    clip = [render(height, width, t) for t in range(min(PERIOD, frames))]
+    given = {"threads": 1, "objects": objects}
+    mask = mark_objects(height, width, objects)
+    segment, _ = open_cutie(clip, mask, given, model="small", bf16=True, device="cuda")
+    took = repeat(lambda: segment(clip[1]), torch.cuda.synchronize, count=frames, rounds=3)
+    return {"what": "Cutie-small, fp16", "size": size, "objects": objects, "fps": round(1e3 / took, 1)}
+
+
+def attempt(measure: Callable[[], list[Row]], what: str) -> list[Row]:
+    """Measure, or say why not: a peer that is not there must not end the run."""
+    try:
+        return measure()
+    except Exception as error:  # peers raise what they like
+        return [{"what": what, "why_not": " ".join(f"{type(error).__name__}: {error}".split())[:300]}]
+
+
+def show(rows: list[Row]) -> None:
+    """One line each."""
+    for row in rows:
+        print(
+            " | ".join(f"{name}: {value}" if name != "what" else str(value) for name, value in row.items()), flush=True
+        )
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Everything that needs a GPU."""
+    gpu = load_cuda_library().device(0)
+    toy = options.toy
+    rows = [check_parity(12, 20, 64, twin=True, options=PropagationOptions(context=3))]
+    if not toy:
+        rows += [check_parity(60, 107, channels, twin=False, options=OPTIONS) for channels in (512, 128)]
+    show(rows)
+
+    def add(more: list[Row]) -> None:
+        show(more)
+        rows.extend(more)
+
+    grids = [(12, 20)] if toy else [(60, 107), (135, 240)]
+    for height, width in grids:
+        for channels in (64,) if toy else (512, 256, 128):
+            for objects in (1, 5):
+                add(time_core(height, width, channels, objects, count=3 if toy else 100))
+    add(attempt(lambda: time_torch(*grids[0], 64 if toy else 512, count=3 if toy else 10), "dense PyTorch"))
+    for size in (96,) if toy else (480, 1080):
+        for objects in (1, 5):
+            for streams in (1,) if toy else (1, 4, 16):
+
+                def frames(size: int = size, objects: int = objects, streams: int = streams) -> list[Row]:
+                    given = {"bundle": options.bundle, "engine": options.engine, "frames": 3 if toy else 200}
+                    return [time_frames(size, objects, streams, **given)]
+
+                add(attempt(frames, f"frames at {size}p"))
+    if not toy:
+        add(attempt(lambda: [time_cutie(480, 1, frames=50)], "Cutie-small, fp16"))
+        print(write("gpu", rows, gpu=vars(gpu)))
+
+
+def main() -> None:
+    """Parse options; check on emulated kernels, or measure on the GPU."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", action="store_true", help="build libvosrt_cuda first")
+    parser.add_argument("--toy", action="store_true", help="a tiny problem, nothing written")
+    parser.add_argument("--check", action="store_true", help="parity on emulated kernels, no GPU needed")
+    parser.add_argument("--bundle", default="default", help="folder made by vos-export")
+    parser.add_argument("--engine", default="auto", help="as for vos-run")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="vosrt-gpu-"))
+    try:
+        if options.check:
+            given = os.environ.get("VOSRT_CUDA_EMULATED_LIBRARY")
+            os.environ[LIBRARY_VARIABLE] = given or str(build(folder, emulated=True))
+            show([check_parity(6, 9, 40, twin=True, options=PropagationOptions(context=2, radius=3))])
+            return
+        if options.build:
+            os.environ[LIBRARY_VARIABLE] = str(build(folder, emulated=False))
+        measure(options)
+    except VosrtError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
