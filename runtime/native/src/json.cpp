@@ -96,12 +96,12 @@ class Parser {
             std::string key = string();
             skip_space();
             if (!take(':')) fail("expected ':'");
-            out.members.emplace_back(std::move(key), value(depth + 1));
+            out.members.push_back({std::move(key), value(depth + 1)});
             skip_space();
         } while (take(','));
         if (!take('}')) fail("expected ',' or '}'");
         std::vector<std::string_view> keys;
-        for (const auto &member : out.members) keys.push_back(member.first);
+        for (const auto &member : out.members) keys.push_back(member.key);
         std::sort(keys.begin(), keys.end());
         if (std::adjacent_find(keys.begin(), keys.end()) != keys.end())
             throw JsonError("cannot be used: a key occurs twice in one object");

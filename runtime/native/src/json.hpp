@@ -5,7 +5,6 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace vosrt {
@@ -16,6 +15,7 @@ struct JsonError : std::runtime_error {
 
 struct Json {
     enum class Kind { null, boolean, integer, real, text, array, object };
+    struct Member;
 
     Kind kind = Kind::null;
     bool boolean = false;
@@ -23,9 +23,14 @@ struct Json {
     double real = 0.0;    // of integers too
     std::string text;     // UTF-8, lone surrogates as three bytes each
     std::vector<Json> items;
-    std::vector<std::pair<std::string, Json>> members;
+    std::vector<Member> members;
 
     const Json *find(std::string_view key) const;
+};
+
+struct Json::Member {
+    std::string key;
+    Json value;
 };
 
 // Throws JsonError with a position or a reason.

@@ -112,8 +112,8 @@ SessionReader::SessionReader(std::span<const uint8_t> data) : data_(data) {
 }
 
 MemoryOptions SessionReader::memory_options(const vosrt_load_options &wanted) const {
+    if (options_.isa <= VOSRT_ISA_AUTO || options_.isa > VOSRT_ISA_AMX_EMULATED) refuse("its instruction-set path is unknown");
     const auto saved = static_cast<vosrt_isa>(options_.isa);
-    if (saved <= VOSRT_ISA_AUTO || saved > VOSRT_ISA_AMX_EMULATED) refuse("its instruction-set path is unknown");
     vosrt_memory_options options = options_;
     options.isa = wanted.isa;
     options.threads = wanted.threads;
