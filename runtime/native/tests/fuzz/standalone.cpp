@@ -1,12 +1,14 @@
-// Runs a fuzz target without libFuzzer: sound inputs, damaged a little at random, always in the same way.
+// Runs a fuzz target without libFuzzer: sound inputs and those of a corpus, damaged a little at random, always in the same way.
 //
-//     fuzz_session RUNS               test that many inputs
-//     fuzz_session --seeds DIRECTORY  write the sound inputs, as a corpus for libFuzzer
+//     fuzz_session RUNS CORPUS        test the inputs in a folder, and that many damaged ones
+//     fuzz_session --seeds DIRECTORY  write the sound inputs, to start a corpus from
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <random>
 #include <string>
 
@@ -41,7 +43,7 @@ Input damaged(Input input, std::mt19937 &random) {
 }  // namespace
 
 int main(int count, char **arguments) {
-    const std::vector<Input> seeds = fuzz_seeds();
+    std::vector<Input> seeds = fuzz_seeds();
     if (count == 3 && std::strcmp(arguments[1], "--seeds") == 0) {
         for (size_t i = 0; i < seeds.size(); ++i) {
             std::ofstream file(std::string(arguments[2]) + "/seed" + std::to_string(i), std::ios::binary);
@@ -49,13 +51,24 @@ int main(int count, char **arguments) {
         }
         return 0;
     }
-    const long runs = count == 2 ? std::strtol(arguments[1], nullptr, 10) : 1000;
+    if (count != 3) {
+        std::fprintf(stderr, "usage: %s RUNS CORPUS\n", arguments[0]);
+        return 2;
+    }
+    const long runs = std::strtol(arguments[1], nullptr, 10);
+    std::vector<std::filesystem::path> files;
+    for (const auto &entry : std::filesystem::directory_iterator(arguments[2])) files.push_back(entry.path());
+    std::sort(files.begin(), files.end());  // the same order everywhere
+    for (const auto &path : files) {
+        std::ifstream file(path, std::ios::binary);
+        seeds.emplace_back(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+    }
     std::mt19937 random(1);
     for (const Input &seed : seeds) LLVMFuzzerTestOneInput(seed.data(), seed.size());
     for (long run = 0; run < runs; ++run) {
-        const Input input = damaged(seeds[run % seeds.size()], random);
+        const Input input = damaged(seeds[static_cast<size_t>(run) % seeds.size()], random);
         LLVMFuzzerTestOneInput(input.data(), input.size());
     }
-    std::printf("%ld inputs\n", runs);
+    std::printf("%zu inputs as they are, %ld damaged\n", seeds.size(), runs);
     return 0;
 }
