@@ -86,7 +86,9 @@ class OnnxRuntime : public Engine {
         auto settings = none<OrtSessionOptions>(api_.ReleaseSessionOptions);
         const int threads = options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
         // Failures are returned; the log would repeat them on stderr.
-        std::string failure = make(environment_, [&](OrtEnv **out) { return api_.CreateEnv(ORT_LOGGING_LEVEL_FATAL, "vosrt", out); });
+        std::string failure = make(environment_, [&](OrtEnv **out) {
+            return api_.CreateEnv(ORT_LOGGING_LEVEL_FATAL, "vosrt", out);
+        });
         if (failure.empty())
             failure = make(memory_, [&](OrtMemoryInfo **out) {
                 return api_.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, out);

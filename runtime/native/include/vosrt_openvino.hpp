@@ -12,6 +12,7 @@
 #include <mutex>
 #include <openvino/openvino.hpp>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "vosrt.hpp"
@@ -22,7 +23,7 @@ inline namespace abi1 {
 struct OpenVinoOptions {
     std::string device = "CPU";
     bool bf16 = false;  // arithmetic in bf16, else in fp32
-    int threads = 0;    // 0 = OpenVINO's choice
+    int threads = 0;    // 0 = one per processor
 };
 
 // Shapes are static per compiled graph; those of the last frame sizes are kept. Streams of one size take turns.
@@ -86,7 +87,8 @@ class OpenVino : public Engine {
         graph->reshape({{input_, ov::PartialShape(shape)}});
         ov::AnyMap settings{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
                             ov::hint::inference_precision(options_.bf16 ? ov::element::bf16 : ov::element::f32)};
-        if (options_.threads > 0) settings.insert(ov::inference_num_threads(options_.threads));
+        const int threads = options_.threads > 0 ? options_.threads : static_cast<int>(std::thread::hardware_concurrency());
+        if (threads > 0) settings.insert(ov::inference_num_threads(threads));  // 0: the system does not tell
         session->request = core().compile_model(graph, options_.device, settings).create_infer_request();
         sessions_.push_front(session);
         if (sessions_.size() > kSessions) sessions_.pop_back();
