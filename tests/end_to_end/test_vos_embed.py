@@ -60,7 +60,8 @@ def compare(example: Example, folder: Path, frames: list[U8Array], mask: U8Array
         with Image.open(folder / "labels" / f"{t:05d}.png") as picture:
             assert picture.mode == "P"
             np.testing.assert_array_equal(np.asarray(picture), result.labels, err_msg=f"frame {t}")
-    assert results[-1].labels.any(), "an object that is lost everywhere would prove little"
+    found = sum(result.labels.any() for result in results)
+    assert found > len(results) / 4, "an object that is lost everywhere would prove little"
 
 
 def test_on_a_generated_clip(example: Example, tmp_path: Path, tiny_clip: Clip) -> None:
