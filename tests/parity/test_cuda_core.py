@@ -18,9 +18,9 @@ from vosrt.bundle import EncoderSpec
 from vosrt.cli.run import main
 from vosrt.cuda_library import STRUCTS, load_cuda_library, parse_device
 from vosrt.cuda_memory import CudaMemory, CudaQueue
-from vosrt.encoder import FrameEncoder
+from vosrt.encoder import Embedding, FrameEncoder
 from vosrt.engines.base import EngineInfo
-from vosrt.engines.device import DeviceTensor
+from vosrt.engines.device import DeviceTensor, adopt
 from vosrt.errors import MaskError, OptionError
 from vosrt.memory import Memory, NumpyMemory
 from vosrt.ops import resize_bgr
@@ -103,6 +103,41 @@ def test_frames_stay_on_the_gpu(cuda_core: str) -> None:
     assert queued.recordings == 1
     with pytest.raises(OptionError, match=re.escape(f"embedding is uint8 [50, 70]; expected float32 [{H}, {W}, {K}]")):
         queued.push_tensor(labels)
+
+
+def no_frames(frame: U8Array) -> Embedding:
+    """For a stream that is given embeddings."""
+    raise AssertionError("a frame was encoded")
+
+
+class Foreign:
+    """An array of another library."""
+
+    def __init__(self, tensor: DeviceTensor, **interface: Any) -> None:
+        self._tensor = tensor
+        self.__cuda_array_interface__ = {**tensor.__cuda_array_interface__, **interface}
+
+
+def test_arrays_of_other_libraries_are_taken_as_they_are(cuda_core: str) -> None:
+    """An embedding that CuPy or PyTorch holds needs no copy; one that is not dense is refused."""
+    queue, embeddings = CudaQueue(load_cuda_library(), 0), video(3)
+    tensor = queue.allocate((H, W, K), np.float32, "an embedding")
+    adopted = adopt(Foreign(tensor, strides=(4 * W * K, 4 * K, 4)))
+    assert (adopted.pointer, adopted.stream, adopted.shape) == (tensor.pointer, tensor.stream, tensor.shape)
+    stream, pushed = Stream(no_frames, OPTIONS, device="cuda"), CudaMemory(H, W, K, OPTIONS)
+    for t, embedding in enumerate(embeddings):
+        queue.upload(embedding, tensor)
+        frame = Embedding(np.empty(0, np.float32), 8 * H, 8 * W, tensor=adopt(Foreign(tensor)))
+        labels = stream.step(frame, mark(1) if t == 0 else None).labels
+        pushed.push(embedding)
+        if t == 0:
+            pushed.annotate(mark(1))
+        else:
+            np.testing.assert_array_equal(labels, pushed.labels(8 * H, 8 * W)[0])
+    with pytest.raises(OptionError, match="pass a contiguous copy"):
+        adopt(Foreign(tensor, strides=(4, 4, 4)))
+    with pytest.raises(OptionError, match="expected an array on a GPU"):
+        adopt(embeddings[0])
 
 
 def test_frames_are_resized_there(cuda_core: str) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vosrt.errors import OptionError
+
 DeviceKind = Literal["cpu", "cuda"]
 
 _DEVICE_TYPES: dict[DeviceKind, int] = {"cpu": 1, "cuda": 2}  # DLDeviceType of dlpack.h
@@ -74,6 +76,34 @@ class DeviceTensor:
         if self.stream is not None and stream not in (None, -1, self.stream):
             raise BufferError(f"the array is written on stream {self.stream:#x}; use it there, or wait for that stream")
         return _capsule(self)
+
+
+def adopt(array: Any) -> DeviceTensor:
+    """An array on a GPU that another library made (CuPy, PyTorch, RAPIDS, Numba), without a copy.
+
+    Args:
+        array: what has ``__cuda_array_interface__``; dense. Work on it is queued behind the stream that it names.
+
+    Raises:
+        OptionError: it is not on a GPU, or has gaps between its elements.
+    """
+    interface = getattr(array, "__cuda_array_interface__", None)
+    if interface is None:
+        raise OptionError(f"a {type(array).__name__} was given; expected an array on a GPU (__cuda_array_interface__)")
+    shape, dtype = tuple(interface["shape"]), np.dtype(interface["typestr"])
+    dense = tuple(int(np.prod(shape[axis + 1 :], dtype=np.int64)) * dtype.itemsize for axis in range(len(shape)))
+    if interface.get("strides") not in (None, dense):
+        raise OptionError(f"an array with strides {interface['strides']} was given; pass a contiguous copy")
+    device_id = array.__dlpack_device__()[1] if hasattr(array, "__dlpack_device__") else 0
+    return DeviceTensor(
+        pointer=interface["data"][0],
+        shape=shape,
+        dtype=dtype,
+        device="cuda",
+        device_id=device_id,
+        owner=array,
+        stream=interface.get("stream"),
+    )
 
 
 class _Tensor(ctypes.Structure):
