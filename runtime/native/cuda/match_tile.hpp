@@ -230,8 +230,7 @@ class MatchTile {
             while (t_.any(hits != 0)) {
                 Packed mine = 0;
                 if (hits != 0) {
-                    int32_t at = 0;
-                    while (!((hits >> at) & 1u)) ++at;
+                    const int32_t at = lowest_bit(hits);
                     hits &= hits - 1;
                     float score = 0.0f;
 #if defined(__CUDACC__)

@@ -20,6 +20,15 @@ VOSRT_BOTH constexpr int32_t smaller(int32_t a, int32_t b) { return a < b ? a : 
 VOSRT_BOTH constexpr int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
 VOSRT_BOTH constexpr int32_t ceil_divide(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
+// Place of the lowest bit that is set; there is one.
+VOSRT_BOTH inline int32_t lowest_bit(uint32_t bits) {
+#if defined(__CUDA_ARCH__)
+    return __ffs(static_cast<int>(bits)) - 1;
+#else
+    return __builtin_ctz(bits);
+#endif
+}
+
 VOSRT_BOTH inline uint32_t bits_of(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
