@@ -307,6 +307,7 @@ int main(int argc, char **argv) {
         {6, 7, 31, 5, 1, 50, 1, 1, 0, "shared=39500"},
         {7, 10, 32, 3, 13, 4, 0, 0, 0, "shared=42000"},
         {20, 21, 32, -1, 4, 3, 0, 0, 0, ""},
+        {20, 21, 32, 4, 10, 4, 0, 0, 0, "shared=40000"},  // so many patches that a job has two recent frames
     };
     int number = 0;
     for (const Scenario &scenario : scenarios) {
