@@ -89,7 +89,7 @@ def test_another_programs_safetensors(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda d: d.update(format=2), "made by a newer vosrt (format 2; this one reads up to 1); upgrade"),
+        (lambda d: d.update(format=3), "made by a newer vosrt (format 3; this one reads up to 2); upgrade"),
         (lambda d: d.update(format="1"), "format"),
         (lambda d: d.pop("format"), "format"),
         (lambda d: d["training"].update(summary=None), "training.summary"),

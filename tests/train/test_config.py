@@ -17,10 +17,10 @@ from vosrt_train.optimiser import build_optimiser, learning_rate_at, set_learnin
 
 
 def test_the_presets_are_these() -> None:
-    assert list(presets()) == ["cpu-2h", "gpu-30min", "paper"]
+    assert list(presets()) == ["cpu-2h", "gpu-30min", "mask-embedding-cpu", "paper"]
 
 
-@pytest.mark.parametrize("name", ["cpu-2h", "gpu-30min", "paper"])
+@pytest.mark.parametrize("name", ["cpu-2h", "gpu-30min", "mask-embedding-cpu", "paper"])
 def test_presets_load_and_survive_being_written(name: str) -> None:
     """What a run writes down is what it ran with."""
     config = load_config(name)
@@ -96,7 +96,9 @@ def test_what_is_refused(change: str, says: str) -> None:
 
 
 def test_an_unknown_preset_is_refused() -> None:
-    with pytest.raises(OptionError, match="no preset or file 'cpu-3h'; choose from cpu-2h, gpu-30min, paper"):
+    with pytest.raises(
+        OptionError, match="no preset or file 'cpu-3h'; choose from cpu-2h, gpu-30min, mask-embedding-cpu, "
+    ):
         load_config("cpu-3h")
 
 

@@ -13,6 +13,7 @@ from vosrt_train.data.views import apply_to_frames
 from vosrt_train.distributed import World
 from vosrt_train.losses import cross_view_loss, sample_anchors, sample_points, space_time_loss
 from vosrt_train.network import batch_norm_mode
+from vosrt_train.segmentation import ClipMasks, mean_of_usable
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Losses:
         main: f32 [B, T, K, h, w], the clips' embeddings.
         regular: f32 [B, T, K, h, w], those of the regularising views.
         anchors: f32 [B, A, K].
+        segmentation: f32 [], before it is weighted; None where pseudo-masks are not in use.
     """
 
     total: Tensor
@@ -34,9 +36,23 @@ class Losses:
     main: Tensor
     regular: Tensor
     anchors: Tensor
+    segmentation: Tensor | None = None
+
+    @property
+    def figures(self) -> dict[str, Tensor]:
+        """Every loss by its name."""
+        figures = {"loss/total": self.total, "loss/space_time": self.space_time, "loss/cross_view": self.cross_view}
+        return figures if self.segmentation is None else figures | {"loss/segmentation": self.segmentation}
 
 
-def compute_losses(network: nn.Module, batch: ClipBatch, config: TrainConfig, world: World) -> Losses:
+def compute_losses(
+    network: nn.Module,
+    batch: ClipBatch,
+    config: TrainConfig,
+    world: World,
+    *,
+    segmentation: tuple[nn.Module, ClipMasks] | None = None,
+) -> Losses:
     """Run both branches on a batch and compare them (Araslanov et al. 2021; supplement, figure 5 and B.1).
 
     The regularising branch has no gradient, but for frame 0, which goes through the network together with the main
@@ -47,13 +63,14 @@ def compute_losses(network: nn.Module, batch: ClipBatch, config: TrainConfig, wo
         batch: this process's clips, on the network's device.
         config: of the losses and the batch-norms.
         world: the processes that train together.
+        segmentation: a `SegmentationNetwork`, and the masks of the first clips, which it is to learn from.
     """
     clips, count = batch.frames.shape[:2]
     seen = apply_to_frames(batch.frames, batch.view)
     # Before the pass with gradient: at every pass DDP overwrites the running statistics, which a backward may need.
     with torch.no_grad(), batch_norm_mode(network, config.compute.regular_batch_norm):
         later = network(seen[:, 1:].flatten(0, 1)).unflatten(0, (clips, count - 1))
-    embedded = network(torch.cat([batch.frames.flatten(0, 1), seen[:, 0]]))
+    embedded, features = network(torch.cat([batch.frames.flatten(0, 1), seen[:, 0]]), with_features=True)
     main = embedded[: clips * count].unflatten(0, (clips, count))
     regular = torch.cat([embedded[clips * count :].unsqueeze(1), later], dim=1)
 
@@ -65,4 +82,12 @@ def compute_losses(network: nn.Module, batch: ClipBatch, config: TrainConfig, wo
     points, partners = sample_points(main, regular, batch.view, batch.point_shift, grid=config.loss.points)
     cross_view = cross_view_loss(points, partners, temperature=tau, negatives=world.others(partners))
     total = space_time + config.loss.cross_view * cross_view
-    return Losses(total, space_time, cross_view, main, regular, anchors)
+    if segmentation is None:
+        return Losses(total, space_time, cross_view, main, regular, anchors)
+    follower, masks = segmentation
+    chosen, length = len(masks.labels), masks.labels.shape[1]
+    first = torch.arange(chosen * count, device=embedded.device).view(chosen, count)[:, :length].flatten()
+    per_clip = follower(batch.frames[:chosen, :length], main[:chosen, :length], features.take(first), masks.labels)
+    segmentation_loss = mean_of_usable(per_clip, masks.usable)
+    total = total + config.segmentation.weight * segmentation_loss
+    return Losses(total, space_time, cross_view, main, regular, anchors, segmentation_loss)

@@ -11,14 +11,18 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from vosrt.errors import InputError, OptionError, OutputError
 from vosrt_train.backbones import DEFAULT_KIND, default_config, empty_network, kind_of
+from vosrt_train.config import EncoderConfig
+from vosrt_train.mask_config import MaskNetworkConfig
 from vosrt_train.model.contract import VisualConfig, VisualEncoder
+from vosrt_train.model.mask_embedding import MaskEmbedding, empty_mask_embedding
 
-FORMAT = 1
+FORMAT = 2  # 1 has no mask embedding; a checkpoint without one is still written as such
 _METADATA_KEY = "vosrt"
+_MASKS = "masks."  # before the names of the mask embedding's tensors
 
 
 class CheckpointError(InputError):
@@ -49,10 +53,12 @@ class Checkpoint:
     Attributes:
         encoder: in evaluation mode.
         training: how its weights came about.
+        masks: mask encoder and decoder, where it has them.
     """
 
     encoder: VisualEncoder
     training: Training
+    masks: MaskEmbedding | None = None
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -64,11 +70,16 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     if path.is_dir():
         raise OutputError(f"cannot write the checkpoint {path}: it is a directory; name a file")
     metadata = {
-        "format": FORMAT,
+        "format": 1 if checkpoint.masks is None else FORMAT,
         "encoder": _kind_section(checkpoint.encoder.config) | asdict(checkpoint.encoder.config),
         "training": asdict(checkpoint.training),
     }
-    data = save(_tensors(checkpoint.encoder), {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+    if checkpoint.masks is not None:
+        metadata["masks"] = asdict(checkpoint.masks.config)
+    tensors = _tensors(checkpoint.encoder)
+    if checkpoint.masks is not None:
+        tensors |= _tensors(checkpoint.masks, _MASKS)
+    data = save(tensors, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
     try:
         _write_atomically(data, path)
     except OSError as error:
@@ -89,8 +100,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
-    config, training = _read_metadata(metadata, path)
-    return Checkpoint(encoder_of(config, tensors, path), training)
+    config, training, mask_config = _read_metadata(metadata, path)
+    of_masks = {name: tensor for name, tensor in tensors.items() if name.startswith(_MASKS)}
+    of_encoder = {name: tensor for name, tensor in tensors.items() if name not in of_masks}
+    if mask_config is None:
+        return Checkpoint(encoder_of(config, tensors, path), training)
+    if not isinstance(config, EncoderConfig):
+        raise CheckpointError(f"{path} has a mask embedding around a {kind_of(config)}; expected a {DEFAULT_KIND}")
+    masks = empty_mask_embedding(mask_config, config)
+    _check_tensors(of_masks, _tensors(masks, _MASKS), path)
+    masks.load_state_dict({name.removeprefix(_MASKS): tensor for name, tensor in of_masks.items()})
+    return Checkpoint(encoder_of(config, of_encoder, path), training, masks.eval())
 
 
 def encoder_of(config: VisualConfig, tensors: Mapping[str, Tensor], path: Path) -> VisualEncoder:
@@ -115,8 +135,8 @@ def _kind_section(config: VisualConfig) -> dict[str, str]:
     return {} if kind_of(config) == DEFAULT_KIND else {"kind": kind_of(config)}
 
 
-def _tensors(encoder: VisualEncoder) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
+def _tensors(network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    return {prefix + name: tensor.contiguous() for name, tensor in network.state_dict().items()}
 
 
 def _write_atomically(data: bytes, path: Path) -> None:
@@ -129,7 +149,7 @@ def _write_atomically(data: bytes, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read_metadata(metadata: Mapping[str, str], path: Path) -> tuple[VisualConfig, Training]:
+def _read_metadata(metadata: Mapping[str, str], path: Path) -> tuple[VisualConfig, Training, MaskNetworkConfig | None]:
     if _METADATA_KEY not in metadata:
         raise CheckpointError(f"{path} has no vosrt configuration in its metadata; expected a file made by vos-train")
     try:
@@ -143,7 +163,10 @@ def _read_metadata(metadata: Mapping[str, str], path: Path) -> tuple[VisualConfi
             )
         config = _encoder_config(document)
         untrained = Training(trained=False, seed=0, summary="", licence="")
-        return config, Training(**_section("training", document.get("training"), untrained))
+        training = Training(**_section("training", document.get("training"), untrained))
+        if "masks" not in document:
+            return config, training, None
+        return config, training, MaskNetworkConfig(**_section("masks", document["masks"], MaskNetworkConfig()))
     except (ValueError, RecursionError, OptionError) as error:
         raise CheckpointError(f"the vosrt metadata of {path} cannot be used: {error}") from error
 

@@ -13,10 +13,12 @@ from vosrt.errors import OptionError, OutputError
 
 _train_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 _init_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_masks_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @_train_app.command(
-    epilog="[b]vos-train init -o FILE[/b] writes an untrained checkpoint. Several GPUs: "
+    epilog="[b]vos-train init -o FILE[/b] writes an untrained checkpoint; [b]vos-train pseudo-masks --help[/b]: masks "
+    "to look at. Several GPUs: "
     "[b]torchrun --nproc-per-node 4 --no-python vos-train DATA -o RUN[/b]."
 )
 def train(
@@ -28,7 +30,8 @@ def train(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="paper, cpu-2h, gpu-30min, or a TOML file. [dim]Default: gpu-30min where there is a GPU, else cpu-2h."
+            help="paper, cpu-2h, gpu-30min, mask-embedding-cpu, or a TOML file. [dim]Default: gpu-30min where there is "
+            "a GPU, else cpu-2h."
         ),
     ] = None,
     change: Annotated[
@@ -107,6 +110,46 @@ def init(
     print(f"{output}: {training.summary}; features {features}")
 
 
+@_masks_app.command()
+def pseudo_masks(
+    data: Annotated[Path, typer.Argument(help="Folder of videos, folders of frames, or both.")],
+    *,
+    init: Annotated[Path, typer.Option(help="Checkpoint (.safetensors) whose features are clustered.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for masks and contact sheets.")],
+    preset: Annotated[str, typer.Option(help="As for training; a run's config.toml, too.")] = "mask-embedding-cpu",
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="Change one value. Repeatable.", metavar="TABLE.KEY=VALUE")
+    ] = None,
+    before: Annotated[
+        Path | None, typer.Option(help="Earlier masks to show above the new ones: initial and final.", metavar="FOLDER")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Where decoded frames are kept.")] = None,
+    video: Annotated[
+        list[str] | None, typer.Option(help="Only videos whose name contains this. Repeatable.", metavar="WORD")
+    ] = None,
+    sheets: Annotated[int, typer.Option(min=0, help="Contact sheets to draw at most.")] = 24,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Cluster videos into pseudo-masks, as training does, and draw them to look at."""
+    _require_training()
+    from vosrt_train.clustering.command import MaskRequest, make_masks
+
+    make_masks(
+        MaskRequest(
+            data=data,
+            checkpoint=init,
+            output=output,
+            preset=preset,
+            changes=tuple(change or ()),
+            before=before,
+            cache=cache,
+            videos=tuple(video or ()),
+            sheets=sheets,
+            quiet=quiet,
+        )
+    )
+
+
 def _require_training() -> None:
     require("torch", "PyTorch", "train")
     require("safetensors", "safetensors", "train")
@@ -118,6 +161,9 @@ def main() -> None:
     if sys.argv[1:2] == ["init"]:
         sys.argv[:2] = [f"{sys.argv[0]} init"]
         run_app(_init_app)
+    if sys.argv[1:2] == ["pseudo-masks"]:
+        sys.argv[:2] = [f"{sys.argv[0]} pseudo-masks"]
+        run_app(_masks_app)
     if len(sys.argv) < 2:
         sys.argv.append("--help")
     run_app(_train_app)

@@ -11,6 +11,13 @@ from typing import Literal
 from vosrt.bundle import Feature
 from vosrt.errors import OptionError
 from vosrt_train.data.config import CacheConfig, ClipConfig
+from vosrt_train.mask_config import (
+    SEGMENTATION_FRAMES,
+    ForegroundConfig,
+    MaskNetworkConfig,
+    PseudoMaskConfig,
+    SegmentationConfig,
+)
 from vosrt_train.ranges import check_range as _check
 
 _MAX_CHANNELS = 1024
@@ -224,6 +231,10 @@ class TrainConfig:
     cache: CacheConfig = field(default_factory=CacheConfig)
     clips: ClipConfig = field(default_factory=ClipConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    masks: MaskNetworkConfig = field(default_factory=MaskNetworkConfig)
+    pseudo: PseudoMaskConfig = field(default_factory=PseudoMaskConfig)
+    foreground: ForegroundConfig = field(default_factory=ForegroundConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -234,6 +245,11 @@ class TrainConfig:
         _check("seed", self.seed, 0, 2**31 - 1)
         if self.clips.seed not in (0, self.seed):
             raise OptionError(f"clips.seed is {self.clips.seed}, which follows seed ({self.seed}); set seed instead")
+        if self.segmentation.weight and self.clips.frames < SEGMENTATION_FRAMES:
+            raise OptionError(
+                f"clips.frames is {self.clips.frames}; the segmentation loss needs {SEGMENTATION_FRAMES} or more "
+                "(or segmentation.weight=0)"
+            )
         object.__setattr__(self, "clips", replace(self.clips, seed=self.seed))
         if self.validation_feature not in self.encoder.channels:
             have = ", ".join(self.encoder.channels)

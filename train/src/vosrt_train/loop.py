@@ -17,17 +17,19 @@ from torch.optim import Adam
 
 from vosrt_train.branches import Losses, compute_losses
 from vosrt_train.checkpoint import Checkpoint, Training, save_checkpoint
+from vosrt_train.clustering.updates import MaskUpdates
 from vosrt_train.config import TrainConfig
 from vosrt_train.data.cache import Cache
 from vosrt_train.data.clips import ClipBatch, ClipSampler, make_loader
 from vosrt_train.data.views import View, apply_to_frames
 from vosrt_train.distributed import World
 from vosrt_train.losses import pseudo_labels
-from vosrt_train.model import Encoder
+from vosrt_train.model import Encoder, MaskEmbedding
 from vosrt_train.monitor import Means, Monitor
 from vosrt_train.network import TrainedNetwork, memory_format
 from vosrt_train.optimiser import build_optimiser, learning_rate_at, set_learning_rate
 from vosrt_train.pictures import nearest_neighbour_picture, pseudo_label_picture
+from vosrt_train.segmentation import SegmentationNetwork
 from vosrt_train.state import Progress, State, fingerprint, load_state, save_state
 from vosrt_train.validate import AnnotatedSequence, runtime_model, validate
 
@@ -59,13 +61,32 @@ class Task:
     quiet: bool = False
 
 
-def train(task: Task, encoder: Encoder, world: World) -> Progress:
+@dataclass(frozen=True)
+class Networks:
+    """What is trained.
+
+    Attributes:
+        encoder: the visual encoder.
+        masks: mask encoder and decoder; None where correspondence alone is learnt.
+    """
+
+    encoder: Encoder
+    masks: MaskEmbedding | None = None
+
+    @property
+    def all(self) -> nn.Module:
+        """All of them as one module."""
+        return self.encoder if self.masks is None else nn.ModuleList([self.encoder, self.masks])
+
+
+def train(task: Task, encoder: Encoder, world: World, masks: MaskEmbedding | None = None) -> Progress:
     """Train an encoder, or go on with the training of a run.
 
     Args:
         task: what is to be done.
         encoder: with the weights to start from; it is changed.
         world: the processes that train together.
+        masks: mask encoder and decoder to start from, changed too; needed where the segmentation loss has a weight.
 
     Returns:
         How far it came: less than all steps where it was interrupted by Ctrl-C or SIGTERM.
@@ -76,50 +97,53 @@ def train(task: Task, encoder: Encoder, world: World) -> Progress:
         WorkError: a loss has become infinite or not a number.
     """
     config = task.config
-    encoder.to(world.device).to(memory_format=memory_format(config.compute))  # type: ignore[call-overload]
+    networks = Networks(encoder, masks)
+    networks.all.to(world.device).to(memory_format=memory_format(config.compute))  # type: ignore[call-overload]
     network: nn.Module = TrainedNetwork(encoder, config.compute).train()
-    optimiser = build_optimiser(network, config.optimiser)
+    follower: nn.Module | None = None if masks is None else SegmentationNetwork(masks, config).train()
+    optimiser = build_optimiser(networks.all, config.optimiser)
     steps_per_epoch = ClipSampler(config.clips, task.cache).steps
     progress = Progress(config.schedule.total_steps(steps_per_epoch))
     if task.resume:
-        progress = _restore(task, encoder, optimiser)
+        progress = _restore(task, networks, optimiser)
     if config.compute.compile:
         network.compile()
     network = world.distribute(network, sync_batch_norm=config.compute.sync_batch_norm)
+    if follower is not None:
+        follower = world.distribute(follower, sync_batch_norm=config.compute.sync_batch_norm)
 
     means = Means()
     monitor = Monitor(task.run, progress, enabled=world.is_first, quiet=task.quiet)
-    with monitor, _stop_signal(world) as stop:
+    updates = MaskUpdates(config, task.cache, task.run, progress.total_steps, world)
+    with monitor, updates, _stop_signal(world) as stop:
         for batch, asked_at in _timed(_batches(task, progress, steps_per_epoch, world), progress):
+            fresh = updates.before(progress.step, encoder)
+            of_clips = updates.of(batch)
             rate = learning_rate_at(progress.step, progress.total_steps, config.optimiser, config.schedule)
             set_learning_rate(optimiser, rate)
-            losses = compute_losses(network, batch, config, world)
+            to_follow = None if follower is None or of_clips is None else (follower, of_clips.to(world.device))
+            losses = compute_losses(network, batch, config, world, segmentation=to_follow)
             optimiser.zero_grad()
             losses.total.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(network.parameters(), config.optimiser.clip_gradient or float("inf"))
+            norm = nn.utils.clip_grad_norm_(networks.all.parameters(), config.optimiser.clip_gradient or float("inf"))
             optimiser.step()
 
             progress.step += 1
-            means.add(
-                {
-                    "loss/total": losses.total,
-                    "loss/space_time": losses.space_time,
-                    "loss/cross_view": losses.cross_view,
-                    "gradient_norm": norm,
-                }
-            )
+            means.add({**losses.figures, "gradient_norm": norm})
             # Taking the means waits for the device, so it belongs to the time of the step.
             figures = means.take(progress.step, world) if progress.due(config.log.every) else None
             progress.seconds += time.perf_counter() - asked_at
+            if fresh is not None:
+                monitor.pseudo_masks(progress.step, fresh.masks, waited_s=fresh.waited_s)
             if figures is not None:
                 monitor.steps(progress, figures | {"learning_rate": rate}, frames=batch.frames.shape[:2].numel())
             if config.log.pictures and progress.due(config.log.pictures):
                 _draw(monitor, progress.step, batch, losses, config)
             if task.sequences and progress.due(config.validation.every):
-                _validate(task, encoder, progress, monitor, world)
+                _validate(task, networks, progress, monitor, world)
             if stop.is_set() or progress.due(config.log.checkpoint):
                 means.check(progress.step)
-                _save(task, encoder, optimiser, progress, world)
+                _save(task, networks, optimiser, progress, world)
             if stop.is_set():
                 break
     return progress
@@ -150,41 +174,45 @@ def _timed(batches: Iterable[ClipBatch], progress: Progress) -> Iterator[tuple[C
         asked_at = time.perf_counter()
 
 
-def _validate(task: Task, encoder: Encoder, progress: Progress, monitor: Monitor, world: World) -> None:
+def _validate(task: Task, networks: Networks, progress: Progress, monitor: Monitor, world: World) -> None:
     """Follow the annotated objects, and keep the weights if they never were as good."""
     if world.is_first:
         config = task.config
-        model = runtime_model(encoder, config.validation_feature)
+        model = runtime_model(networks.encoder, config.validation_feature)
         result = validate(model, task.sequences, config.validation.size or None)
         monitor.validation(progress.step, result)
         if progress.best is None or result.j_and_f > progress.best:
             progress.best, progress.best_step = result.j_and_f, progress.step
-            _save_weights(task, encoder, progress, BEST_NAME)
+            _save_weights(task, networks, progress, BEST_NAME)
     world.wait()
 
 
-def _save(task: Task, encoder: Encoder, optimiser: Adam, progress: Progress, world: World) -> None:
+def _save(task: Task, networks: Networks, optimiser: Adam, progress: Progress, world: World) -> None:
     if world.is_first:
-        _save_weights(task, encoder, progress, LAST_NAME)
+        _save_weights(task, networks, progress, LAST_NAME)
         data = fingerprint(task.cache)
-        state = State(task.config, data, progress, encoder.state_dict(), optimiser.state_dict())
+        masks = None if networks.masks is None else networks.masks.state_dict()
+        state = State(task.config, data, progress, networks.encoder.state_dict(), optimiser.state_dict(), masks)
         save_state(state, task.run / STATE_NAME)
 
 
-def _save_weights(task: Task, encoder: Encoder, progress: Progress, name: str) -> None:
+def _save_weights(task: Task, networks: Networks, progress: Progress, name: str) -> None:
     config = task.config
+    learnt = "correspondence" if networks.masks is None else "correspondence and mask embedding"
     summary = (
-        f"correspondence learnt without labels: {progress.step} steps of {config.clips.batch} clips of "
+        f"{learnt} learnt without labels: {progress.step} steps of {config.clips.batch} clips of "
         f"{config.clips.frames} frames at {config.clips.crop} pixels, {len(task.cache.videos)} videos"
     )
     training = Training(trained=True, seed=config.seed, summary=summary, licence=config.licence)
-    save_checkpoint(Checkpoint(encoder, training), task.run / name)
+    save_checkpoint(Checkpoint(networks.encoder, training, networks.masks), task.run / name)
 
 
-def _restore(task: Task, encoder: Encoder, optimiser: Adam) -> Progress:
+def _restore(task: Task, networks: Networks, optimiser: Adam) -> Progress:
     state = load_state(task.run / STATE_NAME)
     state.check_same_run(task.config, fingerprint(task.cache))
-    encoder.load_state_dict(state.network)
+    networks.encoder.load_state_dict(state.network)
+    if networks.masks is not None and state.masks is not None:
+        networks.masks.load_state_dict(state.masks)
     optimiser.load_state_dict(state.optimiser)
     return state.progress
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from vosrt.errors import WorkError
+from vosrt_train.clustering.store import PseudoMasks
 from vosrt_train.distributed import World
 from vosrt_train.state import Progress
 from vosrt_train.validate import Validation
@@ -26,6 +29,7 @@ from vosrt_train.validate import Validation
 SCALARS_NAME = "scalars.jsonl"
 TENSORBOARD_NAME = "tensorboard"
 
+_NUMBER = re.compile(r"\d+ ?%")
 _LINE_EVERY_S = 60.0  # where the output is no terminal
 
 
@@ -34,12 +38,12 @@ class Means:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}
 
     def add(self, figures: Mapping[str, Tensor]) -> None:
-        """Take the figures of one step, each f32 []."""
-        self._count += 1
+        """Take the figures of one step, each f32 []; a mean is over the steps that have the figure."""
         for name, value in figures.items():
+            self._counts[name] = self._counts.get(name, 0) + 1
             self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
 
     def check(self, step: int) -> None:
@@ -56,9 +60,9 @@ class Means:
         Raises:
             WorkError: one is not finite.
         """
-        means = world.mean(torch.stack(list(self._sums.values()))) / self._count
+        means = world.mean(torch.stack([total / self._counts[name] for name, total in self._sums.items()]))
         taken = dict(zip(self._sums, means.tolist(), strict=True))
-        self._sums, self._count = {}, 0
+        self._sums, self._counts = {}, {}
         _check_finite(step, taken)
         return taken
 
@@ -132,6 +136,20 @@ class Monitor:
         self._write(step, {"validation/j_and_f": result.j_and_f, **figures})
         each = ", ".join(f"{name} {100 * score.j_and_f:.1f}" for name, score in result.scores.items())
         say(self._console, f"step {step}: J&F {100 * result.j_and_f:.1f} ({each})")
+
+    def pseudo_masks(self, step: int, masks: PseudoMasks, *, waited_s: float) -> None:
+        """Write down that pseudo-masks come into use, and how long the training waited for them."""
+        summary = masks.summary()
+        self._write(
+            step, {f"pseudo/{name}": value for name, value in summary.items()} | {"speed/pseudo_wait_s": waited_s}
+        )
+        refused = Counter(entry.reason.split(":")[0] for entry in masks.entries.values() if not entry.usable)
+        reasons = "".join(f"; {count} refused: {_NUMBER.sub('…', reason)}" for reason, count in refused.most_common(3))
+        say(
+            self._console,
+            f"step {step}: pseudo-masks {masks.directory.name} of {summary['usable']:.0f} of {summary['videos']:.0f} "
+            f"videos{reasons}; waited {waited_s:.1f} s",
+        )
 
     def picture(self, step: int, name: str, picture: Tensor) -> None:
         """Write down a picture, u8 [3, H, W] RGB."""

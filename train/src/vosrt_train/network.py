@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vosrt_train.config import BatchNormMode, ComputeConfig
-from vosrt_train.model import Encoder
+from vosrt_train.model import Encoder, Features
 from vosrt_train.pixels import normalise
 
 
@@ -29,13 +29,22 @@ class TrainedNetwork(nn.Module):
         self._bf16 = config.precision == "bf16"
         self._format = memory_format(config)
 
-    def forward(self, rgb: Tensor) -> Tensor:
-        """Embed frames: u8 [n, 3, H, W] -> f32 [n, K, h, w], unit length per cell."""
+    def forward(self, rgb: Tensor, *, with_features: bool = False) -> Tensor | tuple[Tensor, Features]:
+        """Embed frames.
+
+        Args:
+            rgb: u8 [n, 3, H, W].
+            with_features: return all maps besides.
+
+        Returns:
+            f32 [n, K, h, w], unit length per cell, and the encoder's maps in its precision.
+        """
         pixels = normalise(rgb).contiguous(memory_format=self._format)
         with torch.autocast(rgb.device.type, torch.bfloat16, enabled=self._bf16):
             features = self.encoder(pixels)
         embedding = features.res3 if features.key is None else features.key
-        return nn.functional.normalize(embedding.float(), dim=1)
+        unit = nn.functional.normalize(embedding.float(), dim=1)
+        return (unit, features) if with_features else unit
 
 
 def memory_format(config: ComputeConfig) -> torch.memory_format:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from vosrt.bundle import is_packaged
 from vosrt.errors import OptionError
@@ -18,15 +19,18 @@ from vosrt_train.backbones import DEFAULT_KIND, kind_of
 from vosrt_train.branches import compute_losses
 from vosrt_train.bundle_weights import load_trainable, part_of
 from vosrt_train.checkpoint import load_checkpoint
+from vosrt_train.clustering.schedule import MaskSchedule
 from vosrt_train.config import ComputeConfig, TrainConfig
 from vosrt_train.data.cache import Cache, CachePlan, Progress, build_cache, open_cache
 from vosrt_train.data.clips import ClipBatch, ClipSampler
 from vosrt_train.data.views import View
 from vosrt_train.distributed import World
-from vosrt_train.model import Encoder, build_encoder
+from vosrt_train.mask_config import SEGMENTATION_FRAMES
+from vosrt_train.model import Encoder, MaskEmbedding, build_encoder, build_mask_embedding
 from vosrt_train.monitor import progress_bar, say
 from vosrt_train.network import TrainedNetwork
 from vosrt_train.optimiser import build_optimiser
+from vosrt_train.segmentation import ClipMasks, SegmentationNetwork
 
 _LISTED = 5
 _MEASURED_STEPS = 2
@@ -37,12 +41,14 @@ class StepCost:
     """What one step costs, measured on random frames.
 
     Attributes:
-        seconds: per step.
+        seconds: per step of correspondence alone.
         memory_mb: the most GPU memory that PyTorch held; 0 on the CPU.
+        joint_seconds: per step with the segmentation loss; None where it is not trained.
     """
 
     seconds: float
     memory_mb: float
+    joint_seconds: float | None = None
 
 
 def default_cache(data: Path) -> Path:
@@ -120,6 +126,31 @@ def starting_encoder(config: TrainConfig, source: str | None) -> Encoder:
     return fresh
 
 
+def starting_masks(config: TrainConfig, checkpoint: Path | str | None) -> MaskEmbedding | None:
+    """Mask encoder and decoder to start from; None where the configuration trains none.
+
+    Args:
+        config: has shape and seed of new ones.
+        checkpoint: has their weights, where it is a file with any; otherwise they are new.
+
+    Raises:
+        CheckpointError: it cannot be read.
+        OptionError: it has others than the configuration.
+    """
+    if not config.segmentation.weight:
+        return None
+    fresh = build_mask_embedding(config.masks, config.encoder, seed=config.seed)
+    given = None if checkpoint is None or not Path(checkpoint).is_file() else load_checkpoint(Path(checkpoint))
+    if given is None or given.masks is None:
+        return fresh
+    if (given.masks.config, given.encoder.config.layer4) != (config.masks, config.encoder.layer4):
+        raise OptionError(
+            f"{checkpoint} has {given.masks.config} with layer4={given.encoder.config.layer4}, the run {config.masks} "
+            f"with layer4={config.encoder.layer4}; set the tables masks and encoder to what the checkpoint has"
+        )
+    return given.masks
+
+
 def use_threads(config: ComputeConfig) -> None:
     """Have PyTorch use as many threads as the configuration says."""
     torch.set_num_threads(config.threads or usable_processors())
@@ -130,24 +161,38 @@ def usable_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def measure_step(config: TrainConfig, encoder: Encoder, device: torch.device) -> StepCost:
-    """Time whole training steps of one process on random frames, after one to warm up; changes the encoder."""
+def measure_step(
+    config: TrainConfig, encoder: Encoder, device: torch.device, masks: MaskEmbedding | None = None
+) -> StepCost:
+    """Time whole training steps of one process on random frames, after one to warm up; changes the networks."""
     network = TrainedNetwork(encoder.to(device), config.compute).train()
     if config.compute.compile:
         network.compile()
-    optimiser = build_optimiser(network, config.optimiser)
+    seconds = _time_steps(config, network, device, None)
+    joint = None
+    if masks is not None:
+        joint = _time_steps(config, network, device, SegmentationNetwork(masks.to(device), config).train())
+    memory = torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else 0.0
+    return StepCost(seconds, memory, joint)
+
+
+def _time_steps(
+    config: TrainConfig, network: TrainedNetwork, device: torch.device, follower: SegmentationNetwork | None
+) -> float:
+    trained = nn.ModuleList([network] if follower is None else [network, follower])
+    optimiser = build_optimiser(trained, config.optimiser)
     batch = _random_batch(config).to(device)
+    segmentation = None if follower is None else (follower, _random_masks(config).to(device))
     seconds = []
     for _ in range(1 + _MEASURED_STEPS):
         started = time.perf_counter()
-        losses = compute_losses(network, batch, config, World(device))
+        losses = compute_losses(network, batch, config, World(device), segmentation=segmentation)
         optimiser.zero_grad()
         losses.total.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         losses.total.item()  # waits for the device
         seconds.append(time.perf_counter() - started)
-    memory = torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else 0.0
-    return StepCost(min(seconds[1:]), memory)
+    return min(seconds[1:])
 
 
 def describe_plan(plan: CachePlan, config: TrainConfig, cost: StepCost, device: torch.device) -> str:
@@ -170,7 +215,15 @@ def describe_plan(plan: CachePlan, config: TrainConfig, cost: StepCost, device: 
     ]
     if cost.memory_mb:
         lines.append(f"{cost.memory_mb:.0f} MB of GPU memory")
-    duration = datetime.timedelta(seconds=round(steps * cost.seconds))
+    total = steps * cost.seconds
+    if cost.joint_seconds is not None:
+        joint = steps - MaskSchedule(config.segmentation, steps).first_use(0)
+        total += joint * (cost.joint_seconds - cost.seconds)
+        lines.append(
+            f"{cost.joint_seconds:.3f} s a step with the segmentation loss, in the last {joint} steps; pseudo-masks "
+            f"are made {1 + config.segmentation.updates} times, in the background"
+        )
+    duration = datetime.timedelta(seconds=round(total))
     lines.append(f"expected duration {duration}, plus validation and, once, decoding")
     return "\n".join(lines)
 
@@ -187,3 +240,10 @@ def _random_batch(config: TrainConfig) -> ClipBatch:
         epoch=0,
         step=0,
     )
+
+
+def _random_masks(config: TrainConfig) -> ClipMasks:
+    clips = min(config.segmentation.clips or config.clips.batch, config.clips.batch)
+    shape = (clips, SEGMENTATION_FRAMES, config.clips.crop, config.clips.crop)
+    labels = torch.randint(0, 2, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return ClipMasks(labels, torch.ones(clips, dtype=torch.bool))

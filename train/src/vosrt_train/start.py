@@ -23,6 +23,7 @@ from vosrt_train.prepare import (
     measure_step,
     prepare_cache,
     starting_encoder,
+    starting_masks,
     use_threads,
 )
 from vosrt_train.state import Progress
@@ -63,6 +64,7 @@ def run_training(request: Request) -> int:
     _check_run(request)
     sequences = _find_sequences(config)
     encoder = starting_encoder(config, request.init)
+    masks = starting_masks(config, request.init)
     use_threads(config.compute)
     with join_world(config.compute) as world:
         plan = plan_cache(request.data, _cache_directory(request), config.cache)
@@ -73,7 +75,7 @@ def run_training(request: Request) -> int:
         if world.is_first:
             _list_skipped(cache, request.run)
         task = Task(config, cache, request.run, resume=request.resume, sequences=sequences, quiet=request.quiet)
-        progress = train(task, encoder, world)
+        progress = train(task, encoder, world, masks)
         say(console, _report(progress, task))
     return 0 if progress.step == progress.total_steps else EXIT_INTERRUPTED
 
@@ -89,7 +91,8 @@ def dry_run_training(request: Request) -> None:
     use_threads(config.compute)
     plan = plan_cache(request.data, _cache_directory(request), config.cache)
     with join_world(config.compute) as world:
-        cost = measure_step(config, starting_encoder(config, request.init), world.device)
+        encoder, masks = starting_encoder(config, request.init), starting_masks(config, request.init)
+        cost = measure_step(config, encoder, world.device, masks)
         if world.is_first:
             print(describe_plan(plan, config, cost, world.device))
 

@@ -65,6 +65,7 @@ class State:
         progress: how far it is.
         network: state dictionary of the encoder.
         optimiser: state dictionary of the optimiser.
+        masks: state dictionary of mask encoder and decoder, where the run trains them.
     """
 
     config: TrainConfig
@@ -72,6 +73,7 @@ class State:
     progress: Progress
     network: dict[str, Any]
     optimiser: dict[str, Any]
+    masks: dict[str, Any] | None = None
 
     def check_same_run(self, config: TrainConfig, data: str) -> None:
         """Refuse to go on with other choices or other videos, which would make neither run.
@@ -108,6 +110,7 @@ def save_state(state: State, path: Path) -> None:
         "progress": asdict(state.progress),
         "network": state.network,
         "optimiser": state.optimiser,
+        "masks": state.masks,
     }
     temporary = path.with_name(f".{path.name}.tmp")
     try:

@@ -156,6 +156,31 @@ class ClipSampler:
         parameters = self._draw(self._random(epoch, 1 + index), video, first, last)
         return Clip(_read(video, parameters, self.config.crop), parameters)
 
+    def frames_shown(self, first: int, last: int, *, frames: int, clips: int, world: int) -> dict[str, frozenset[int]]:
+        """The frames that steps will show at the head of their clips, drawn without reading any.
+
+        Args:
+            first: step of the training, from 0.
+            last: the step after the last one.
+            frames: of each clip, from its frame 0 on.
+            clips: of each process's part of a batch, from its first one on.
+            world: number of training processes.
+
+        Returns:
+            Numbers of frames by the name of their video.
+        """
+        part = self.config.batch // world
+        shown: dict[str, set[int]] = {}
+        for epoch in range(first // self.steps, -(-last // self.steps)):
+            order = self.order(epoch)[: self.steps * self.config.batch]
+            for place, index in enumerate(order):
+                step = epoch * self.steps + place // self.config.batch
+                if first <= step < last and place % self.config.batch % part < clips:
+                    video, start, end = self._segments[index % len(self._segments)]
+                    drawn = self._draw(self._random(epoch, 1 + index), video, start, end)
+                    shown.setdefault(video.name, set()).update(drawn.frame_ids[:frames])
+        return {name: frozenset(numbers) for name, numbers in shown.items()}
+
     def _random(self, epoch: int, stream: int) -> np.random.Generator:
         return np.random.default_rng([self.config.seed, epoch, stream])
 

@@ -29,6 +29,11 @@ class Features:
     res4: Tensor | None = None
     key: Tensor | None = None
 
+    def take(self, frames: Tensor) -> Features:
+        """The maps of some frames, i64 [m]. Gradient flows through."""
+        maps = (self.res2, self.res3, self.res4, self.key)
+        return Features(*(None if each is None else each[frames] for each in maps))  # type: ignore[arg-type]
+
 
 class KeyHead(nn.Module):
     """Two 1x1 convolutions that project res4 to the key."""

@@ -1,0 +1,171 @@
+"""The segmentation loss: what is read, what is shown, what counts, and where gradients go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vosrt.ops import reference
+from vosrt_train.branches import compute_losses
+from vosrt_train.config import TrainConfig
+from vosrt_train.data.cache import Cache
+from vosrt_train.data.clips import ClipBatch, make_loader
+from vosrt_train.distributed import World
+from vosrt_train.model import build_encoder, build_mask_embedding
+from vosrt_train.network import TrainedNetwork
+from vosrt_train.segmentation import ClipMasks, SegmentationNetwork, attend, mean_of_usable
+
+ConfigOf = Callable[..., TrainConfig]
+WORLD = World(torch.device("cpu"))
+MASKS = ("segmentation.weight=1", "masks.width=4", "masks.value_channels=16")
+
+
+def random_units(*shape: int, seed: int = 0) -> Tensor:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(values, dim=1)
+
+
+@pytest.mark.parametrize("top_k", [4, 1000])
+def test_attention_is_the_runtimes(top_k: int) -> None:
+    """Its weights read from a memory what the runtime's match and read-out do, with every slot attended globally."""
+    query, keys = random_units(1, 8, 5, 6), random_units(1, 8, 2 * 30, seed=1)
+    labels = torch.rand((1, 3, 60), generator=torch.Generator().manual_seed(2))
+    weights = attend(query, keys, temperature=0.05, top_k=top_k)
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(1, 30))
+    slots = [keys[0, :, 30 * slot : 30 * slot + 30].T.reshape(5, 6, 8).numpy() for slot in range(2)]
+    found = reference.match(
+        query[0].permute(1, 2, 0).numpy(), slots, [False, False], window="circle", radius=1, top_k=min(top_k, 60)
+    )
+    on_slots = labels[0].view(3, 2, 5, 6).permute(1, 2, 3, 0).numpy()
+    wanted = reference.read_out(found, np.ascontiguousarray(on_slots), 0.05)
+    np.testing.assert_allclose((labels @ weights)[0].view(3, 5, 6).permute(1, 2, 0).numpy(), wanted, atol=1e-5)
+
+
+def test_attention_reads_what_the_released_program_read(shared_data: Path) -> None:
+    """V_q of frame 1 from the recorded keys and values; its memory holds frame 0 alone, six times.
+
+    The program attended five of them within a window; what it cut off is left out of the comparison.
+    """
+    with np.load(shared_data / "golden" / "mask_embedding_blackswan_s96.npz") as golden:
+        key, value = (torch.from_numpy(golden[name][:, 0]) for name in ("key", "value"))
+        weights = attend(key[1:2], key[:1].flatten(2).repeat(1, 1, 6), temperature=0.05, top_k=10)
+        readout = value[:1].flatten(2).repeat(1, 1, 6) @ weights
+        wanted = torch.from_numpy(golden["readout"][0]).flatten(2)
+        same = (weights.topk(10, dim=1).values[0] - torch.from_numpy(golden["topk_w"][0, 0])).abs().amax(dim=0) < 1e-5
+    assert same.float().mean() > 0.5
+    assert (readout - wanted)[:, :, same].abs().max() < 1e-4
+
+
+@pytest.fixture
+def batch(tiny_cache: Cache, tiny_config: ConfigOf) -> ClipBatch:
+    first: ClipBatch = next(iter(make_loader(tiny_config().clips, tiny_cache)))
+    return first
+
+
+def networks(config: TrainConfig) -> tuple[TrainedNetwork, SegmentationNetwork]:
+    encoder = build_encoder(config.encoder, seed=0)
+    masks = build_mask_embedding(config.masks, config.encoder, seed=0)
+    return TrainedNetwork(encoder, config.compute).train(), SegmentationNetwork(masks, config).train()
+
+
+def squares(clips: int = 4) -> ClipMasks:
+    """Two squares per clip that stand still."""
+    labels = torch.zeros((clips, 3, 48, 48), dtype=torch.uint8)
+    labels[:, :, 8:24, 8:24] = 1
+    labels[:, :, 24:40, 20:44] = 2
+    return ClipMasks(labels, torch.ones(clips, dtype=torch.bool))
+
+
+def test_gradients_reach_both_networks(batch: ClipBatch, tiny_config: ConfigOf) -> None:
+    """Also the encoder's, through keys, skip connections and context, from L_seg alone."""
+    config = tiny_config(*MASKS)
+    network, follower = networks(config)
+    losses = compute_losses(network, batch, config, WORLD, segmentation=(follower, squares()))
+    assert losses.segmentation is not None
+    torch.testing.assert_close(losses.total, losses.space_time + 0.1 * losses.cross_view + losses.segmentation)
+    losses.segmentation.backward()  # type: ignore[no-untyped-call]
+    for name, parameter in [*network.named_parameters(), *follower.named_parameters()]:
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("change", [(), ("segmentation.coarse=hard",), ("segmentation.rounds=2",)])
+def test_it_learns_to_follow_squares(batch: ClipBatch, tiny_config: ConfigOf, change: tuple[str, ...]) -> None:
+    config = tiny_config(*MASKS, *change)
+    network, follower = networks(config)
+    optimiser = torch.optim.Adam([*network.parameters(), *follower.parameters()], lr=3e-3)
+    values = []
+    for _ in range(15):
+        losses = compute_losses(network, batch, config, WORLD, segmentation=(follower, squares()))
+        assert losses.segmentation is not None
+        optimiser.zero_grad()
+        losses.segmentation.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        values.append(losses.segmentation.item())
+    assert values[-1] < 0.6 * values[0]
+
+
+def note(shown: list[Tensor], _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    shown.append(inputs[1])
+
+
+def test_no_gradient_flows_through_coarse_masks(batch: ClipBatch, tiny_config: ConfigOf) -> None:
+    """What the mask encoder is shown needs no gradient, and is soft, or hard if asked."""
+    for coarse in ("soft", "hard"):
+        config = tiny_config(*MASKS, f"segmentation.coarse={coarse}")
+        network, follower = networks(config)
+        shown: list[Tensor] = []
+        follower.masks.mask_encoder.register_forward_pre_hook(partial(note, shown))
+        compute_losses(network, batch, config, WORLD, segmentation=(follower, squares()))
+        # Frame 0 as it is annotated, coarse frame 1, refined frame 1 for the memory, coarse frame 2.
+        assert len(shown) == 4
+        assert not any(masks.requires_grad for masks in shown)
+        one_hot = [bool(((masks == 0) | (masks == 1)).all()) for masks in shown]
+        assert one_hot == ([True, False, False, False] if coarse == "soft" else [True, True, False, True])
+
+
+def test_what_cannot_be_followed_does_not_count(batch: ClipBatch, tiny_config: ConfigOf) -> None:
+    """An object that is not on frame 0 changes nothing but the pixels that count; a clip without any is left out."""
+    config = tiny_config(*MASKS)
+    network, follower = networks(config)
+    network.eval()
+    follower.eval()
+    both = squares()
+    late = both.labels.clone()
+    late[:, 0][late[:, 0] == 2] = 0
+    embedding, features = network(batch.frames.flatten(0, 1), with_features=True)
+    embedding = embedding.view(4, 3, *embedding.shape[1:])
+    as_labelled = follower(batch.frames, embedding, features, late)
+    late[:, 1:][late[:, 1:] == 2] = 1  # what the label of such a pixel is does matter where it counts
+    as_other = follower(batch.frames, embedding, features, late)
+    assert not torch.allclose(as_labelled, as_other)
+    nowhere = ClipMasks(torch.zeros_like(both.labels), torch.zeros(4, dtype=torch.bool))
+    losses = compute_losses(network, batch, config, WORLD, segmentation=(follower, nowhere))
+    assert losses.segmentation is not None
+    assert losses.segmentation.item() == 0
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in follower.parameters())
+
+
+def test_mean_of_usable() -> None:
+    losses = torch.tensor([1.0, float("nan"), 3.0])
+    assert mean_of_usable(losses, torch.tensor([True, False, True])) == 2
+    assert mean_of_usable(losses, torch.zeros(3, dtype=torch.bool)) == 0
+
+
+def test_bf16_changes_little(batch: ClipBatch, tiny_config: ConfigOf) -> None:
+    values = []
+    for precision in ("fp32", "bf16"):
+        config = tiny_config(*MASKS, f"compute.precision={precision}")
+        network, follower = networks(config)
+        losses = compute_losses(network, batch, config, WORLD, segmentation=(follower, squares()))
+        assert losses.segmentation is not None
+        values.append(losses.segmentation.item())
+    assert values[1] == pytest.approx(values[0], rel=0.1)

@@ -1,0 +1,104 @@
+"""What ``vos-train pseudo-masks`` does: make the masks of a folder of videos, and contact sheets to look at."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from vosrt.bundle import Feature
+from vosrt.errors import OptionError, OutputError
+from vosrt_train.checkpoint import load_checkpoint
+from vosrt_train.clustering.make import Job, make_pseudo_masks
+from vosrt_train.clustering.sheets import write_sheets
+from vosrt_train.clustering.store import PseudoMaskEntry, PseudoMaskError, PseudoMasks
+from vosrt_train.config_file import load_config
+from vosrt_train.data.cache import Cache, plan_cache
+from vosrt_train.distributed import join_world
+from vosrt_train.monitor import progress_bar, say
+from vosrt_train.prepare import default_cache, prepare_cache, use_threads
+
+SHEETS_NAME = "sheets"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRequest:
+    """What the user asked for; see ``vos-train pseudo-masks --help``."""
+
+    data: Path
+    checkpoint: Path
+    output: Path
+    preset: str
+    changes: tuple[str, ...] = ()
+    before: Path | None = None
+    cache: Path | None = None
+    videos: tuple[str, ...] = ()
+    sheets: int = 24
+    quiet: bool = False
+
+
+def make_masks(request: MaskRequest) -> None:
+    """Make pseudo-masks and contact sheets; goes on where an earlier call was killed.
+
+    Raises:
+        VosrtError: something given is wrong, or the work failed.
+    """
+    encoder = load_checkpoint(request.checkpoint).encoder
+    config = load_config(request.preset, request.changes)
+    feature: Feature = "res4" if encoder.config.layer4 else "res3"
+    config = replace(config, encoder=encoder.config, validation=replace(config.validation, feature=feature))
+    earlier = None if request.before is None else _earlier(request.before)
+    masks = PseudoMasks(request.output)
+    if not masks.entries and request.output.exists() and any(request.output.iterdir()):
+        raise OutputError(f"{request.output} holds something else; name another folder with -o")
+    use_threads(config.compute)
+    console = Console(file=sys.stderr, quiet=request.quiet)
+    with join_world(config.compute) as world:
+        plan = plan_cache(request.data, request.cache or default_cache(request.data), config.cache)
+        cache = _chosen(prepare_cache(plan, config, world, console), request.videos)
+        with progress_bar(console) as bar:
+            task = bar.add_task("clustering", total=len(cache.videos), completed=len(masks.entries), figures="")
+
+            def on_video(_: PseudoMaskEntry) -> None:
+                bar.update(task, advance=1)
+
+            make_pseudo_masks(Job(config, cache), encoder.to(world.device), masks, on_video=on_video)
+    versions = [("initial", earlier), ("final", masks)] if earlier is not None else [("pseudo-masks", masks)]
+    folder = request.output / SHEETS_NAME
+    sheets = write_sheets(cache.videos[: request.sheets], versions, folder) if request.sheets else []
+    say(console, _report(masks))
+    if sheets:
+        say(console, f"{len(sheets)} contact sheets: {folder}")
+
+
+def _earlier(directory: Path) -> PseudoMasks:
+    masks = PseudoMasks(directory)
+    if not masks.entries:
+        raise PseudoMaskError(
+            f"--before {directory}: no pseudo-masks there; name a folder that pseudo-masks were made in"
+        )
+    return masks
+
+
+def _chosen(cache: Cache, names: tuple[str, ...]) -> Cache:
+    """The videos whose name contains one of the words; all of them where there are none."""
+    if not names:
+        return cache
+    videos = tuple(video for video in cache.videos if any(name in video.name for name in names))
+    if not videos:
+        raise OptionError(f"no video's name contains {' or '.join(names)}; leave out --video for all of them")
+    return Cache(videos, cache.skipped)
+
+
+def _report(masks: PseudoMasks) -> str:
+    summary = masks.summary()
+    lines = [
+        f"{summary['usable']:.0f} of {summary['videos']:.0f} videos usable; foreground {summary['foreground']:.0%} of "
+        f"the cells, flicker {summary['flicker']:.0%}"
+    ]
+    refused = Counter(entry.reason.split(":")[0] for entry in masks.entries.values() if not entry.usable)
+    lines += [f"not learnt from: {count} times: {reason}" for reason, count in refused.most_common(5)]
+    return "\n".join(lines)

@@ -1,0 +1,132 @@
+"""From videos to pseudo-masks: encode, cluster, select, write."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from vosrt.types import U8Array
+from vosrt_train.clustering.clusters import find_clusters
+from vosrt_train.clustering.foreground import select_foreground, smooth_clusters
+from vosrt_train.clustering.store import PseudoMaskEntry, PseudoMasks, plain_facts
+from vosrt_train.config import TrainConfig
+from vosrt_train.data.cache import Cache, CachedVideo
+from vosrt_train.model import Encoder
+from vosrt_train.network import TrainedNetwork, memory_format
+
+_FRAMES_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """Which pseudo-masks to make.
+
+    Attributes:
+        config: of clustering, selection and arithmetic; the seed.
+        cache: the videos.
+        wanted: per video, the frames that are to have masks; other videos are left out. None is every frame that is
+            clustered, of every video.
+    """
+
+    config: TrainConfig
+    cache: Cache
+    wanted: Mapping[str, frozenset[int]] | None = None
+
+
+def make_pseudo_masks(
+    job: Job, encoder: Encoder, masks: PseudoMasks, *, on_video: Callable[[PseudoMaskEntry], object] | None = None
+) -> None:
+    """Make the pseudo-masks that are missing. May be killed at any moment and started again.
+
+    Args:
+        job: what to make.
+        encoder: in evaluation mode, on the device that is to do the work.
+        masks: where they go; videos that are there already are left as they are.
+        on_video: called after each video.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    network = TrainedNetwork(
+        encoder.to(memory_format=memory_format(job.config.compute)).eval(),  # type: ignore[call-overload]
+        job.config.compute,
+    ).eval()
+    for video in job.cache.videos:
+        if video.name in masks.entries or (job.wanted is not None and video.name not in job.wanted):
+            continue
+        wanted = None if job.wanted is None else job.wanted[video.name]
+        entry, maps = _cluster_video(video, wanted, network, job.config)
+        masks.add(entry, maps)
+        if on_video is not None:
+            on_video(entry)
+    masks.finish()
+
+
+def clustered_frames(frames: int, every: int, most: int) -> list[int]:
+    """Numbers of the frames that are clustered: every so many, but at least two and at most ``most``, evenly spaced."""
+    count = min(max(2, -(-frames // every)), most, frames)
+    return sorted({round(number * (frames - 1) / max(1, count - 1)) for number in range(count)})
+
+
+@torch.inference_mode()
+def _cluster_video(
+    video: CachedVideo, wanted: frozenset[int] | None, network: TrainedNetwork, config: TrainConfig
+) -> tuple[PseudoMaskEntry, U8Array]:
+    """Cluster one video; its maps are of the wanted frames."""
+    pseudo = config.pseudo
+    sampled = clustered_frames(video.frames, pseudo.every, pseudo.max_frames)
+    embedded = torch.cat([block for _, block in _embed(video, sampled, network, pseudo.short_side)])
+    height, width = embedded.shape[1:3]
+    generator = torch.Generator().manual_seed(config.seed * 2**32 + zlib.crc32(video.name.encode()))
+    clusters = find_clusters(embedded.flatten(0, 2), pseudo, generator)
+
+    def assign(block: Tensor) -> U8Array:
+        numbers = clusters.assign(block.flatten(0, 2)).view(len(block), height, width)
+        return smooth_clusters(numbers.to(torch.uint8).cpu().numpy(), pseudo.clusters, pseudo.smooth)
+
+    maps = dict(zip(sampled, assign(embedded), strict=True))
+    selection = select_foreground(np.stack(list(maps.values())), pseudo.clusters, config.foreground)
+    frames = sorted(sampled if wanted is None or selection.reason else wanted)
+    for numbers, block in _embed(video, [each for each in frames if each not in maps], network, pseudo.short_side):
+        maps |= dict(zip(numbers, assign(block), strict=True))
+    entry = PseudoMaskEntry(
+        name=video.name,
+        frames=tuple(frames),
+        height=height,
+        width=width,
+        objects=selection.objects,
+        facts=plain_facts(selection.facts),
+        flicker=selection.flicker,
+        reason=selection.reason,
+    )
+    return entry, np.stack([maps[frame] for frame in frames])
+
+
+def _embed(
+    video: CachedVideo, numbers: list[int], network: TrainedNetwork, short_side: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Frames of a video, a few at a time: their numbers and f32 [n, h, w, K] of unit length per cell."""
+    device = next(network.parameters()).device
+    frames = video.open()
+    for first in range(0, len(numbers), _FRAMES_AT_ONCE):
+        few = numbers[first : first + _FRAMES_AT_ONCE]
+        pixels = torch.from_numpy(np.stack(list(_resized((frames[number] for number in few), short_side))))
+        yield few, network(pixels.to(device).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def _resized(frames: Iterable[U8Array], short_side: int) -> Iterator[U8Array]:
+    for frame in frames:
+        height, width = frame.shape[:2]
+        if short_side in (0, min(height, width)):
+            yield frame
+            continue
+        scale = short_side / min(height, width)
+        size = (round(width * scale), round(height * scale))
+        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        yield np.asarray(cv2.resize(frame, size, interpolation=method), np.uint8)
