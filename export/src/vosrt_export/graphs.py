@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vosrt.bundle import Feature
 from vosrt.errors import OptionError
+from vosrt_train.model import Features
 from vosrt_train.model.contract import VisualEncoder
+
+N = TypeVar("N", bound=nn.Module)
 
 MEAN_RGB = (0.485, 0.456, 0.406)
 DEVIATION_RGB = (0.229, 0.224, 0.225)
@@ -42,9 +45,13 @@ class EncoderGraph(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Embed frames: u8 [n, H, W, 3] BGR -> f32 [n, h, w, K], unit length per cell."""
+        return self.embed(frames)[0]
+
+    def embed(self, frames: Tensor) -> tuple[Tensor, Features]:
+        """The embedding, as `forward` gives it, and the encoder's maps."""
         bgr = frames.permute(0, 3, 1, 2).float()
         features = self.encoder(bgr * self.get_buffer("scale") - self.get_buffer("offset"))
-        return _unit_length(_pick(features, self.feature)).permute(0, 2, 3, 1)
+        return _unit_length(_pick(features, self.feature)).permute(0, 2, 3, 1), features
 
 
 def reference_embedding(encoder: VisualEncoder, feature: Feature, frames: Tensor) -> Tensor:
@@ -82,15 +89,15 @@ def default_feature(encoder: VisualEncoder) -> Feature:
     return next(feature for feature in ("res4", "res3", "key") if feature in have)
 
 
-def fold_batch_norm(encoder: VisualEncoder) -> VisualEncoder:
+def fold_batch_norm(network: N) -> N:
     """Multiply every batch-norm into the convolution before it, in place; evaluation mode only."""
-    for module in list(encoder.modules()):
+    for module in list(network.modules()):
         children = list(module.named_children())
         for (conv_name, conv), (norm_name, norm) in pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(module, norm_name, nn.Identity())
-    return encoder
+    return network
 
 
 def _unit_length(x: Tensor) -> Tensor:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import onnx
 import torch
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
 from vosrt.bundle import WeightPrecision
 from vosrt.errors import WorkError
@@ -19,9 +20,26 @@ OPSET = 18
 INPUT_NAME = "frames"
 OUTPUT_NAME = "embedding"
 
+_TYPES = {torch.uint8: TensorProto.UINT8, torch.float32: TensorProto.FLOAT}
+
 
 class ExportError(WorkError):
     """A network could not be exported, or what came out does not compute what it should."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What goes into a graph and comes out.
+
+    Attributes:
+        inputs: shape of each input by its name; equal words are equal sizes, numbers are fixed.
+        examples: one tensor per input, with which the graph is traced.
+        outputs: shape of each output by its name, all f32.
+    """
+
+    inputs: Mapping[str, tuple[str | int, ...]]
+    examples: tuple[Tensor, ...]
+    outputs: Mapping[str, tuple[str | int, ...]]
 
 
 def export_onnx(graph: nn.Module, weights: WeightPrecision) -> bytes:
@@ -29,6 +47,31 @@ def export_onnx(graph: nn.Module, weights: WeightPrecision) -> bytes:
 
     Args:
         graph: the module, in evaluation mode.
+        weights: as for `export_graph`.
+
+    Returns:
+        The serialised model.
+
+    Raises:
+        ExportError: the exporter failed, or a weight does not fit into fp16.
+    """
+    # Unequal, odd sizes, grids too: the exporter may not take a coincidence of the example for a rule.
+    example = torch.zeros((2, 35, 61, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        channels = graph.eval()(example[:1]).shape[3]
+    signature = Signature(
+        {INPUT_NAME: ("n", "height", "width", 3)}, (example,), {OUTPUT_NAME: ("n", "h", "w", channels)}
+    )
+    return export_graph(graph, "encoder", signature, weights)
+
+
+def export_graph(graph: nn.Module, name: str, signature: Signature, weights: WeightPrecision) -> bytes:
+    """Export a graph with dynamic sizes.
+
+    Args:
+        graph: the module, in evaluation mode.
+        name: of the graph.
+        signature: what goes in and comes out.
         weights: ``"fp16"`` stores the weights of convolutions and linear layers as halves that are cast back when
             the model is loaded: half the file, arithmetic as before.
 
@@ -40,23 +83,26 @@ def export_onnx(graph: nn.Module, weights: WeightPrecision) -> bytes:
     """
     if weights == "fp16":
         _check_range(graph)
-    # Unequal, odd sizes, grids too: the exporter may not take a coincidence of the example for a rule.
-    example = torch.zeros((2, 35, 61, 3), dtype=torch.uint8)
-    sizes = {0: torch.export.Dim("n"), 1: torch.export.Dim("height"), 2: torch.export.Dim("width")}
-    with _quiet_exporter():
+    dynamic = tuple(
+        {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(shape) if isinstance(size, str)}
+        for shape in signature.inputs.values()
+    )
+    with _quiet_exporter(), torch.no_grad():
+        # Sizes that follow from each other in ways the exporter cannot write down are left to the engine to check.
+        traced = torch.export.export(
+            graph.eval(), signature.examples, dynamic_shapes=dynamic, prefer_deferred_runtime_asserts_over_guards=True
+        )
         program = torch.onnx.export(
-            graph.eval(),
-            (example,),
+            traced,
             dynamo=True,
-            dynamic_shapes=(sizes,),
-            input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
+            input_names=list(signature.inputs),
+            output_names=list(signature.outputs),
             opset_version=OPSET,
             verbose=False,
         )
     if program is None:
         raise ExportError("the ONNX exporter of PyTorch returned nothing; try the versions that vosrt[export] names")
-    model = _canonical(program.model_proto)
+    model = _canonical(program.model_proto, name, signature)
     if weights == "fp16":
         _store_as_fp16(model.graph)
     onnx.checker.check_model(model, full_check=True)
@@ -64,7 +110,7 @@ def export_onnx(graph: nn.Module, weights: WeightPrecision) -> bytes:
     return data
 
 
-def _canonical(model: ModelProto) -> ModelProto:
+def _canonical(model: ModelProto, name: str, signature: Signature) -> ModelProto:
     """The same computation without what the exporter notes about itself: stack traces, paths, versions."""
     source = model.graph
     used = {name for node in source.node for name in node.input}
@@ -72,12 +118,17 @@ def _canonical(model: ModelProto) -> ModelProto:
     for part in (*source.node, *weights):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
-    channels = source.output[0].type.tensor_type.shape.dim[3].dim_value
     graph = helper.make_graph(
         source.node,
-        "encoder",
-        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["n", "height", "width", 3])],
-        [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["n", "h", "w", channels])],
+        name,
+        [
+            helper.make_tensor_value_info(each, _TYPES[example.dtype], list(shape))
+            for (each, shape), example in zip(signature.inputs.items(), signature.examples, strict=True)
+        ],
+        [
+            helper.make_tensor_value_info(each, TensorProto.FLOAT, list(shape))
+            for each, shape in signature.outputs.items()
+        ],
         sorted(weights, key=lambda tensor: tensor.name),
     )
     return helper.make_model(

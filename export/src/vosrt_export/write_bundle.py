@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vosrt.bundle import (
     MANIFEST_NAME,
@@ -17,6 +17,7 @@ from vosrt.bundle import (
     Feature,
     GraphFile,
     Manifest,
+    MaskSpec,
     WeightPrecision,
     file_sha256,
     load_bundle,
@@ -26,8 +27,11 @@ from vosrt.engines.tensorrt_files import FOLDER, holds_engines_only
 from vosrt.errors import BundleError, OptionError, OutputError
 from vosrt.types import PropagationOptions
 from vosrt_export.graphs import EncoderGraph, check_feature, default_feature
+from vosrt_export.mask_graphs import export_mask_graphs
 from vosrt_export.onnx import INPUT_NAME, OPSET, OUTPUT_NAME, ExportError, export_onnx
 from vosrt_export.verify import SIZES, TOLERANCES, Comparison, compare
+from vosrt_export.verify_masks import MASK_CASES, MaskComparison, compare_masks
+from vosrt_export.verify_masks import TOLERANCES as MASK_TOLERANCES
 from vosrt_train.backbones import kind_of
 from vosrt_train.bundle_weights import FILE_NAME as REMAINDER_NAME
 from vosrt_train.bundle_weights import PROVENANCE_KEY, pack_remainder
@@ -37,6 +41,8 @@ from vosrt_train.model import Encoder
 GRAPH_FILE = "encoder.onnx"
 _OWN_FILES = {MANIFEST_NAME, REMAINDER_NAME}
 _PUBLISHED_STRIDE = 8
+# The reference and appearance frames for ever, and the last five frames (Li et al. 2023).
+MASK_INFERENCE = PropagationOptions(context=5, pad_context=False)
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -87,9 +93,21 @@ def export_bundle(
     options = options or ExportOptions()
     check_output(output, overwrite)
     checkpoint = load_checkpoint(checkpoint_path)
-    feature = options.feature or default_feature(checkpoint.encoder)
+    feature = options.feature or _default_feature(checkpoint)
     check_feature(checkpoint.encoder, feature)
-    model = export_onnx(EncoderGraph(checkpoint.encoder, feature), options.weights)
+    further: dict[str, bytes] = {}
+    mask_comparison: MaskComparison | None = None
+    if checkpoint.masks is None:
+        model = export_onnx(EncoderGraph(checkpoint.encoder, feature), options.weights)
+    else:
+        graphs = export_mask_graphs(checkpoint.encoder, checkpoint.masks, feature, options.weights)
+        mask_comparison = compare_masks(checkpoint.encoder, checkpoint.masks, graphs)
+        if not mask_comparison.passes(MASK_TOLERANCES[options.weights]):
+            raise ExportError(
+                f"the exported mask graphs do not compute what the checkpoint does: {mask_comparison}; expected up to "
+                f"{MASK_TOLERANCES[options.weights]:g}; nothing was written"
+            )
+        model, further = graphs["encoder"], {role: graph for role, graph in graphs.items() if role != "encoder"}
     comparison = compare(checkpoint.encoder, feature, model)
     tolerance = TOLERANCES[options.weights]
     if not comparison.passes(tolerance):
@@ -99,6 +117,8 @@ def export_bundle(
         )
     remainder = _remainder(checkpoint, feature)
     manifest = Manifest(
+        family="correspondence" if checkpoint.masks is None else "mask-embedding",
+        masks=_mask_spec(checkpoint),
         name=options.name or _name(checkpoint, feature),
         trained=checkpoint.training.trained,
         summary=options.summary or _summary(checkpoint, feature),
@@ -109,38 +129,69 @@ def export_bundle(
             input_name=INPUT_NAME,
             output_name=OUTPUT_NAME,
         ),
-        graphs={
-            "encoder": GraphFile(
-                file=GRAPH_FILE,
-                sha256=hashlib.sha256(model).hexdigest(),
-                bytes=len(model),
-                precision=options.weights,
-            )
-        },
-        inference=_inference(checkpoint.encoder.config.stride),
+        graphs={role: _graph_file(role, graph, options) for role, graph in {"encoder": model, **further}.items()},
+        inference=_inference(checkpoint),
         size=options.size,
         verification={
             "compared": "PyTorch (fp32) with ONNX Runtime CPUExecutionProvider",
             "sizes": [list(size) for size in SIZES],
             "figures": asdict(comparison),
             "tolerance": asdict(tolerance),
-        },
+        }
+        | _mask_verification(mask_comparison, options),
         provenance=_provenance(checkpoint, checkpoint_path, remainder),
     )
-    write_files(manifest, {GRAPH_FILE: model} | ({} if remainder is None else {REMAINDER_NAME: remainder}), output)
+    files = {f"{role}.onnx": graph for role, graph in {"encoder": model, **further}.items()}
+    write_files(manifest, files | ({} if remainder is None else {REMAINDER_NAME: remainder}), output)
     return comparison
 
 
+def _default_feature(checkpoint: Checkpoint) -> Feature:
+    """What the masks were learnt with, or what follows best without them."""
+    have = checkpoint.encoder.config.channels
+    return "key" if checkpoint.masks is not None and "key" in have else default_feature(checkpoint.encoder)
+
+
+def _graph_file(role: str, graph: bytes, options: ExportOptions) -> GraphFile:
+    return GraphFile(
+        file=f"{role}.onnx",
+        sha256=hashlib.sha256(graph).hexdigest(),
+        bytes=len(graph),
+        precision=options.weights,
+    )
+
+
+def _mask_spec(checkpoint: Checkpoint) -> MaskSpec | None:
+    if checkpoint.masks is None:
+        return None
+    context: Literal["context", "res3"] = "context" if checkpoint.encoder.config.layer4 else "res3"
+    return MaskSpec(value_channels=checkpoint.masks.config.value_channels, context=context)
+
+
+def _mask_verification(comparison: MaskComparison | None, options: ExportOptions) -> dict[str, Any]:
+    if comparison is None:
+        return {}
+    return {
+        "masks": {
+            "cases": [list(case) for case in MASK_CASES],
+            "figures": asdict(comparison),
+            "tolerance": MASK_TOLERANCES[options.weights],
+        }
+    }
+
+
 def _name(checkpoint: Checkpoint, feature: Feature) -> str:
-    name = f"{kind_of(checkpoint.encoder.config)}-{feature}"
+    name = f"{kind_of(checkpoint.encoder.config)}-{feature}" + ("" if checkpoint.masks is None else "-masks")
     return name if checkpoint.training.trained else f"{name}-untrained"
 
 
 def _summary(checkpoint: Checkpoint, feature: Feature) -> str:
-    kind, training = kind_of(checkpoint.encoder.config), checkpoint.training
+    training = checkpoint.training
+    network = f"{kind_of(checkpoint.encoder.config)}, feature {feature}"
+    network += "" if checkpoint.masks is None else ", mask embedding"
     if training.trained:
-        return f"{kind}, feature {feature}; {training.summary}."
-    return f"{kind}, feature {feature}, with random weights ({training.summary}): it has learnt nothing."
+        return f"{network}; {training.summary}."
+    return f"{network}, with random weights ({training.summary}): it has learnt nothing."
 
 
 def _remainder(checkpoint: Checkpoint, feature: Feature) -> bytes | None:
@@ -148,10 +199,10 @@ def _remainder(checkpoint: Checkpoint, feature: Feature) -> bytes | None:
     return pack_remainder(checkpoint.encoder, feature) if isinstance(checkpoint.encoder, Encoder) else None
 
 
-def _inference(stride: int) -> PropagationOptions:
+def _inference(checkpoint: Checkpoint) -> PropagationOptions:
     """The published settings; their radius is meant in pixels, 96 of the working frame."""
-    published = PropagationOptions()
-    return replace(published, radius=published.radius * _PUBLISHED_STRIDE / stride)
+    published = PropagationOptions() if checkpoint.masks is None else MASK_INFERENCE
+    return replace(published, radius=published.radius * _PUBLISHED_STRIDE / checkpoint.encoder.config.stride)
 
 
 def _provenance(checkpoint: Checkpoint, path: Path, remainder: bytes | None) -> dict[str, Any]:

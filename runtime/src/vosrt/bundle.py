@@ -30,9 +30,20 @@ DEFAULT_NAME = "default"
 _PACKAGED = Path(__file__).parent / "bundles"
 
 Feature = Literal["res3", "res4", "key"]
+Family = Literal["correspondence", "mask-embedding"]
+
+# Maps that the encoder of a mask-embedding bundle hands out besides the embedding, by the names of its outputs.
+CONTEXT, RES3, RES2 = "context", "res3", "res2"
 WeightPrecision = Literal["fp32", "fp16"]
 GraphPrecision = Literal["fp32", "fp16", "int8"]
 
+MAX_ROUNDS = 4
+
+# The graphs that a bundle of each family must hold.
+_ROLES: dict[str, tuple[str, ...]] = {
+    "correspondence": ("encoder",),
+    "mask-embedding": ("encoder", "mask_encoder", "decoder"),
+}
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_DEPTH = 32  # of objects and lists in a manifest
 _MAX_GRAPHS = 16
@@ -71,6 +82,25 @@ class EncoderSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskSpec:
+    """Mask encoder and decoder of a mask-embedding bundle.
+
+    Their graphs take and give, for one frame and its M objects:
+    ``mask_encoder``: frames u8 [1, height, width, 3], masks f32 [M, height, width], context -> values f32 [M, h, w, V];
+    ``decoder``: readout and values f32 [M, h, w, V], res3, res2 -> logits f32 [M, h2, w2] at a quarter of the frame.
+
+    Attributes:
+        value_channels: V.
+        context: the encoder's output that is the mask encoder's ``context``.
+        rounds: of refinement, unless the caller says otherwise.
+    """
+
+    value_channels: int
+    context: Literal["context", "res3"]
+    rounds: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
 class GraphFile:
     """One ONNX file of a bundle.
 
@@ -102,7 +132,8 @@ class Manifest:
         size: default short side of the working frame in pixels; None keeps the frame's own size.
         verification: figures of the comparison that the export ended with.
         provenance: checkpoint hash, training, tool versions, licence.
-        family: the method; this version knows ``"correspondence"`` only.
+        family: the method.
+        masks: contract of the further graphs; None for correspondence.
         schema: version of this format.
     """
 
@@ -115,7 +146,8 @@ class Manifest:
     size: int | None = None
     verification: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    family: str = "correspondence"
+    family: Family = "correspondence"
+    masks: MaskSpec | None = None
     schema: int = SCHEMA
 
 
@@ -187,6 +219,8 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     """
     document = asdict(manifest)
     document["inference"]["size"] = document.pop("size")
+    if manifest.masks is None:
+        del document["masks"]
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     _parse(text, path)
     path.write_text(text, encoding="utf-8", newline="\n")
@@ -268,9 +302,11 @@ def _parse(text: str, path: Path) -> Manifest:
     encoder = document.section("encoder")
     inference = document.section("inference")
     graphs = document.section("graphs")
+    family = cast(Family, document.choice("family", tuple(_ROLES)))
     manifest = Manifest(
         schema=schema,
-        family=document.choice("family", ("correspondence",)),
+        family=family,
+        masks=_masks(document.section("masks")) if family == "mask-embedding" else None,
         name=document.text("name", 100),
         trained=document.flag("trained"),
         summary=document.text("summary", 1000),
@@ -291,8 +327,9 @@ def _parse(text: str, path: Path) -> Manifest:
     )
     if manifest.encoder.min_side > manifest.encoder.max_side:
         encoder.fail("min_side", "at most max_side")
-    if "encoder" not in manifest.graphs:
-        graphs.fail("encoder", "the encoder's file")
+    for role in _ROLES[family]:
+        if role not in manifest.graphs:
+            graphs.fail(role, f"the {role.replace('_', ' ')}'s file")
     for section in (document, encoder, inference):
         section.done()
     return manifest
@@ -306,6 +343,16 @@ def _graphs(section: _Section) -> dict[str, GraphFile]:
         if not _ROLE.fullmatch(role):
             raise BundleError(f"{section.path}: graphs has the entry {_shown(role)}; expected names like 'encoder'")
     return {role: _graph(section.section(role)) for role in roles}
+
+
+def _masks(section: _Section) -> MaskSpec:
+    masks = MaskSpec(
+        value_channels=section.integer("value_channels", 1, 4096),
+        context=cast(Literal["context", "res3"], section.choice("context", (CONTEXT, RES3))),
+        rounds=section.integer("rounds", 0, MAX_ROUNDS),
+    )
+    section.done()
+    return masks
 
 
 def _graph(section: _Section) -> GraphFile:
