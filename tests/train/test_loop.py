@@ -47,10 +47,9 @@ class Recorder(nn.Module):
         self.network = network
         self.passes: list[tuple[int, bool]] = []
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, **options: bool) -> Any:
         self.passes.append((len(frames), torch.is_grad_enabled()))
-        embedding: Tensor = self.network(frames)
-        return embedding
+        return self.network(frames, **options)
 
 
 def tiny_network(config: TrainConfig) -> TrainedNetwork:
