@@ -278,5 +278,5 @@ def test_sheets(config: TrainConfig, tiny_cache: Cache, tmp_path: Path) -> None:
 
 
 def test_short_clips_are_refused(tiny_config: ConfigOf) -> None:
-    with pytest.raises(OptionError, match="clips.frames is 2; the segmentation loss needs 3"):
+    with pytest.raises(OptionError, match=r"clips\.frames is 2; the segmentation loss needs 3"):
         tiny_config("segmentation.weight=1", "clips.frames=2")
