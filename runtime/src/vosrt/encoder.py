@@ -30,6 +30,8 @@ class Embedding:
         frame_width: its columns.
         timings_ms: milliseconds of ``resize`` and ``encoder``.
         tensor: the same array where it stayed on a GPU; ``array`` is then empty.
+        maps: what else the encoder gives, by the names of its outputs; empty for correspondence.
+        frame: the working frame u8 [height, width, 3], where there are maps; otherwise None.
     """
 
     array: F32Array
@@ -37,6 +39,8 @@ class Embedding:
     frame_width: int
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     tensor: DeviceTensor | None = None
+    maps: Mapping[str, F32Array] = field(default_factory=dict)
+    frame: U8Array | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -121,7 +125,10 @@ class FrameEncoder:
         if isinstance(embedding, DeviceTensor):
             tensor = replace(embedding, shape=embedding.shape[1:])
             return Embedding(np.empty(0, np.float32), frame.shape[0], frame.shape[1], timings_ms, tensor)
-        return Embedding(embedding[0], frame.shape[0], frame.shape[1], timings_ms)
+        others = {name: array for name, array in outputs.items() if name != self.spec.output_name}
+        maps = {name: array for name, array in others.items() if not isinstance(array, DeviceTensor)}
+        kept = resized if maps else None
+        return Embedding(embedding[0], frame.shape[0], frame.shape[1], timings_ms, maps=maps, frame=kept)
 
     def _check_range(self, frame: U8Array, height: int, width: int) -> None:
         low, high = self.spec.min_side, self.spec.max_side

@@ -6,18 +6,19 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from vosrt.bundle import Bundle, Manifest, load_bundle
+from vosrt.bundle import MAX_ROUNDS, Bundle, Manifest, load_bundle
 from vosrt.cuda_library import parse_device
 from vosrt.cuda_memory import describe_core
 from vosrt.encoder import Embedding, FrameEncoder
 from vosrt.engines.base import Engine
-from vosrt.engines.select import create_encoder_engine
+from vosrt.engines.select import MASK_AXES, create_encoder_engine, create_mask_engine
 from vosrt.errors import OptionError
 from vosrt.memory import create_memory
+from vosrt.refinement import Refiner
 from vosrt.stream import Stream
 from vosrt.types import Precision, PropagationOptions, U8Array
 
@@ -93,9 +94,14 @@ class Model:
         encoder = create_encoder_engine(
             opened.graph_path("encoder"), opened.manifest.encoder, engine=engine, precision=precision, threads=threads
         )
+        further = {
+            role: create_mask_engine(opened.graph_path(role), role, encoder.info, threads=threads)
+            for role in opened.manifest.graphs
+            if role in MASK_AXES
+        }
         return cls(
             opened.manifest,
-            {"encoder": encoder},
+            {"encoder": encoder, **further},
             precision=precision,
             threads=threads,
             source=str(opened.path),
@@ -122,7 +128,12 @@ class Model:
         return self._encoder.encode(frame, size)
 
     def stream(
-        self, *, size: int | None = None, options: PropagationOptions | None = None, threads: int | None = None
+        self,
+        *,
+        size: int | None = None,
+        options: PropagationOptions | None = None,
+        threads: int | None = None,
+        refine: int | Literal["default", "off"] = "default",
     ) -> Stream:
         """Open a stream for one video.
 
@@ -130,16 +141,37 @@ class Model:
             size: short side of the working frame in pixels, as for :meth:`encode`.
             options: how labels are propagated; None is what the bundle recommends.
             threads: of the native core; None is as many as the model was loaded with, 0 one per processor.
+            refine: rounds of refinement, 0 to 4; ``"default"`` is what the bundle recommends, ``"off"`` decodes none.
+
+        Raises:
+            OptionError: the rounds are out of range, or the bundle has no mask embedding.
         """
         graph = self._manifest.graphs.get("encoder")  # a network that is being trained has none
+        chosen = options or self._manifest.inference
         return Stream(
             lambda frame: self.encode(frame, size),
-            options or self._manifest.inference,
+            chosen,
             precision=self._precision,
             threads=self._threads if threads is None else threads,
+            refiner=self._refiner(refine, chosen),
             model_sha256=graph.sha256 if graph else "",
             device=self._device,
         )
+
+    def _refiner(self, refine: int | str, options: PropagationOptions) -> Refiner | None:
+        masks = self._manifest.masks
+        if masks is None:
+            if refine not in ("default", "off"):
+                raise OptionError(f"refine is {refine!r}, but this bundle has no mask embedding; leave it out")
+            return None
+        if refine == "off":
+            return None
+        if self._device != "cpu":
+            raise OptionError(f"refinement runs on the CPU, not on {self._device!r} yet; load with device 'cpu'")
+        rounds = masks.rounds if refine == "default" else refine
+        if type(rounds) is not int or not 0 <= rounds <= MAX_ROUNDS:
+            raise OptionError(f"refine is {refine!r}; expected 0 to {MAX_ROUNDS} rounds, 'default' or 'off'")
+        return Refiner(masks, self._engines["mask_encoder"], self._engines["decoder"], options, rounds)
 
     def describe(self) -> dict[str, Any]:
         """What runs and why, as plain values that print and serialise."""

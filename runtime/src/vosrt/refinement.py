@@ -1,4 +1,4 @@
-"""Mask embedding at inference: values that are remembered, read out, decoded and refined (Li et al. 2023, algorithm S1).
+"""Mask embedding at inference: values are remembered, read out, decoded and refined (Li et al. 2023, algorithm S1).
 
 Array work is NumPy's, and the definition of what a native core must do. The order of events for one frame:
 
@@ -9,8 +9,10 @@ Array work is NumPy's, and the definition of what a native core must do. The ord
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vosrt.bundle import CONTEXT, RES2, RES3, MaskSpec
 from vosrt.encoder import Embedding
@@ -89,15 +91,11 @@ class ValueMemory:
         """
         kept = self._objects[object_id]
         block = self._references.index(kept.reference)
-        slot_of = {int(frame): slot for slot, frame in reversed(list(enumerate(kept.frames))) if frame >= 0}
-        known = np.array([*slot_of, -1])
-        order = np.argsort(known)
-        slots = np.array([*slot_of.values(), -1])[order]
         frame = top_k.frame[block]
-        place = np.searchsorted(known[order], frame)
-        slot = np.where(
-            known[order][np.minimum(place, len(known) - 1)] == frame, slots[np.minimum(place, len(known) - 1)], -1
-        )
+        slot = np.full_like(frame, -1)
+        for number, held in enumerate(kept.frames):
+            if held >= 0:
+                slot[frame == held] = number
         return read_values(top_k.similarity[block], slot, top_k.cell[block], kept.values, self._temperature)
 
     def remove(self, object_id: int) -> None:
@@ -235,7 +233,7 @@ class Refiner:
 
     def _encode(self, soft: F32Array) -> F32Array:
         """Values f32 [M, h, w, V] of soft masks f32 [H, W, 1 + M] of the newest frame."""
-        inputs = {
+        inputs: dict[str, NDArray[Any]] = {
             "frames": self._working_frame()[None],
             "masks": np.ascontiguousarray(soft[:, :, 1:].transpose(2, 0, 1)),
             CONTEXT: self._map(self.spec.context),

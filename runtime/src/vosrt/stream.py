@@ -14,6 +14,7 @@ from vosrt.cuda_memory import CudaMemory
 from vosrt.encoder import Embedding, check_frame
 from vosrt.errors import InputError, MaskError, OptionError, SessionError
 from vosrt.memory import Memory, create_memory, load_session
+from vosrt.refinement import Refiner
 from vosrt.types import MAX_OBJECT_ID, F32Array, Precision, PropagationOptions, StepResult, U8Array
 
 MaskArray = NDArray[np.integer[Any]] | NDArray[np.bool_]
@@ -34,6 +35,7 @@ class Stream:
         options: how labels are propagated.
         precision: of the products in matching.
         threads: of the native core; 0 is one per processor.
+        refiner: refines the masks of every frame, for this stream alone; None takes them as they are propagated.
         model_sha256: of the encoder's graph, 64 hexadecimal digits, so that sessions are not mixed up; "" is unknown.
         device: where the memory is, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
     """
@@ -45,9 +47,11 @@ class Stream:
         *,
         precision: Precision = "auto",
         threads: int = 0,
+        refiner: Refiner | None = None,
         model_sha256: str = "",
         device: str = "cpu",
     ) -> None:
+        self._refiner = refiner
         self._device = device
         self._model = bytes.fromhex(model_sha256) or bytes(32)
         self._encode = encode
@@ -102,6 +106,10 @@ class Stream:
         started = time.perf_counter()
         _push(memory, embedding)
         timings_ms = {**embedding.timings_ms, "match": 1e3 * (time.perf_counter() - started)}
+        if self._refiner is not None:
+            started = time.perf_counter()
+            self._refiner.step(embedding, memory)
+            timings_ms["refine"] = 1e3 * (time.perf_counter() - started)
         self._index += 1
         self._annotation = None
         if marks is not None:
@@ -129,6 +137,8 @@ class Stream:
         if object_id not in memory.object_ids:
             raise InputError(f"object {object_id} is not tracked; tracked are {list(memory.object_ids)}")
         memory.remove(object_id)
+        if self._refiner is not None:
+            self._refiner.remove(object_id)
         if self._annotation is not None:
             self._annotation = np.where(self._annotation == object_id, 0, self._annotation).astype(np.uint8)
 
@@ -141,9 +151,11 @@ class Stream:
 
         Raises:
             InputError: no frame was given yet.
-            OptionError: the memory runs in NumPy, which cannot save.
+            OptionError: the memory runs in NumPy, which cannot save, or the stream refines masks.
         """
         memory = self._begun("save the stream")
+        if self._refiner is not None:
+            raise OptionError("a stream that refines masks cannot be saved yet; open it with refine='off'")
         return memory.save(self._shape[0], self._shape[1], self._annotation, self._model)
 
     def load(self, session: bytes) -> None:
@@ -159,6 +171,8 @@ class Stream:
             raise InputError("the stream has begun; load a session into a new one")
         if self._device != "cpu":
             raise OptionError("a saved stream cannot continue on a GPU yet; load it with device 'cpu'")
+        if self._refiner is not None:
+            raise OptionError("a saved stream continues without refinement; open this one with refine='off'")
         loaded = load_session(session, precision=self._precision, threads=self._threads)
         if any(self._model) and any(loaded.model) and self._model != loaded.model:
             raise SessionError("the session was saved with another network; load the bundle that it was saved with")
@@ -218,13 +232,16 @@ class Stream:
 
     def _annotate(self, memory: Memory, mask: U8Array) -> None:
         memory.annotate(mask)
+        if self._refiner is not None:
+            self._refiner.annotate(mask, memory)
         before = self._annotation if self._annotation is not None else np.zeros_like(mask)
         before = np.where(np.isin(before, mask), 0, before)
         self._annotation = np.where(mask != 0, mask, before).astype(np.uint8)
 
     def _result(self, memory: Memory, timings_ms: dict[str, float]) -> StepResult:
         started = time.perf_counter()
-        labels, confidence = memory.labels(*self._shape[:2])
+        refined = None if self._refiner is None else self._refiner.labels(*self._shape[:2])
+        labels, confidence = memory.labels(*self._shape[:2]) if refined is None else refined
         if self._annotation is not None:
             _overrule(labels, confidence, self._annotation)
         timings_ms["upsample"] = 1e3 * (time.perf_counter() - started)

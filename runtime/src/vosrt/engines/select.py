@@ -8,14 +8,14 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from vosrt.bundle import EncoderSpec
-from vosrt.engines.base import Engine
+from vosrt.bundle import CONTEXT, RES2, RES3, EncoderSpec
+from vosrt.engines.base import Engine, EngineInfo
 from vosrt.engines.fake import FakeEngine
 from vosrt.engines.nvidia import find_gpu
 from vosrt.engines.nvidia_providers import cuda_engine, tensorrt_engine, tensorrt_rtx_engine
 from vosrt.engines.onnxruntime import cpu_engine, openvino_engine
 from vosrt.engines.openvino import OpenVinoEngine
-from vosrt.engines.static_shape import StaticShapeEngine
+from vosrt.engines.static_shape import Axes, StaticShapeEngine
 from vosrt.engines.tensorrt import TensorRtEngine
 from vosrt.engines.tensorrt_files import ENGINE_PRECISIONS
 from vosrt.engines.tensorrt_flavour import TENSORRT, TENSORRT_RTX
@@ -39,6 +39,21 @@ EngineName = Literal[
 ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)  # the last one is for tests
 NVIDIA_ENGINES = ("tensorrt-direct", "tensorrt-rtx-direct", "tensorrt", "tensorrt-rtx", "cuda")
 AUTO_ORDER = (*NVIDIA_ENGINES, "openvino", "openvino-direct", "cpu")
+
+# Dynamic axes of the further graphs of a mask-embedding bundle, by role and input.
+MASK_AXES: dict[str, Axes] = {
+    "mask_encoder": {
+        "frames": (None, "height", "width", None),
+        "masks": ("objects", "height", "width"),
+        CONTEXT: (None, None, "h", "w"),
+    },
+    "decoder": {
+        "readout": ("objects", "h", "w", None),
+        "values": ("objects", "h", "w", None),
+        RES3: (None, None, "h", "w"),
+        RES2: (None, None, "h2", "w2"),
+    },
+}
 
 _PROBE_SIDE = 32
 _DIRECT = {"tensorrt-direct": TENSORRT, "tensorrt-rtx-direct": TENSORRT_RTX}
@@ -114,6 +129,27 @@ def _create(
     side = max(_PROBE_SIDE, spec.min_side)
     created.probe({spec.input_name: np.zeros((1, side, side, 3), dtype=np.uint8)})
     return created
+
+
+def create_mask_engine(graph: Path, role: str, encoder: EngineInfo, *, threads: int = 0) -> Engine:
+    """Create the engine for a further graph of a mask-embedding bundle, of the kind that runs the encoder.
+
+    Args:
+        graph: the ONNX file.
+        role: ``"mask_encoder"`` or ``"decoder"``.
+        encoder: the engine that runs the encoder, and its precision.
+        threads: 0 is one per processor.
+
+    Raises:
+        EngineError: the graph cannot be loaded.
+    """
+    axes, bf16 = MASK_AXES[role], encoder.precision == "bf16"
+    reason = "as the encoder"
+    if encoder.name == "openvino":
+        return openvino_engine(graph, axes, bf16=bf16, threads=threads, reason=reason)
+    if encoder.name == "openvino-direct":
+        return OpenVinoEngine(graph, axes, bf16=bf16, threads=threads, reason=reason)
+    return cpu_engine(graph, axes, threads=threads, reason=f"the encoder runs on {encoder.name}")
 
 
 @cache

@@ -217,6 +217,42 @@ def upsample_labels(soft: F32Array, height: int, width: int) -> tuple[I32Array, 
     return index, confidence
 
 
+def resize_soft(soft: F32Array, height: int, width: int) -> F32Array:
+    """Resize soft masks: bilinear, corners aligned.
+
+    Args:
+        soft: f32 [h, w, M].
+        height: rows of the result.
+        width: columns of the result.
+
+    Returns:
+        f32 [height, width, M].
+    """
+    rows, columns = _corner_taps(soft.shape[0], height), _corner_taps(soft.shape[1], width)
+    planes = [_sample(soft[:, :, channel], rows, columns) for channel in range(soft.shape[2])]
+    return np.ascontiguousarray(np.stack(planes, axis=-1))
+
+
+def aggregate(logits: F32Array) -> F32Array:
+    """Merge objects that know nothing of each other into one soft mask (Oh et al. 2019, equation 5).
+
+    The background's probability is Π(1 - p); all are clamped to [1e-7, 1 - 1e-7] and weighted by their odds, which is a
+    softmax over log(p / (1 - p)).
+
+    Args:
+        logits: f32 [H, W, M], one channel per object.
+
+    Returns:
+        f32 [H, W, 1 + M] of sum 1, the background first.
+    """
+    p = 1 / (1 + np.exp(-np.clip(logits, -80, 80).astype(np.float32)))
+    p = np.concatenate([np.prod(1 - p, axis=-1, keepdims=True), p], axis=-1)
+    p = np.clip(p, np.float32(1e-7), np.float32(1) - np.float32(1e-7))
+    odds = p / (1 - p)
+    merged: F32Array = (odds / odds.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return merged
+
+
 class _Taps(NamedTuple):
     """Two source coordinates and the second's weight, per target coordinate."""
 

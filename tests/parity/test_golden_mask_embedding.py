@@ -1,0 +1,65 @@
+"""Read-out and aggregation of mask embeddings against the released program of the method, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vosrt.ops import reference
+from vosrt.refinement import read_values
+
+CELLS = 12 * 22
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def golden(shared_data: Path) -> Mapping[str, NDArray[Any]]:
+    with np.load(shared_data / "golden" / "mask_embedding_blackswan_s96.npz") as data:
+        return dict(data)
+
+
+def cells_last(maps: NDArray[Any]) -> NDArray[Any]:
+    """[n, C, h, w] -> [n, h, w, C]."""
+    return np.ascontiguousarray(maps.transpose(0, 2, 3, 1))
+
+
+def test_aggregation(golden: Mapping[str, NDArray[Any]]) -> None:
+    """The program keeps logits; ours are soft masks: their softmax."""
+    for logit, wanted in zip(golden["decoder_logit"], golden["refined_logits"], strict=True):
+        soft = reference.aggregate(logit[0].transpose(1, 2, 0))
+        odds = np.exp(wanted[:, 0].transpose(1, 2, 0))
+        assert np.abs(soft - odds / odds.sum(axis=-1, keepdims=True)).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("frame", [0, 1, 2])
+def test_read_out_of_values_and_labels(golden: Mapping[str, NDArray[Any]], frame: int) -> None:
+    """V_q and the coarse mask of each frame, from the recorded keys, values, labels and neighbours.
+
+    The memory holds frame 0 in slot 0, attended globally, and the five frames before, copies of frame 0 at first.
+    """
+    slots = [0, *(max(0, earlier) for earlier in range(frame - 4, frame + 1))]
+    keys, values = cells_last(golden["key"][:, 0]), cells_last(golden["value"][:, 0])
+    chosen = golden["topk_i"][frame, 0].T
+    slot, cell = (chosen // CELLS).astype(np.int32), (chosen % CELLS).astype(np.int32)
+    query = keys[frame + 1].reshape(CELLS, -1)
+    memory = keys[slots].reshape(len(slots), CELLS, -1)
+    similarity = np.einsum("qc,qkc->qk", query, memory[slot, cell]).astype(np.float32)
+
+    weights = read_values(similarity, slot, cell, np.ones((len(slots), CELLS, 1), dtype=np.float32), 0.05)
+    assert np.abs(weights - 1).max() < 1e-5
+    found = read_values(similarity, slot, cell, values[slots].reshape(len(slots), CELLS, -1), 0.05)
+    assert np.abs(found - cells_last(golden["readout"][frame])[0].reshape(CELLS, -1)).max() < TOLERANCE
+
+
+def test_the_neighbours_are_those_of_match(golden: Mapping[str, NDArray[Any]]) -> None:
+    """Frame 1, matched here: same weights, and the same values read, whichever of equal copies is taken."""
+    keys, values = cells_last(golden["key"][:, 0]), cells_last(golden["value"][:, 0])
+    found = reference.match(keys[1], [keys[0]] * 6, [False] + [True] * 5, window="circle", radius=12, top_k=10)
+    copies = np.repeat(values[:1].reshape(1, CELLS, -1), 6, axis=0)
+    read = read_values(found.similarity, found.slot, found.cell, copies, 0.05)
+    assert np.abs(read - cells_last(golden["readout"][0])[0].reshape(CELLS, -1)).max() < TOLERANCE

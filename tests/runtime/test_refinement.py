@@ -1,0 +1,224 @@
+"""Value memory and rounds of refinement, with engines whose answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from vosrt.bundle import EncoderSpec, GraphFile, Manifest, MaskSpec
+from vosrt.encoder import Embedding
+from vosrt.engines.base import EngineInfo
+from vosrt.errors import InputError, OptionError
+from vosrt.memory import NumpyMemory
+from vosrt.model import Model
+from vosrt.ops import reference
+from vosrt.refinement import Refiner, ValueMemory, read_values
+from vosrt.types import F32Array, PropagationOptions, U8Array
+
+V = 3
+OPTIONS = PropagationOptions(context=2, pad_context=False, top_k=4)
+INFO = EngineInfo("test", "fp32", "0", "for a test")
+
+
+class FrameEncoder:
+    """Embeds a frame as its colours, averaged over cells and of unit length; its maps are zeros."""
+
+    info = INFO
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        frames = inputs["frames"].astype(np.float32) + 1
+        n, height, width, _ = frames.shape
+        h, w = height // 8, width // 8
+        cells = frames[:, : 8 * h, : 8 * w].reshape(n, h, 8, w, 8, 3).mean(axis=(2, 4))
+        cells = np.concatenate([cells, np.full_like(cells[..., :1], 40)], axis=-1)
+        unit = cells / np.linalg.norm(cells, axis=-1, keepdims=True)
+        zeros = np.zeros((n, 2, h, w), dtype=np.float32)
+        return {"embedding": unit.astype(np.float32), "res3": zeros, "res2": np.repeat(np.repeat(zeros, 2, 2), 2, 3)}
+
+
+class MaskEncoder:
+    """Its first value is the mask itself, at the centre of each cell; it notes the masks that it was shown."""
+
+    info = INFO
+
+    def __init__(self) -> None:
+        self.shown: list[F32Array] = []
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        assert inputs["frames"].shape[1:3] == inputs["masks"].shape[1:]
+        self.shown.append(inputs["masks"])
+        values = np.zeros((*inputs["masks"][:, 4::8, 4::8].shape, V), dtype=np.float32)
+        values[..., 0] = inputs["masks"][:, 4::8, 4::8]
+        return {"values": values}
+
+
+class Decoder:
+    """Believes what was read, sharpened; or in nothing, or in what it is shown."""
+
+    info = INFO
+
+    def __init__(self, believes: str = "readout") -> None:
+        self.believes = believes
+        self.inputs: list[Mapping[str, NDArray[Any]]] = []
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        self.inputs.append(inputs)
+        logits = 12 * (inputs[self.believes][..., 0] - 0.5)
+        return {"logits": np.repeat(np.repeat(logits, 2, axis=1), 2, axis=2).astype(np.float32)}
+
+
+def model(mask_encoder: MaskEncoder, decoder: Decoder, rounds: int = 2) -> Model:
+    manifest = Manifest(
+        name="test",
+        trained=False,
+        summary="A test.",
+        encoder=EncoderSpec(channels=4, feature="res3"),
+        graphs={"encoder": GraphFile(file="encoder.onnx", sha256="0" * 64, bytes=1, precision="fp32")},
+        inference=OPTIONS,
+        family="mask-embedding",
+        masks=MaskSpec(value_channels=V, context="res3", rounds=rounds),
+    )
+    return Model(manifest, {"encoder": FrameEncoder(), "mask_encoder": mask_encoder, "decoder": decoder})
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 4])
+def test_rounds(rounds: int, tiny_clip: tuple[U8Array, U8Array]) -> None:
+    """Per frame: one decoding a round (round 0 decodes the read-out alone), and one more value for the memory."""
+    mask_encoder, decoder = MaskEncoder(), Decoder()
+    with model(mask_encoder, decoder).stream(refine=rounds) as stream:
+        stream.start(tiny_clip[0][0], tiny_clip[1][0])
+        assert (len(mask_encoder.shown), len(decoder.inputs)) == (1, 0)
+        stream.step(tiny_clip[0][1])
+    assert (len(mask_encoder.shown), len(decoder.inputs)) == (2 + rounds, max(1, rounds))
+    same = [np.array_equal(each["readout"], each["values"]) for each in decoder.inputs]
+    assert same[0] == (rounds == 0)
+
+
+def test_refined_masks_are_the_result_and_feed_the_memory(tiny_clip: tuple[U8Array, U8Array]) -> None:
+    """Objects are followed, and the memory holds what was decoded: sharper than what was propagated."""
+    frames, masks = tiny_clip
+    mask_encoder = MaskEncoder()
+    with (
+        model(mask_encoder, Decoder()).stream() as refined,
+        model(mask_encoder, Decoder()).stream(refine="off") as plain,
+    ):
+        refined.start(frames[0], masks[0])
+        plain.start(frames[0], masks[0])
+        for frame, mask in zip(frames[1:], masks[1:], strict=True):
+            result = refined.step(frame)
+            plain.step(frame)
+            assert (result.labels == mask).mean() > 0.9
+            assert "refine" in result.timings_ms
+            soft = refined.soft_masks()
+            np.testing.assert_allclose(soft.sum(axis=-1), 1, atol=1e-5)
+        assert np.abs(soft - 0.5).mean() > np.abs(plain.soft_masks() - 0.5).mean() - 1e-3
+        assert not np.allclose(soft, plain.soft_masks())
+
+
+def test_a_decoder_that_sees_nothing_leaves_background(tiny_clip: tuple[U8Array, U8Array]) -> None:
+    class Blind(Decoder):
+        def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            return {"logits": np.full_like(super().run(inputs)["logits"], -50)}
+
+    with model(MaskEncoder(), Blind()).stream() as stream:
+        stream.start(tiny_clip[0][0], tiny_clip[1][0])
+        result = stream.step(tiny_clip[0][1])
+        assert not result.labels.any()
+        assert stream.soft_masks()[:, :, 0].min() > 0.99
+
+
+def test_the_first_mask_is_shown_as_it_was_drawn(tiny_clip: tuple[U8Array, U8Array]) -> None:
+    """In full resolution, not as the grid remembers it; one plane per object."""
+    mask_encoder = MaskEncoder()
+    with model(mask_encoder, Decoder()).stream() as stream:
+        stream.start(tiny_clip[0][0], tiny_clip[1][0])
+    for number in (1, 2):
+        assert np.array_equal(mask_encoder.shown[0][number - 1], tiny_clip[1][0] == number)
+
+
+def test_objects_come_and_go(tiny_clip: tuple[U8Array, U8Array]) -> None:
+    """One marked later reads from its own frame; one that is removed becomes background, at once and later."""
+    frames, masks = tiny_clip
+    with model(MaskEncoder(), Decoder()).stream() as stream:
+        stream.start(frames[0], np.where(masks[0] == 1, 1, 0))
+        stream.step(frames[1])
+        result = stream.step(frames[2], np.where(masks[2] == 2, 2, 0))
+        assert result.object_ids == (1, 2)
+        for frame, mask in zip(frames[3:5], masks[3:5], strict=True):
+            assert (stream.step(frame).labels == mask).mean() > 0.9
+        stream.remove(1)
+        assert stream.soft_masks().shape[2] == 2
+        labels = stream.step(frames[5]).labels
+        assert set(np.unique(labels)) <= {0, 2}
+        assert ((labels == 2) == (masks[5] == 2)).mean() > 0.9
+        with pytest.raises(OptionError, match="refines masks cannot be saved"):
+            stream.save()
+
+
+@pytest.mark.parametrize("refine", [5, -1, "on"])
+def test_impossible_rounds_are_refused(refine: Any) -> None:
+    with pytest.raises(OptionError, match="expected 0 to 4 rounds"):
+        model(MaskEncoder(), Decoder()).stream(refine=refine)
+
+
+def test_an_embedding_without_maps_is_refused(tiny_clip: tuple[U8Array, U8Array]) -> None:
+    whole = model(MaskEncoder(), Decoder())
+    embedding = whole.encode(tiny_clip[0][0])
+    bare = Embedding(embedding.array, embedding.frame_height, embedding.frame_width)
+    with whole.stream() as stream, pytest.raises(InputError, match="without the maps"):
+        stream.start(bare, tiny_clip[1][0])
+
+
+@given(st.integers(0, 2**31), st.integers(1, 5), st.integers(1, 6))
+def test_values_are_read_as_labels_are(seed: int, slots: int, k: int) -> None:
+    """`read_values` is `reference.read_out` with cells flattened, missing neighbours included."""
+    random = np.random.default_rng(seed)
+    slot = random.integers(-1, slots, (12, k)).astype(np.int32)
+    neighbours = reference.Neighbours(
+        np.where(slot < 0, np.nan, random.random((12, k))).astype(np.float32),
+        slot,
+        np.where(slot < 0, -1, random.integers(0, 12, (12, k))).astype(np.int32),
+    )
+    values = random.standard_normal((slots, 3, 4, 5)).astype(np.float32)
+    wanted = reference.read_out(neighbours, values, 0.05)
+    found = read_values(*neighbours, values.reshape(slots, 12, 5), 0.05)
+    np.testing.assert_allclose(found, wanted.reshape(12, 5), atol=1e-5)
+
+
+def test_value_memory_follows_the_memory() -> None:
+    """Over nine frames with two references: what is read is what a list of all values, never forgotten, would give."""
+    random = np.random.default_rng(0)
+    memory, values = NumpyMemory(4, 5, 6, OPTIONS), ValueMemory(OPTIONS.context, OPTIONS.temperature)
+    past: dict[tuple[int, int], F32Array] = {}
+    for frame in range(9):
+        embedding = random.standard_normal((4, 5, 6)).astype(np.float32)
+        memory.push(embedding / np.linalg.norm(embedding, axis=-1, keepdims=True))
+        top_k = memory.top_k()
+        for object_id in memory.object_ids:
+            block = 0 if object_id == 1 else 1
+            wanted = np.zeros((20, V), dtype=np.float32)
+            weight = np.exp(
+                (top_k.similarity[block] - np.nanmax(top_k.similarity[block], axis=1, keepdims=True)) / 0.05
+            )
+            weight = np.nan_to_num(weight / np.nansum(weight, axis=1, keepdims=True))
+            for query, rank in np.ndindex(20, OPTIONS.top_k):
+                if (source := int(top_k.frame[block, query, rank])) >= 0:
+                    wanted[query] += weight[query, rank] * past[source, object_id][top_k.cell[block, query, rank]]
+            np.testing.assert_allclose(values.read(top_k, object_id), wanted, atol=1e-5)
+        if frame in (0, 3):
+            mask = np.zeros((32, 40), dtype=np.uint8)
+            mask[8:24, 8:24] = 1 + frame // 3
+            memory.annotate(mask)
+            values.refer(frame, [1 + frame // 3], (20, V))
+        for object_id in memory.object_ids:
+            past[frame, object_id] = random.standard_normal((20, V)).astype(np.float32)
+            values.put(frame, object_id, past[frame, object_id])
+    values.remove(1)
+    values.remove(2)
+    assert Refiner(MaskSpec(value_channels=V, context="res3"), MaskEncoder(), Decoder(), OPTIONS, 1).rounds == 1
