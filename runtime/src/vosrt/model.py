@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -133,7 +133,7 @@ class Model:
         size: int | None = None,
         options: PropagationOptions | None = None,
         threads: int | None = None,
-        refine: int | Literal["default", "off"] = "default",
+        refine: int | str = "default",
     ) -> Stream:
         """Open a stream for one video.
 

@@ -96,6 +96,14 @@ def run(
     temperature: Annotated[
         float | None, typer.Option(help="Of the softmax over the neighbours.", rich_help_panel=_PROPAGATION)
     ] = None,
+    refine: Annotated[
+        str,
+        typer.Option(
+            help="Rounds of mask refinement, 0 to 4, or off. [dim]Default: as the bundle says.",
+            metavar="ROUNDS",
+            rich_help_panel=_PROPAGATION,
+        ),
+    ] = "default",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.", rich_help_panel=_RESULTS)],
     video: Annotated[bool, typer.Option(help="overlay.mp4 (H.264).", rich_help_panel=_RESULTS)] = True,
     png: Annotated[bool, typer.Option(help="masks/*.png with the DAVIS palette.", rich_help_panel=_RESULTS)] = True,
@@ -122,6 +130,7 @@ def run(
         threads=threads,
         device=device,
         propagation={name: value for name, value in given.items() if value is not None},
+        refine=int(refine) if refine.isdecimal() else refine,
         video=video,
         png=png,
         rle=rle,

@@ -36,6 +36,7 @@ class Request:
 
     Attributes:
         propagation: values that replace those of the bundle, by name of `PropagationOptions`.
+        refine: rounds of refinement, as for `Model.stream`.
     """
 
     source: str
@@ -50,6 +51,7 @@ class Request:
     threads: int = 0
     device: str = "cpu"
     propagation: dict[str, Any] = field(default_factory=dict)
+    refine: int | str = "default"
     video: bool = True
     png: bool = True
     rle: bool = True
@@ -144,7 +146,7 @@ def _run(
     results = ResultFolder(folder.prepare, sinks)
     options = replace(model.manifest.inference, **request.propagation)
     with (
-        model.stream(size=request.size, options=options, threads=request.threads) as stream,
+        model.stream(size=request.size, options=options, threads=request.threads, refine=request.refine) as stream,
         Progress(source.info.frame_count, shown=not (request.quiet or request.json)) as progress,
     ):
         report = Pipeline(
