@@ -75,6 +75,14 @@ def test_every_order_and_every_start_comes_up(cache: Cache) -> None:
     assert {min(ids) for ids in drawn} == set(range(40 - 20))
 
 
+def test_a_lattice_needs_few_frames(tmp_path: Path) -> None:
+    """Clips begin at multiples of it, counted from the beginning of their segment."""
+    cache = write(tmp_path, [80])
+    sampler = ClipSampler(ClipConfig(frames=3, gap=4, crop=16, segment=40, lattice=20), cache)
+    first = {(part, min(sampler.clip(epoch, part).parameters.frame_ids)) for epoch in range(40) for part in range(2)}
+    assert first == {(0, 0), (0, 20), (1, 40), (1, 60)}
+
+
 def test_pixels_are_those_of_the_parameters(cache: Cache) -> None:
     """The right frames, the right way round, from the right place of the resized frame."""
     sampler = ClipSampler(SMALL, cache)

@@ -11,6 +11,7 @@ from vosrt.types import U8Array
 from vosrt_train.clustering.clusters import find_clusters, k_means, seed_centres, sinkhorn, transport_clusters
 from vosrt_train.clustering.foreground import select_foreground, smooth_clusters
 from vosrt_train.clustering.make import clustered_frames
+from vosrt_train.clustering.sharpen import sharpen_clusters
 from vosrt_train.mask_config import Clustering, ForegroundConfig, PseudoMaskConfig
 
 K = 3
@@ -171,6 +172,19 @@ def test_degenerate_clusterings_are_refused() -> None:
     assert "flickers: its area changes by 94%" in selection.reason
     assert selection.objects == ()
     assert select_foreground(flickering, 4, ForegroundConfig(flicker=1.0)).objects == (2,)
+
+
+def test_sharpening_finds_the_edge_of_the_frame() -> None:
+    """A border of cells that misses an edge by three pixels is brought there; where there is no edge, it stays."""
+    frame = np.full((48, 64, 3), 60, dtype=np.uint8)
+    frame[:, 35:] = 200
+    cells = np.zeros((6, 8), dtype=np.uint8)
+    cells[:, 4:] = 2  # from pixel 32 on
+    sharp = sharpen_clusters(cells, frame, 3, radius=6)
+    assert sharp.shape == (48, 64)
+    assert np.array_equal(sharp, np.where(np.arange(64) >= 35, 2, 0) * np.ones((48, 1)))
+    flat = sharpen_clusters(cells, np.full_like(frame, 90), 3, radius=6)
+    assert np.array_equal(flat, np.where(np.arange(64) >= 32, 2, 0) * np.ones((48, 1)))
 
 
 def test_smoothing_takes_the_majority() -> None:

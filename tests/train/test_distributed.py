@@ -46,7 +46,8 @@ with join_world(config.compute) as world:
     distributed = world.distribute(network, sync_batch_norm=False).eval()
     losses = compute_losses(distributed, batch, config, world)
     losses.total.backward()
-    mean = world.mean(torch.stack([losses.total, losses.space_time, losses.cross_view]).detach())
+    of_branches = losses.correspondence
+    mean = world.mean(torch.stack([losses.total, of_branches.space_time, of_branches.cross_view]).detach())
     world.wait()
     torch.save((world.rank, world.size, mean, [p.grad for p in network.parameters()]), output)
 """
@@ -94,7 +95,9 @@ def test_two_processes_equal_one(tiny_cache: Cache, tiny_config: ConfigOf, tmp_p
     for rank in (0, 1):
         found_rank, size, losses, gradients = torch.load(tmp_path / f"result{rank}.pt")
         assert (found_rank, size) == (rank, 2)
-        wanted = torch.stack([expected.total, expected.space_time, expected.cross_view]).detach()
+        assert expected.correspondence is not None
+        parts = (expected.correspondence.space_time, expected.correspondence.cross_view)
+        wanted = torch.stack([expected.total, *parts]).detach()
         torch.testing.assert_close(losses, wanted, rtol=1e-5, atol=1e-6)
         for (name, parameter), gradient in zip(network.named_parameters(), gradients, strict=True):
             assert parameter.grad is not None

@@ -80,8 +80,9 @@ def test_one_pass_is_as_good_as_two_branches(batch: ClipBatch, tiny_config: Conf
     anchors = sample_anchors(main, batch.anchor_shift, grid=4)
     space_time = space_time_loss(main, regular, batch.view, anchors)
     cross_view = cross_view_loss(*sample_points(main, regular, batch.view, batch.point_shift, grid=2))
-    torch.testing.assert_close(losses.space_time, space_time)
-    torch.testing.assert_close(losses.cross_view, cross_view)
+    assert losses.correspondence is not None
+    torch.testing.assert_close(losses.correspondence.space_time, space_time)
+    torch.testing.assert_close(losses.correspondence.cross_view, cross_view)
     torch.testing.assert_close(losses.total, space_time + 0.1 * cross_view)
 
 

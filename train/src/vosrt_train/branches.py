@@ -17,31 +17,45 @@ from vosrt_train.segmentation import ClipMasks, mean_of_usable
 
 
 @dataclass(frozen=True)
-class Losses:
-    """The losses of one step, and the maps that they compare.
+class Correspondence:
+    """The losses of correspondence, and the maps that they compare.
 
     Attributes:
-        total: f32 [].
         space_time: f32 [].
         cross_view: f32 [], before it is weighted.
         main: f32 [B, T, K, h, w], the clips' embeddings.
         regular: f32 [B, T, K, h, w], those of the regularising views.
         anchors: f32 [B, A, K].
-        segmentation: f32 [], before it is weighted; None where pseudo-masks are not in use.
     """
 
-    total: Tensor
     space_time: Tensor
     cross_view: Tensor
     main: Tensor
     regular: Tensor
     anchors: Tensor
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of one step.
+
+    Attributes:
+        total: f32 [].
+        correspondence: of the two branches; None where the encoder is frozen.
+        segmentation: f32 [], before it is weighted; None where pseudo-masks are not in use.
+    """
+
+    total: Tensor
+    correspondence: Correspondence | None
     segmentation: Tensor | None = None
 
     @property
     def figures(self) -> dict[str, Tensor]:
         """Every loss by its name."""
-        figures = {"loss/total": self.total, "loss/space_time": self.space_time, "loss/cross_view": self.cross_view}
+        figures = {"loss/total": self.total}
+        if self.correspondence is not None:
+            figures["loss/space_time"] = self.correspondence.space_time
+            figures["loss/cross_view"] = self.correspondence.cross_view
         return figures if self.segmentation is None else figures | {"loss/segmentation": self.segmentation}
 
 
@@ -65,6 +79,8 @@ def compute_losses(
         world: the processes that train together.
         segmentation: a `SegmentationNetwork`, and the masks of the first clips, which it is to learn from.
     """
+    if segmentation is not None and config.segmentation.freeze:
+        return _follow_only(network, batch, config, *segmentation)
     clips, count = batch.frames.shape[:2]
     seen = apply_to_frames(batch.frames, batch.view)
     # Before the pass with gradient: at every pass DDP overwrites the running statistics, which a backward may need.
@@ -82,12 +98,26 @@ def compute_losses(
     points, partners = sample_points(main, regular, batch.view, batch.point_shift, grid=config.loss.points)
     cross_view = cross_view_loss(points, partners, temperature=tau, negatives=world.others(partners))
     total = space_time + config.loss.cross_view * cross_view
+    correspondence = Correspondence(space_time, cross_view, main, regular, anchors)
     if segmentation is None:
-        return Losses(total, space_time, cross_view, main, regular, anchors)
+        return Losses(total, correspondence)
     follower, masks = segmentation
     chosen, length = len(masks.labels), masks.labels.shape[1]
     first = torch.arange(chosen * count, device=embedded.device).view(chosen, count)[:, :length].flatten()
     per_clip = follower(batch.frames[:chosen, :length], main[:chosen, :length], features.take(first), masks.labels)
     segmentation_loss = mean_of_usable(per_clip, masks.usable)
     total = total + config.segmentation.weight * segmentation_loss
-    return Losses(total, space_time, cross_view, main, regular, anchors, segmentation_loss)
+    return Losses(total, correspondence, segmentation_loss)
+
+
+def _follow_only(
+    network: nn.Module, batch: ClipBatch, config: TrainConfig, follower: nn.Module, masks: ClipMasks
+) -> Losses:
+    """The segmentation loss on what the encoder gives as it is, without gradient to it or change of its statistics."""
+    chosen, length = masks.labels.shape[:2]
+    frames = batch.frames[:chosen, :length]
+    with torch.no_grad(), batch_norm_mode(network, "eval"):
+        embedded, features = network(frames.flatten(0, 1), with_features=True)
+    per_clip = follower(frames, embedded.unflatten(0, (chosen, length)), features, masks.labels)
+    loss = mean_of_usable(per_clip, masks.usable)
+    return Losses(config.segmentation.weight * loss, None, loss)

@@ -15,7 +15,7 @@ from types import FrameType
 from torch import nn
 from torch.optim import Adam
 
-from vosrt_train.branches import Losses, compute_losses
+from vosrt_train.branches import Correspondence, compute_losses
 from vosrt_train.checkpoint import Checkpoint, Training, save_checkpoint
 from vosrt_train.clustering.updates import MaskUpdates
 from vosrt_train.config import TrainConfig
@@ -137,8 +137,8 @@ def train(task: Task, encoder: Encoder, world: World, masks: MaskEmbedding | Non
                 monitor.pseudo_masks(progress.step, fresh.masks, waited_s=fresh.waited_s)
             if figures is not None:
                 monitor.steps(progress, figures | {"learning_rate": rate}, frames=batch.frames.shape[:2].numel())
-            if config.log.pictures and progress.due(config.log.pictures):
-                _draw(monitor, progress.step, batch, losses, config)
+            if losses.correspondence and config.log.pictures and progress.due(config.log.pictures):
+                _draw(monitor, progress.step, batch, losses.correspondence, config)
             if task.sequences and progress.due(config.validation.every):
                 _validate(task, networks, progress, monitor, world)
             if stop.is_set() or progress.due(config.log.checkpoint):
@@ -217,7 +217,7 @@ def _restore(task: Task, networks: Networks, optimiser: Adam) -> Progress:
     return state.progress
 
 
-def _draw(monitor: Monitor, step: int, batch: ClipBatch, losses: Losses, config: TrainConfig) -> None:
+def _draw(monitor: Monitor, step: int, batch: ClipBatch, losses: Correspondence, config: TrainConfig) -> None:
     """Show what the first clips of the batch were told, and what they found."""
     few = slice(_PICTURED_CLIPS)
     view = View(batch.view.flip[few], batch.view.scale[few], batch.view.offset[few])

@@ -48,6 +48,8 @@ class PseudoMaskConfig:
         epsilon: of optimal transport, weight of the entropy; similarities are in [-1, 1].
         balance: of optimal transport: 1 wants clusters of one size, 0 leaves them the sizes that they have.
         smooth: side of the window, in cells, whose majority decides the cluster of a cell; 1 leaves cells alone.
+        sharpen: radius in pixels of the guided filter that brings the borders of clusters to the edges of the frame, at
+            the cache's resolution; 0 leaves them those of cells.
     """
 
     method: Clustering = "kmeans"
@@ -60,6 +62,7 @@ class PseudoMaskConfig:
     epsilon: float = 0.05
     balance: float = 0.5
     smooth: int = 3
+    sharpen: int = 8
 
     def __post_init__(self) -> None:
         _check("pseudo.clusters", self.clusters, 2, 64)
@@ -72,6 +75,7 @@ class PseudoMaskConfig:
         _check("pseudo.epsilon", self.epsilon, 1e-3, 10)
         _check("pseudo.balance", self.balance, 0, 1)
         _check("pseudo.smooth", self.smooth, 1, 9, "cells")
+        _check("pseudo.sharpen", self.sharpen, 0, 256, "pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +131,8 @@ class SegmentationConfig:
         coarse: what the mask encoder is shown of a coarse mask: ``"soft"`` is what it sees at inference, ``"hard"`` is
             the argmax (to measure what the mismatch costs).
         top_k: neighbours that a cell reads from, as at inference; 0 is all.
+        freeze: keeps the encoder as it is from ``start`` on, and leaves out the loss of correspondence, which is then
+            of no use: mask encoder and decoder are learnt alone, at a fraction of the cost.
     """
 
     weight: float = 0.0
@@ -139,6 +145,7 @@ class SegmentationConfig:
     round_zero: bool = True
     coarse: CoarseMask = "soft"
     top_k: int = 10
+    freeze: bool = False
 
     def __post_init__(self) -> None:
         _check("segmentation.weight", self.weight, 0, 100)

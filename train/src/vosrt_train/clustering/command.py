@@ -11,6 +11,7 @@ from rich.console import Console
 
 from vosrt.bundle import Feature
 from vosrt.errors import OptionError, OutputError
+from vosrt_train.backbones import DEFAULT_KIND, kind_of
 from vosrt_train.checkpoint import load_checkpoint
 from vosrt_train.clustering.make import Job, make_pseudo_masks
 from vosrt_train.clustering.sheets import write_sheets
@@ -18,6 +19,7 @@ from vosrt_train.clustering.store import PseudoMaskEntry, PseudoMaskError, Pseud
 from vosrt_train.config_file import load_config
 from vosrt_train.data.cache import Cache, plan_cache
 from vosrt_train.distributed import join_world
+from vosrt_train.model import Encoder
 from vosrt_train.monitor import progress_bar, say
 from vosrt_train.prepare import default_cache, prepare_cache, use_threads
 
@@ -47,6 +49,10 @@ def make_masks(request: MaskRequest) -> None:
         VosrtError: something given is wrong, or the work failed.
     """
     encoder = load_checkpoint(request.checkpoint).encoder
+    if not isinstance(encoder, Encoder):
+        raise OptionError(
+            f"{request.checkpoint} has a {kind_of(encoder.config)} encoder; pseudo-masks are made with {DEFAULT_KIND} only"
+        )
     config = load_config(request.preset, request.changes)
     feature: Feature = "res4" if encoder.config.layer4 else "res3"
     config = replace(config, encoder=encoder.config, validation=replace(config.validation, feature=feature))

@@ -14,9 +14,11 @@ from torch import Tensor
 from vosrt.types import U8Array
 from vosrt_train.clustering.clusters import find_clusters
 from vosrt_train.clustering.foreground import select_foreground, smooth_clusters
+from vosrt_train.clustering.sharpen import sharpen_clusters
 from vosrt_train.clustering.store import PseudoMaskEntry, PseudoMasks, plain_facts
 from vosrt_train.config import TrainConfig
 from vosrt_train.data.cache import Cache, CachedVideo
+from vosrt_train.mask_config import PseudoMaskConfig
 from vosrt_train.model import Encoder
 from vosrt_train.network import TrainedNetwork, memory_format
 
@@ -95,17 +97,30 @@ def _cluster_video(
     frames = sorted(sampled if wanted is None or selection.reason else wanted)
     for numbers, block in _embed(video, [each for each in frames if each not in maps], network, pseudo.short_side):
         maps |= dict(zip(numbers, assign(block), strict=True))
+    shown = _at_pixels([maps[frame] for frame in frames], video, frames, pseudo)
     entry = PseudoMaskEntry(
         name=video.name,
         frames=tuple(frames),
-        height=height,
-        width=width,
+        height=shown.shape[1],
+        width=shown.shape[2],
         objects=selection.objects,
         facts=plain_facts(selection.facts),
         flicker=selection.flicker,
         reason=selection.reason,
     )
-    return entry, np.stack([maps[frame] for frame in frames])
+    return entry, shown
+
+
+def _at_pixels(maps: list[U8Array], video: CachedVideo, numbers: list[int], config: PseudoMaskConfig) -> U8Array:
+    """Maps u8 [n, h, w] as they are stored: with the borders that the frames show, where that is wanted."""
+    if not config.sharpen:
+        return np.stack(maps)
+    frames = video.open()
+    sharp = [
+        sharpen_clusters(cells, frames[number], config.clusters, config.sharpen)
+        for cells, number in zip(maps, numbers, strict=True)
+    ]
+    return np.stack(sharp)
 
 
 def _embed(

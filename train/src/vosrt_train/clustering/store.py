@@ -1,6 +1,7 @@
 """Pseudo-masks on disk: one palette PNG of cluster numbers per video, and ``index.jsonl``, a line per video.
 
-A PNG holds the frames one below the other at the resolution of the feature maps: about 100 bytes a frame. A line
+A PNG holds the frames one below the other: about 100 bytes a frame at the resolution of the feature maps, some
+kilobytes at that of the frames. A line
 is appended once the PNG is in place, and ``done`` is made last; what was killed goes on with the videos that have no
 line yet.
 """
@@ -38,8 +39,8 @@ class PseudoMaskEntry:
     Attributes:
         name: of the video.
         frames: numbers of the frames that have maps, ascending.
-        height: of a map, in cells.
-        width: of a map, in cells.
+        height: of a map, in cells, or pixels of the cache where borders were sharpened.
+        width: of a map, likewise.
         objects: clusters that are taken for objects, the best first.
         facts: of every cluster, as in `ClusterFacts`.
         flicker: of the foreground.

@@ -164,8 +164,7 @@ class MaskUpdates:
                     )
             masks = PseudoMasks(self._directory(generation))
             if not masks.done:
-                encoder = load_checkpoint(self._weights(generation)).encoder.to(self._world.device)
-                make_pseudo_masks(self._job(generation), encoder, masks)
+                make_pseudo_masks(self._job(generation), _load(self._weights(generation), self._world.device), masks)
         self._world.wait()
 
     def _job(self, generation: int) -> Job:
@@ -186,13 +185,18 @@ class MaskUpdates:
         return self._folder / f"{generation:02}-{file_sha256(weights)[:8]}"
 
 
+def _load(weights: Path, device: torch.device) -> Encoder:
+    """The encoder that a training has put there."""
+    return cast(Encoder, load_checkpoint(weights).encoder.to(device))
+
+
 def _make_in_background(job: Job, weights: Path, directory: Path, device: torch.device) -> None:
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training, which ends this process
     os.nice(_POLITENESS)
     torch.set_num_threads(1)
     try:
-        make_pseudo_masks(job, load_checkpoint(weights).encoder.to(device), PseudoMasks(directory))
+        make_pseudo_masks(job, _load(weights, device), PseudoMasks(directory))
     except VosrtError as error:
         print(f"pseudo-masks: {error}", file=sys.stderr)
         sys.exit(1)

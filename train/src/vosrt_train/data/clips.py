@@ -188,7 +188,8 @@ class ClipSampler:
         config, count = self.config, last - first
         window = min(count, config.frames * gap_frames(video.fps, config.gap))
         gap = window // config.frames
-        start = first + int(random.integers(count - gap * (config.frames - 1)))
+        offset = int(random.integers(count - gap * (config.frames - 1)))
+        start = first + offset - offset % config.lattice
         frame_ids = start + gap * random.permutation(config.frames)
         short = int(config.crop * random.uniform(1, config.resize))
         shortest = min(video.height, video.width)

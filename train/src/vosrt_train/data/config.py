@@ -47,6 +47,8 @@ class ClipConfig:
         view_flip: mirror half of the regularising views.
         view_scale: the regularising view shows a part whose side is drawn from [view_scale, 1] of the clip's.
         segment: longer videos give one clip an epoch per this many frames, instead of one.
+        lattice: a clip begins at a multiple of so many frames of its segment, so that pseudo-masks are needed of few
+            frames; 1 lets it begin anywhere.
     """
 
     seed: int = 0
@@ -60,6 +62,7 @@ class ClipConfig:
     view_flip: bool = True
     view_scale: float = 0.5
     segment: int = 300
+    lattice: int = 1
 
     def __post_init__(self) -> None:
         _check("seed", self.seed, 0, 2**63 - 1, "")
@@ -71,6 +74,7 @@ class ClipConfig:
         _check("resize", self.resize, 1, 16, "times the crop")
         _check("view_scale", self.view_scale, 0.01, 1, "of the clip's side")
         _check("segment", self.segment, self.frames, 10**6, "frames")
+        _check("lattice", self.lattice, 1, 10**6, "frames")
 
 
 def _check(name: str, value: float, low: float, high: float, unit: str) -> None:

@@ -1,0 +1,50 @@
+"""Clusters at the resolution of the frame: borders of cells are brought to the edges that the frame shows.
+
+A cell is 8 pixels wide, and so is the staircase along the border of a cluster of cells. A network that is shown such
+masks learns to draw staircases. What the frame itself shows of an object's border needs no label: a guided filter
+(He et al. 2013) moves the border there.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vosrt.types import U8Array
+from vosrt_train.clustering.foreground import ClusterMap
+
+_EPSILON = 1e-4  # variance of grey, 0 to 1, above which there is an edge
+
+
+def sharpen_clusters(cells: ClusterMap, frame: U8Array, clusters: int, radius: int) -> ClusterMap:
+    """Bring the clusters of one frame's cells to its pixels.
+
+    Args:
+        cells: u8 [h, w].
+        frame: u8 [H, W, 3], RGB.
+        clusters: k.
+        radius: of the filter's window in pixels.
+
+    Returns:
+        u8 [H, W]; clusters that the cells do not have, it has not either.
+    """
+    guide = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    window = (2 * radius + 1, 2 * radius + 1)
+    planes = np.full((clusters, *guide.shape), -np.inf, dtype=np.float32)
+    for cluster in np.unique(cells):
+        plane = cv2.resize((cells == cluster).astype(np.float32), guide.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        planes[cluster] = _guided(plane, guide, window)
+    best: NDArray[np.int64] = planes.argmax(axis=0)
+    return best.astype(np.uint8)
+
+
+def _guided(plane: NDArray[np.float32], guide: NDArray[np.float32], window: tuple[int, int]) -> NDArray[np.float32]:
+    """The plane as it is predicted from the guide by linear regressions in windows, averaged (He et al. 2013)."""
+    mean = cv2.blur(guide, window)
+    variance = cv2.blur(guide * guide, window) - mean * mean
+    of_plane = cv2.blur(plane, window)
+    slope = (cv2.blur(guide * plane, window) - mean * of_plane) / (variance + _EPSILON)
+    offset = of_plane - slope * mean
+    filtered = cv2.blur(slope, window) * guide + cv2.blur(offset, window)
+    return np.asarray(filtered, np.float32)
