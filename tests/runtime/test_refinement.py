@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from vosrt.bundle import EncoderSpec, GraphFile, Manifest, MaskSpec
 from vosrt.encoder import Embedding
-from vosrt.engines.base import EngineInfo
+from vosrt.engines.base import Engine, EngineInfo
 from vosrt.errors import InputError, OptionError
 from vosrt.memory import NumpyMemory
 from vosrt.model import Model
@@ -131,6 +132,32 @@ def test_a_decoder_that_sees_nothing_leaves_background(tiny_clip: tuple[U8Array,
         result = stream.step(tiny_clip[0][1])
         assert not result.labels.any()
         assert stream.soft_masks()[:, :, 0].min() > 0.99
+
+
+def test_a_residual_decoder_without_an_opinion_leaves_what_was_propagated(tiny_clip: tuple[U8Array, U8Array]) -> None:
+    """And one with an opinion of 6, more than the coarse mask can have, overrules it everywhere."""
+
+    class Constant(Decoder):
+        def __init__(self, logit: float) -> None:
+            super().__init__()
+            self.logit = logit
+
+        def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            return {"logits": np.full_like(super().run(inputs)["logits"], self.logit)}
+
+    def labels(decoder: Decoder, refine: Any) -> U8Array:
+        whole = model(MaskEncoder(), decoder)
+        manifest = replace(whole.manifest, masks=MaskSpec(value_channels=V, context="res3", residual=True))
+        engines: dict[str, Engine] = {"encoder": FrameEncoder(), "mask_encoder": MaskEncoder(), "decoder": decoder}
+        with Model(manifest, engines).stream(refine=refine) as stream:
+            stream.start(tiny_clip[0][0], np.where(tiny_clip[1][0] == 1, 1, 0))
+            return stream.step(tiny_clip[0][1]).labels
+
+    plain = labels(Constant(0), "off")
+    assert plain.any()
+    for rounds in (0, 2):
+        assert np.array_equal(labels(Constant(0), rounds), plain)
+        assert labels(Constant(6), rounds).all()
 
 
 def test_the_first_mask_is_shown_as_it_was_drawn(tiny_clip: tuple[U8Array, U8Array]) -> None:

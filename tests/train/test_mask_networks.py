@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,4 +156,4 @@ def test_gradients_reach_every_weight() -> None:
 @pytest.mark.parametrize("change", [{"width": 0}, {"value_channels": 8}])
 def test_impossible_shapes_are_refused(change: dict[str, int]) -> None:
     with pytest.raises(OptionError, match=next(iter(change))):
-        MaskNetworkConfig(**change)
+        replace(MaskNetworkConfig(), **change)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from vosrt_train.data.cache import Cache
 from vosrt_train.data.clips import ClipBatch, make_loader
 from vosrt_train.distributed import World
 from vosrt_train.model import build_encoder, build_mask_embedding
+from vosrt_train.model.mask_embedding import correct
 from vosrt_train.network import TrainedNetwork
 from vosrt_train.segmentation import ClipMasks, SegmentationNetwork, attend, mean_of_usable
 
@@ -88,7 +89,9 @@ def test_gradients_reach_both_networks(batch: ClipBatch, tiny_config: ConfigOf) 
     network, follower = networks(config)
     losses = compute_losses(network, batch, config, WORLD, segmentation=(follower, squares()))
     assert losses.segmentation is not None
-    torch.testing.assert_close(losses.total, losses.space_time + 0.1 * losses.cross_view + losses.segmentation)
+    assert losses.correspondence is not None
+    correspondence = losses.correspondence.space_time + 0.1 * losses.correspondence.cross_view
+    torch.testing.assert_close(losses.total, correspondence + losses.segmentation)
     losses.segmentation.backward()  # type: ignore[no-untyped-call]
     for name, parameter in [*network.named_parameters(), *follower.named_parameters()]:
         assert parameter.grad is not None, name
@@ -110,6 +113,49 @@ def test_it_learns_to_follow_squares(batch: ClipBatch, tiny_config: ConfigOf, ch
         optimiser.step()
         values.append(losses.segmentation.item())
     assert values[-1] < 0.6 * values[0]
+
+
+def test_a_frozen_encoder_stays_as_it_is(batch: ClipBatch, tiny_config: ConfigOf) -> None:
+    """No gradient, no running statistics, no loss of correspondence; mask encoder and decoder learn all the same."""
+    config = tiny_config(*MASKS, "segmentation.freeze=true")
+    network, follower = networks(config)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    losses = compute_losses(network, batch, config, WORLD, segmentation=(follower, squares()))
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    assert losses.correspondence is None
+    assert losses.figures.keys() == {"loss/total", "loss/segmentation"}
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(parameter.grad is not None for parameter in follower.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert compute_losses(network, batch, config, WORLD).correspondence is not None  # before there are masks
+
+
+def test_a_residual_decoder_begins_with_the_coarse_mask(batch: ClipBatch, tiny_config: ConfigOf) -> None:
+    """Untrained, its loss is that of what is propagated, in every round; a decoder from nothing is at chance."""
+    found = {}
+    for residual in ("false", "true"):
+        for rounds in (1, 3):
+            config = tiny_config(*MASKS, f"masks.residual={residual}", f"segmentation.rounds={rounds}")
+            network, follower = networks(config)
+            network.eval()
+            losses = compute_losses(network, batch, config, WORLD, segmentation=(follower, squares()))
+            assert losses.segmentation is not None
+            found[residual, rounds] = losses.segmentation.item()
+    assert found["true", 1] == pytest.approx(found["true", 3], abs=1e-5)
+    assert found["true", 1] < found["false", 1]
+
+
+def test_corrections_are_the_runtimes() -> None:
+    """With three objects; logits of 0 leave what is above a hundredth as it is."""
+    generator = torch.Generator().manual_seed(0)
+    soft = torch.softmax(3 * torch.randn((1, 4, 5, 6), generator=generator), dim=1)
+    logits = 5 * torch.randn((1, 3, 5, 6), generator=generator)
+    ours = correct(soft, logits).softmax(dim=1)[0].permute(1, 2, 0).numpy()
+    of_runtime = [each[0].permute(1, 2, 0).numpy() for each in (soft, logits)]
+    np.testing.assert_allclose(ours, reference.correct(*of_runtime), atol=1e-5)
+    unchanged = correct(soft, torch.zeros_like(logits)).softmax(dim=1)
+    torch.testing.assert_close(unchanged, soft, rtol=0, atol=0.03)
+    assert unchanged[soft > 0.5].min() > 0.48
 
 
 def note(shown: list[Tensor], _: nn.Module, inputs: tuple[Tensor, ...]) -> None:

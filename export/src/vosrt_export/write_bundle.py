@@ -100,6 +100,7 @@ def export_bundle(
     if checkpoint.masks is None:
         model = export_onnx(EncoderGraph(checkpoint.encoder, feature), options.weights)
     else:
+        assert isinstance(checkpoint.encoder, Encoder)  # no other is read together with masks
         graphs = export_mask_graphs(checkpoint.encoder, checkpoint.masks, feature, options.weights)
         mask_comparison = compare_masks(checkpoint.encoder, checkpoint.masks, graphs)
         if not mask_comparison.passes(MASK_TOLERANCES[options.weights]):
@@ -165,7 +166,8 @@ def _mask_spec(checkpoint: Checkpoint) -> MaskSpec | None:
     if checkpoint.masks is None:
         return None
     context: Literal["context", "res3"] = "context" if checkpoint.encoder.config.layer4 else "res3"
-    return MaskSpec(value_channels=checkpoint.masks.config.value_channels, context=context)
+    config = checkpoint.masks.config
+    return MaskSpec(value_channels=config.value_channels, context=context, residual=config.residual)
 
 
 def _mask_verification(comparison: MaskComparison | None, options: ExportOptions) -> dict[str, Any]:

@@ -93,11 +93,13 @@ class MaskSpec:
         value_channels: V.
         context: the encoder's output that is the mask encoder's ``context``.
         rounds: of refinement, unless the caller says otherwise.
+        residual: whether the logits correct the coarse mask, instead of drawing a mask from nothing.
     """
 
     value_channels: int
     context: Literal["context", "res3"]
     rounds: int = 2
+    residual: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,6 +352,7 @@ def _masks(section: _Section) -> MaskSpec:
         value_channels=section.integer("value_channels", 1, 4096),
         context=cast(Literal["context", "res3"], section.choice("context", (CONTEXT, RES3))),
         rounds=section.integer("rounds", 0, MAX_ROUNDS),
+        residual=section.flag("residual"),
     )
     section.done()
     return masks

@@ -178,10 +178,11 @@ class Refiner:
         readout = np.stack([self._values.read(top_k, each).reshape(h, w, -1) for each in self._ids])
         height, width = self._working_frame().shape[:2]
         soft = reference.resize_soft(memory.soft_masks(), height, width)
+        propagated = soft
         if self.rounds == 0:
-            soft = self._decode(readout, readout)
+            soft = self._decode(readout, readout, propagated)
         for _ in range(self.rounds):
-            soft = self._decode(readout, self._encode(soft))
+            soft = self._decode(readout, self._encode(soft), propagated)
         self._soft = soft
         memory.set_soft_masks(reference.resize_soft(soft, h, w))
         self._remember(soft)
@@ -240,11 +241,12 @@ class Refiner:
         }
         return _only(self.mask_encoder.run(inputs), "values")
 
-    def _decode(self, readout: F32Array, values: F32Array) -> F32Array:
-        """Soft masks f32 [H, W, 1 + M] of the newest frame."""
+    def _decode(self, readout: F32Array, values: F32Array, propagated: F32Array) -> F32Array:
+        """Soft masks f32 [H, W, 1 + M] of the newest frame, from scratch or as a correction of what was propagated."""
         inputs = {"readout": readout, "values": values, RES3: self._map(RES3), RES2: self._map(RES2)}
         logits = _only(self.decoder.run(inputs), "logits").transpose(1, 2, 0)
-        return reference.aggregate(reference.resize_soft(logits, *self._working_frame().shape[:2]))
+        logits = reference.resize_soft(logits, *self._working_frame().shape[:2])
+        return reference.correct(propagated, logits) if self.spec.residual else reference.aggregate(logits)
 
     def _map(self, name: str) -> F32Array:
         assert self._newest is not None

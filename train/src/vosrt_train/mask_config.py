@@ -23,10 +23,13 @@ class MaskNetworkConfig:
     Attributes:
         width: channels of layer1 of the mask encoder; layer2 and 3 have 2 and 4 times as many.
         value_channels: of a mask embedding; the decoder has as many, then a half, then a quarter.
+        residual: the decoder's logits correct the coarse mask (see `vosrt_train.model.mask_embedding.correct`) and
+            begin at 0, which leaves it as it is. The paper's decoder draws each mask from nothing.
     """
 
     width: int = 64
     value_channels: int = 512
+    residual: bool = False
 
     def __post_init__(self) -> None:
         _check("masks.width", self.width, 1, 1024, "channels")

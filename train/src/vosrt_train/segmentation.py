@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from vosrt_train.config import TrainConfig
 from vosrt_train.model import Features, MaskEmbedding, aggregate
-from vosrt_train.model.mask_embedding import context_of, upsample
+from vosrt_train.model.mask_embedding import context_of, correct, upsample
 from vosrt_train.pixels import normalise
 
 _IGNORED = 255
@@ -112,14 +112,15 @@ class SegmentationNetwork(nn.Module):
         affinity = attend(key, memory.keys, temperature=self._temperature, top_k=self._config.top_k)
         readout = (memory.values @ affinity.to(memory.values.dtype)).view(clips, self._objects, -1, h, w)
         coarse = (memory.labels @ affinity.detach()).view(clips, -1, h, w)
+        soft = upsample(coarse, *rgb.shape[-2:])
+        propagated = soft
 
         def decode(value: Tensor) -> Tensor:
             logits = self.masks.decoder(readout, value, features.res3, features.res2).float()
-            logits = upsample(logits, *rgb.shape[-2:])
-            return aggregate(logits.masked_fill(~present[:, :, None, None], -torch.inf))
+            logits = upsample(logits, *rgb.shape[-2:]).masked_fill(~present[:, :, None, None], -torch.inf)
+            return correct(propagated, logits) if self.masks.config.residual else aggregate(logits)
 
         predictions = [decode(readout)] if self._config.round_zero else []
-        soft = upsample(coarse, *rgb.shape[-2:])
         for _ in range(self._config.rounds):
             shown = soft if self._config.coarse == "soft" else _harden(soft)
             predictions.append(decode(self.masks.mask_encoder(rgb, shown[:, 1:], context_of(features))))

@@ -233,6 +233,24 @@ def resize_soft(soft: F32Array, height: int, width: int) -> F32Array:
     return np.ascontiguousarray(np.stack(planes, axis=-1))
 
 
+def correct(soft: F32Array, logits: F32Array) -> F32Array:
+    """What the logits of a residual decoder make of a coarse mask; logits of 0 leave it as it is.
+
+    Args:
+        soft: f32 [H, W, 1 + M], the background first; less than 0.01 counts as 0.01, so that it can be overruled.
+        logits: f32 [H, W, M], one channel per object.
+
+    Returns:
+        f32 [H, W, 1 + M] of sum 1.
+    """
+    weight = np.maximum(soft, np.float32(0.01))
+    largest = np.maximum(logits.max(axis=-1, keepdims=True), 0)
+    weight[..., :1] *= np.exp(-largest)
+    weight[..., 1:] *= np.exp(logits - largest)
+    corrected: F32Array = weight / weight.sum(axis=-1, keepdims=True)
+    return corrected
+
+
 def aggregate(logits: F32Array) -> F32Array:
     """Merge objects that know nothing of each other into one soft mask (Oh et al. 2019, equation 5).
 

@@ -51,7 +51,8 @@ def make_masks(request: MaskRequest) -> None:
     encoder = load_checkpoint(request.checkpoint).encoder
     if not isinstance(encoder, Encoder):
         raise OptionError(
-            f"{request.checkpoint} has a {kind_of(encoder.config)} encoder; pseudo-masks are made with {DEFAULT_KIND} only"
+            f"{request.checkpoint} has a {kind_of(encoder.config)} encoder; pseudo-masks are made with "
+            f"{DEFAULT_KIND} only"
         )
     config = load_config(request.preset, request.changes)
     feature: Feature = "res4" if encoder.config.layer4 else "res3"

@@ -6,6 +6,8 @@ their size with corners aligned, so that any size of frame will do.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +20,9 @@ from vosrt_train.model.resnet import BasicBlock
 
 _CBAM_RATIO = 16
 _CBAM_KERNEL = 7
+# Behind a ReLU the gain is sqrt(6); all others see signed maps, or those of a frame, and have sqrt(3).
+_GAINS = {"conv1": 6**0.5, "object1": 6**0.5, "conv2": 0.5 * 6**0.5}
+_COARSE_CLAMP = 0.01  # so that a residual decoder can overrule it; the runtime has it too
 
 
 class ResBlock(nn.Module):
@@ -179,6 +184,22 @@ def context_of(features: Features) -> Tensor:
     return features.res3 if features.res4 is None else features.res4
 
 
+def correct(soft: Tensor, logits: Tensor) -> Tensor:
+    """What a residual decoder makes of a coarse mask: logits of 0 leave it as it is.
+
+    Soft aggregation would not: for one object it squares the odds, and a memory that is fed with that forgets in a few
+    frames where it was unsure.
+
+    Args:
+        soft: f32 [n, 1 + M, H, W], the coarse mask, the background first.
+        logits: f32 [n, M, H, W]; ``-inf`` is an object that is not there.
+
+    Returns:
+        f32 [n, 1 + M, H, W], to be brought to a sum of 1 by a softmax.
+    """
+    return soft.float().clamp_min(_COARSE_CLAMP).log() + F.pad(logits, (0, 0, 0, 0, 1, 0))
+
+
 def upsample(maps: Tensor, height: int, width: int) -> Tensor:
     """Bring maps [n, M, h, w] to [n, M, height, width]: bilinear, corners aligned, as the runtime does."""
     return F.interpolate(maps, (height, width), mode="bilinear", align_corners=True)
@@ -199,7 +220,27 @@ def build_mask_embedding(config: MaskNetworkConfig, encoder: EncoderConfig, *, s
         encoder: whose features they take.
         seed: any non-negative integer.
     """
-    return initialise(empty_mask_embedding(config, encoder), seed)
+    networks = initialise(empty_mask_embedding(config, encoder), seed)
+    for module in networks.modules():
+        if isinstance(module, ResBlock | JoiningBlock | Decoder):
+            _keep_variance(module)
+    if config.residual:
+        nn.init.zeros_(networks.decoder.predict.weight)
+        nn.init.zeros_(cast(Tensor, networks.decoder.predict.bias))
+    return networks
+
+
+def _keep_variance(block: nn.Module) -> None:
+    """Scale a block's convolutions, drawn within ±1 / sqrt(fan-in), for want of a batch-norm behind them.
+
+    As drawn, each would leave a third of the variance or a sixth behind a ReLU: all that reached the last of the
+    decoder's layers was a constant, and its ReLU died of it. After He et al. 2015, with residual branches at half.
+    """
+    for name, child in block.named_children():
+        if isinstance(child, nn.Conv2d) and child.bias is not None and name != "predict":
+            with torch.no_grad():
+                child.weight *= _GAINS.get(name, 3**0.5)
+                child.bias.zero_()
 
 
 def _per_object(of_frame: Tensor, of_object: Tensor) -> Tensor:
