@@ -208,3 +208,14 @@ def test_read_out_is_finite_at_any_temperature(temperature: float) -> None:
     neighbours = Neighbours(similarity, np.zeros((1, 10), dtype=np.int32), np.zeros((1, 10), dtype=np.int32))
     soft = reference.read_out(neighbours, np.ones((1, 1, 1, 1), dtype=np.float32), temperature)
     assert soft[0, 0, 0] == pytest.approx(1, abs=1e-6)
+
+
+@given(st.integers(1, 5), st.integers(1, 40), st.integers(1, 40))
+def test_cells_are_placed_on_their_pixels(stride: int, height: int, width: int) -> None:
+    """Whatever the frame's size: every cell comes back at multiples of the stride, and a ramp stays one in between."""
+    h, w = -(-height // stride), -(-width // stride)
+    rows, columns = np.mgrid[:h, :w].astype(np.float32)
+    placed = reference.place(np.stack([rows, columns], axis=-1), stride, height, width)
+    assert placed.shape == (height, width, 2)
+    wanted = np.minimum(np.mgrid[:height, :width] / stride, np.array([h - 1, w - 1])[:, None, None])
+    np.testing.assert_allclose(placed, wanted.transpose(1, 2, 0), atol=1e-5)

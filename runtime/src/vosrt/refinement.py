@@ -245,8 +245,10 @@ class Refiner:
         """Soft masks f32 [H, W, 1 + M] of the newest frame, from scratch or as a correction of what was propagated."""
         inputs = {"readout": readout, "values": values, RES3: self._map(RES3), RES2: self._map(RES2)}
         logits = _only(self.decoder.run(inputs), "logits").transpose(1, 2, 0)
-        logits = reference.resize_soft(logits, *self._working_frame().shape[:2])
-        return reference.correct(propagated, logits) if self.spec.residual else reference.aggregate(logits)
+        height, width = self._working_frame().shape[:2]
+        if self.spec.residual:
+            return reference.correct(propagated, reference.place(logits, 4, height, width))
+        return reference.aggregate(reference.resize_soft(logits, height, width))
 
     def _map(self, name: str) -> F32Array:
         assert self._newest is not None

@@ -251,6 +251,27 @@ def correct(soft: F32Array, logits: F32Array) -> F32Array:
     return corrected
 
 
+def place(maps: F32Array, stride: int, height: int, width: int) -> F32Array:
+    """Bring what a network computed to the pixels that it saw: bilinear, its cell i lies on pixel ``stride`` i.
+
+    Aligned corners, which stretch the last cell to the last pixel, are up to ``stride`` - 1 pixels beside it.
+
+    Args:
+        maps: f32 [h, w, C], h = ceil(height / stride), w = ceil(width / stride).
+        stride: pixels per cell.
+        height: H.
+        width: W.
+
+    Returns:
+        f32 [H, W, C]; pixels behind the last cell have what it has.
+    """
+    h, w, _ = maps.shape
+    placed = resize_soft(maps, stride * (h - 1) + 1, stride * (w - 1) + 1)
+    beyond = (height - placed.shape[0], width - placed.shape[1])
+    padded: F32Array = np.pad(placed, ((0, beyond[0]), (0, beyond[1]), (0, 0)), mode="edge")
+    return padded
+
+
 def aggregate(logits: F32Array) -> F32Array:
     """Merge objects that know nothing of each other into one soft mask (Oh et al. 2019, equation 5).
 

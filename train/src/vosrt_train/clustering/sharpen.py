@@ -29,7 +29,7 @@ def sharpen_clusters(cells: ClusterMap, frame: U8Array, clusters: int, radius: i
     Returns:
         u8 [H, W]; clusters that the cells do not have, it has not either.
     """
-    guide = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    guide = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) / np.float32(255)
     window = (2 * radius + 1, 2 * radius + 1)
     planes = np.full((clusters, *guide.shape), -np.inf, dtype=np.float32)
     for cluster in np.unique(cells):
