@@ -1,4 +1,4 @@
-"""Files that the authors of method 1 publish, made here from random weights with the names that theirs have."""
+"""Files as Araslanov et al. 2021 publish them, made here from random weights with the names that theirs have."""
 
 from __future__ import annotations
 

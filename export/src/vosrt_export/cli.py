@@ -40,6 +40,10 @@ Size = Annotated[
     int | None,
     typer.Option(min=16, max=4096, help="Default short side in pixels.", show_default="the frame's own"),
 ]
+WorkingSize = Annotated[
+    int | None,
+    typer.Option(min=16, max=4096, help="Working size: short side in pixels.", show_default="as the bundle says"),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
@@ -82,7 +86,7 @@ def vos_export(
 
 @_released_app.command()
 def import_released(
-    released: Annotated[Path, typer.Argument(help="File of the authors of method 1 (.pth).", metavar="FILE")],
+    released: Annotated[Path, typer.Argument(help="File that Araslanov et al. 2021 released (.pth).", metavar="FILE")],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Checkpoint (NAME.safetensors) or bundle (a directory) to make.")
     ],
@@ -94,7 +98,7 @@ def import_released(
     licence: Annotated[str, typer.Option(help="Of the weights, e.g. an SPDX identifier.")] = "not stated",
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn a file that the authors of method 1 released into a checkpoint or a bundle; no code in it is run."""
+    """Turn a file that Araslanov et al. 2021 released into a checkpoint or a bundle; no code in it is run."""
     _require_export()
     from vosrt_export.import_released import export_released, import_released, save_released
     from vosrt_export.write_bundle import ExportOptions
@@ -126,7 +130,7 @@ def verify(
     sequence: Annotated[list[str] | None, typer.Option(help="Of these, one to take. Repeatable.")] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Frames of each sequence.", show_default="all")] = None,
     engine: Annotated[list[str] | None, typer.Option(help="Engine to verify. Repeatable.", show_default="all")] = None,
-    size: Size = None,
+    size: WorkingSize = None,
     threads: Annotated[int, typer.Option(min=0, help="0: one per processor.")] = 0,
     write: Annotated[bool, typer.Option("--write/--no-write", help="Keep the report in the bundle.")] = True,
 ) -> None:
@@ -170,7 +174,7 @@ def quantise(
         list[str] | None, typer.Option(help="Sequence to measure on. Repeatable.", show_default="all")
     ] = None,
     frames: Annotated[int, typer.Option(min=1, help="To calibrate on, spread over the clips.")] = 32,
-    size: Size = None,
+    size: WorkingSize = None,
     symmetric: Annotated[
         bool, typer.Option("--symmetric", help="Activations in int8 around zero, as TensorRT needs; otherwise uint8.")
     ] = False,

@@ -45,7 +45,9 @@ def import_released(path: Path, *, licence: str = "not stated") -> Checkpoint:
     has_layer4 = any(_LAYER.match(name) for name in tensors)
     if stem is None or stem.ndim != 4 or (has_layer4 and (head is None or head.ndim != 4)):
         missing = f"{_PREFIX}backbone.conv1.weight" if stem is None else f"{_PREFIX}emb_q.conv2.weight"
-        raise CheckpointError(f"{path} lacks {missing}, or it is no convolution; expected the network of method 1")
+        raise CheckpointError(
+            f"{path} lacks {missing}, or it is no convolution; expected a network of Araslanov et al."
+        )
     keys = EncoderConfig().key_channels if head is None else head.shape[0]
     try:
         config = EncoderConfig(layer4=has_layer4, width=stem.shape[0], key_channels=keys)

@@ -39,7 +39,9 @@ def bench(
     device: Annotated[
         str, typer.Option(help="Where the core runs: cpu, cuda or cuda:N.", rich_help_panel=_GRID)
     ] = "cpu",
-    bundle: Annotated[str, typer.Option(help="Folder made by vos-export.", rich_help_panel=_HOW)] = "default",
+    bundle: Annotated[
+        str, typer.Option(help="default, fast, or a folder made by vos-export.", rich_help_panel=_HOW)
+    ] = "default",
     source: Annotated[
         str | None, typer.Option(help="Your own clip. [dim]Default: one rendered at every size.", rich_help_panel=_HOW)
     ] = None,

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from vosrt.errors import VosrtError
 
-_REINSTALL = "pip install --force-reinstall --no-deps vosrt"
+_REINSTALL = "pip install --force-reinstall --no-deps PATH/TO/vosrt"  # vosrt is installed from a clone
 _ISA_NAMES = {
     "generic": "portable C++",
     "avx2": "AVX2",

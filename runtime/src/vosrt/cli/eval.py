@@ -50,8 +50,9 @@ def run(
     ),
     sequences: Names = "",
     bundle: Annotated[
-        str, typer.Option("--bundle", "-b", help="Folder made by vos-export.", rich_help_panel=_MODEL)
-    ] = ("default"),
+        str,
+        typer.Option("--bundle", "-b", help="default, fast, or a folder made by vos-export.", rich_help_panel=_MODEL),
+    ] = "default",
     engine: Engine = "auto",
     precision: PrecisionName = "auto",
     size: Size = None,
@@ -163,7 +164,7 @@ def cycle(
     turns: Annotated[int, typer.Option(help="Ways back, evenly spread over the clip.", rich_help_panel=_WHAT)] = 4,
     bundle: Annotated[
         list[str] | None,
-        typer.Option(help="Folder made by vos-export. Repeat it to compare models.", rich_help_panel=_MODEL),
+        typer.Option(help="As for [b]vos-run[/b]. Repeat it to compare models.", rich_help_panel=_MODEL),
     ] = None,
     engine: Engine = "auto",
     precision: PrecisionName = "auto",

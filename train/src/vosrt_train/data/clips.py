@@ -108,7 +108,7 @@ class ClipBatch:
 
 
 class ClipSampler:
-    """Draws clips from a cache (ALGORITHMS: "Training clip").
+    """Draws clips from a cache (Araslanov et al. 2021, section 4 and supplement B).
 
     An epoch has one clip of each video, or of each segment of a long one, in random order. Where these are
     fewer than a batch, they come up several times.
