@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import RESULTS
+from report_masks import pseudo_mask_part, refinement_part
 from report_models import ablation_part, accuracy_part, cycle_part, quantised_part, runs_part, training_part
 from report_tables import MISSING, on, read, table
 
@@ -193,6 +194,8 @@ DOCUMENTS = {
         "runs": runs_part,
         "accuracy": accuracy_part,
         "ablation": ablation_part,
+        "refinement": refinement_part,
+        "pseudo_masks": pseudo_mask_part,
     },
 }
 

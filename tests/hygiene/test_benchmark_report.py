@@ -26,7 +26,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleTy
     for each in (module, importlib.import_module("report_tables")):
         monkeypatch.setattr(each, "RESULTS", tmp_path)
     yield module
-    for name in ("report", "report_models", "report_tables", "machine"):
+    for name in ("report", "report_masks", "report_models", "report_tables", "machine"):
         sys.modules.pop(name, None)
 
 

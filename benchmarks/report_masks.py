@@ -1,0 +1,70 @@
+"""Tables about the mask embedding: what rounds of refinement gain and cost, and what pseudo-masks are."""
+
+from __future__ import annotations
+
+import statistics
+
+from report_tables import MISSING, on, read, table
+
+
+def refinement_part() -> str:
+    """J&F per sequence over the rounds, and the rounds' cost."""
+    machine, rows = read("refinement")
+    scored = [row for row in rows if row["part"] == "accuracy"]
+    timed = [row for row in rows if row["part"] == "cost"]
+    if not scored and not timed:
+        return f"({MISSING})"
+    parts = [on(machine)]
+    if scored:
+        rounds = list(dict.fromkeys(row["rounds"] for row in scored))
+        cells = {(row["sequence"], row["rounds"]): row for row in scored}
+        body: list[list[object]] = [
+            [sequence, *(f"{cells[sequence, each]['j_and_f']:.1f}" for each in rounds)]
+            for sequence in dict.fromkeys(row["sequence"] for row in scored)
+        ]
+        head = [f"J&F, short side {scored[0]['size']}, %", *map(_title, rounds)]
+        parts.append(table(head, body))
+    if timed:
+        rounds = list(dict.fromkeys(row["rounds"] for row in timed))
+        times = {(row["objects"], row["rounds"]): row for row in timed}
+        counts = sorted({row["objects"] for row in timed})
+        body = [[f"{count} object{'s' * (count > 1)}"] for count in counts]
+        for line, count in zip(body, counts, strict=True):
+            line += [f"{times[count, each]['frame_p50_ms']:.0f}" for each in rounds]
+        few, many = counts[0], counts[-1]
+        ratio = [times[many, each]["frame_p50_ms"] / times[few, each]["frame_p50_ms"] for each in rounds]
+        body.append([f"{many} / {few}", *(f"{each:.2f}" for each in ratio)])
+        size = f"{timed[0]['width']} × {timed[0]['height']}"
+        parts.append(table([f"{size}, ms a frame, median", *map(_title, rounds)], body))
+        parts.append(f"Other processes took up to {max(row['foreign_cores'] for row in timed):.1f} cores meanwhile.")
+    return "\n\n".join(parts)
+
+
+def pseudo_mask_part() -> str:
+    """How well clusters fit annotated objects, per method."""
+    _, rows = read("pseudo_masks")
+    if not rows:
+        return f"({MISSING})"
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    cells = {(row["sequence"], row["method"]): row for row in rows}
+    sequences = list(dict.fromkeys(row["sequence"] for row in rows))
+    keys = ("best_j", "largest_share", "parts")
+    body: list[list[object]] = [
+        [sequence, *(_figure(key, cells[sequence, method][key]) for method in methods for key in keys)]
+        for sequence in sequences
+    ]
+    means = [
+        _figure(key, statistics.mean(cells[sequence, method][key] for sequence in sequences))
+        for method in methods
+        for key in keys
+    ]
+    titles = [f"{method}: {title}" for method in methods for title in ("best J, %", "largest share, %", "parts")]
+    return table([f"{rows[0]['clusters']} clusters", *titles], [*body, ["mean", *means]])
+
+
+def _title(rounds: int | str) -> str:
+    return "propagated alone" if rounds == "off" else f"R = {rounds}"
+
+
+def _figure(key: str, value: float) -> str:
+    return f"{value:.1f}" if key == "parts" else f"{value:.0f}"
