@@ -187,6 +187,14 @@ def test_sharpening_finds_the_edge_of_the_frame() -> None:
     assert np.array_equal(flat, np.where(np.arange(64) >= 32, 2, 0) * np.ones((48, 1)))
 
 
+def test_sharpening_does_not_move_what_shows_no_edge() -> None:
+    """A convolution's cell i lies on pixel 8 i: a border between the first two cells is 4 pixels from the side."""
+    cells = np.ones((7, 9), dtype=np.uint8)
+    cells[:, 0] = 0
+    sharp = sharpen_clusters(cells, np.full((49, 65, 3), 90, dtype=np.uint8), 2, radius=1)
+    assert set((sharp == 0).sum(axis=1)) <= {4, 5}
+
+
 def test_smoothing_takes_the_majority() -> None:
     maps = np.zeros((1, 5, 5), dtype=np.uint8)
     maps[0, 2, 2] = 1  # alone

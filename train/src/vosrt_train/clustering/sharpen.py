@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vosrt.ops.reference import resize_soft
 from vosrt.types import U8Array
 from vosrt_train.clustering.foreground import ClusterMap
 
@@ -32,9 +33,11 @@ def sharpen_clusters(cells: ClusterMap, frame: U8Array, clusters: int, radius: i
     guide = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) / np.float32(255)
     window = (2 * radius + 1, 2 * radius + 1)
     planes = np.full((clusters, *guide.shape), -np.inf, dtype=np.float32)
-    for cluster in np.unique(cells):
-        plane = cv2.resize((cells == cluster).astype(np.float32), guide.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        planes[cluster] = _guided(plane, guide, window)
+    present = np.unique(cells)
+    # A cell lies on the first of its eight pixels, not in their middle: corners are aligned, as everywhere.
+    coarse = resize_soft((cells[..., None] == present).astype(np.float32), *guide.shape)
+    for channel, cluster in enumerate(present):
+        planes[cluster] = _guided(np.ascontiguousarray(coarse[..., channel]), guide, window)
     best: NDArray[np.int64] = planes.argmax(axis=0)
     return best.astype(np.uint8)
 
