@@ -92,13 +92,15 @@ def test_dry_run_plans_and_writes_nothing(request_of: Request, capsys: pytest.Ca
 
 
 def test_fine_tuning_starts_from_the_checkpoint(request_of: Request, tmp_path: Path) -> None:
-    """With a rate of zero, what comes out is what went in, but for the running statistics."""
+    """With a rate of zero, what comes out is what went in, but for the running statistics; the licence is inherited."""
     path = tmp_path / "start.safetensors"
     start = build_encoder(EncoderConfig(width=4, key_channels=8), seed=5)
-    save_checkpoint(Checkpoint(start, Training(trained=True, seed=5, summary="", licence="")), path)
+    save_checkpoint(Checkpoint(start, Training(trained=True, seed=5, summary="", licence="MIT")), path)
     changes = (*request_of.changes, "optimiser.learning_rate=0")
     assert run_training(variant(request_of, init=str(path), changes=changes)) == 0
-    found = load_checkpoint(request_of.run / "last.safetensors").encoder
+    checkpoint = load_checkpoint(request_of.run / "last.safetensors")
+    assert checkpoint.training.licence == "MIT"
+    found = checkpoint.encoder
     for (name, before), after in zip(start.named_parameters(), found.parameters(), strict=True):
         assert torch.equal(before, after), name
 

@@ -18,7 +18,7 @@ from vosrt.errors import OptionError
 from vosrt_train.backbones import DEFAULT_KIND, kind_of
 from vosrt_train.branches import compute_losses
 from vosrt_train.bundle_weights import load_trainable, part_of
-from vosrt_train.checkpoint import load_checkpoint
+from vosrt_train.checkpoint import Checkpoint, load_checkpoint
 from vosrt_train.clustering.schedule import MaskSchedule
 from vosrt_train.config import ComputeConfig, TrainConfig
 from vosrt_train.data.cache import Cache, CachePlan, Progress, build_cache, open_cache
@@ -110,8 +110,7 @@ def starting_encoder(config: TrainConfig, source: str | None) -> Encoder:
     fresh = build_encoder(config.encoder, seed=config.seed)
     if source is None:
         return fresh
-    bundle = is_packaged(source) or Path(source).is_dir()
-    given = (load_trainable(source) if bundle else load_checkpoint(Path(source))).encoder
+    given = _load_start(source).encoder
     if not isinstance(given, Encoder):
         raise OptionError(f"{source} has a {kind_of(given.config)} encoder; training takes {DEFAULT_KIND} only")
     if replace(given.config, layer4=config.encoder.layer4) != config.encoder:
@@ -124,6 +123,20 @@ def starting_encoder(config: TrainConfig, source: str | None) -> Encoder:
         weights |= {f"backbone.layer4.{block}.bn2.weight": torch.zeros(8 * config.encoder.width) for block in range(2)}
     fresh.load_state_dict(fresh.state_dict() | weights)
     return fresh
+
+
+def starting_licence(source: str) -> str:
+    """Licence of the weights to start from, which those trained from them inherit.
+
+    Args:
+        source: as for :func:`starting_encoder`, with the same errors.
+    """
+    return _load_start(source).training.licence
+
+
+def _load_start(source: str) -> Checkpoint:
+    bundle = is_packaged(source) or Path(source).is_dir()
+    return load_trainable(source) if bundle else load_checkpoint(Path(source))
 
 
 def starting_masks(config: TrainConfig, checkpoint: Path | str | None) -> MaskEmbedding | None:

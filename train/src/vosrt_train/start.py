@@ -23,6 +23,7 @@ from vosrt_train.prepare import (
     measure_step,
     prepare_cache,
     starting_encoder,
+    starting_licence,
     starting_masks,
     use_threads,
 )
@@ -100,8 +101,11 @@ def dry_run_training(request: Request) -> None:
 def _load_config(request: Request) -> TrainConfig:
     """The preset, or what the run was started with, changed by what the user gives besides."""
     config = load_config(_preset(request), request.changes)
-    if request.licence is not None:
-        config = replace(config, licence=request.licence)
+    licence = request.licence
+    if licence is None and request.init is not None and config.licence == TrainConfig.licence:
+        licence = starting_licence(request.init)
+    if licence is not None:
+        config = replace(config, licence=licence)
     if request.validation is not None:
         config = replace(config, validation=replace(config.validation, folder=str(request.validation.absolute())))
     return config

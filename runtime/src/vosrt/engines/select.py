@@ -81,7 +81,9 @@ def create_encoder_engine(
     if engine not in ENGINE_NAMES:
         raise OptionError(f"engine is {engine!r}; expected one of {', '.join(ENGINE_NAMES[:-1])}")
     if precision == "bf16" and engine in ("cpu", "fake"):
-        raise OptionError(f"the {engine} engine computes in fp32 only; use precision 'auto', or engine 'openvino'")
+        raise OptionError(
+            f"the {engine} engine computes in fp32 only; use precision 'auto', or engine 'openvino-direct'"
+        )
     if engine == "fake":
         return FakeEngine(spec)
     if engine != "auto":
