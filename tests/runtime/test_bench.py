@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from vosrt.benchmark import machine, runner
 from vosrt.benchmark.budget import fitting
@@ -20,7 +22,7 @@ from vosrt.benchmark.cases import Case, Grid, integers
 from vosrt.benchmark.clip import PERIOD, mark_objects, render, size_of
 from vosrt.benchmark.machine import Watch
 from vosrt.benchmark.nvml import EnergyMeter, open_gpu
-from vosrt.benchmark.output import findings, object_costs, read_rows, table_of, write_rows
+from vosrt.benchmark.output import findings, object_costs, read_rows, tables_of, write_rows
 from vosrt.benchmark.plots import digest_of, write_plots
 from vosrt.benchmark.roofline import match_work
 from vosrt.benchmark.worker import Turn, Worker, WorkerFailedError
@@ -228,13 +230,19 @@ def test_disturbed_rows_are_named() -> None:
 
 
 def test_rows_come_back_and_fill_a_table(tmp_path: Path) -> None:
-    """One row of the table each, a column per stage."""
+    """A table of frames and one of stages for each engine, whole in 80 columns."""
     rows = [row(), row(objects=5)]
     write_rows(tmp_path / "bench.jsonl", {"machine": {}}, rows)
     assert read_rows(tmp_path / "bench.jsonl") == ({"machine": {}}, rows)
-    table = table_of(rows)
-    assert table.row_count == 2
-    assert [column.header for column in table.columns][5:9] == ["decode", "encoder", "match", "write"]
+    terminal = Console(width=80, file=io.StringIO())
+    terminal.print(tables_of([*rows, row(engine="openvino-direct", precision="bf16")]))
+    assert isinstance(terminal.file, io.StringIO)
+    text = terminal.file.getvalue()
+    assert "…" not in text
+    assert "openvino-direct bf16, core" in text
+    assert [line.split()[3:7] for line in text.splitlines() if "decode" in line] == [
+        ["decode", "encoder", "match", "write"]
+    ] * 2
 
 
 def test_plots_show_what_varies(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -31,32 +32,49 @@ def write_rows(path: Path, header: Row, rows: Sequence[Row]) -> None:
         part_of(path).replace(path)
 
 
-def table_of(rows: Sequence[Row]) -> Table:
-    """A table with a column per stage that exists."""
-    stages = list(dict.fromkeys(stage for row in rows for stage in row["stages_ms"] if stage != "frame"))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
-    for name in ("size", "objects", "context"):
-        table.add_column(name, justify="right")
-    table.add_column("engine", overflow="fold")
-    table.add_column("core", overflow="fold")
-    for name in (*stages, "frame p50", "p95", "p99", "FPS", "MB", "others"):
-        table.add_column(name, justify="right")
+def tables_of(rows: Sequence[Row]) -> Group:
+    """For each engine and core a table of whole frames and one of their stages, narrow enough for 80 columns."""
+    parts: list[RenderableType] = []
+    for engine, precision, isa in dict.fromkeys((row["engine"], row["precision"], row["isa"]) for row in rows):
+        chosen = [row for row in rows if (row["engine"], row["precision"], row["isa"]) == (engine, precision, isa)]
+        parts += [escape(f"{engine} {precision}, core {isa}"), _frame_table(chosen), "", _stage_table(chosen), ""]
+    return Group(*parts)
+
+
+def _frame_table(rows: Sequence[Row]) -> Table:
+    table = _setting_table("frame p50, ms", "p95", "p99", "FPS", "MB", "others")
     for row in rows:
-        times = row["stages_ms"]
+        frame = row["stages_ms"]["frame"]
         table.add_row(
-            str(row["size"]),
-            str(row["objects"]),
-            str(row["context"]),
-            escape(f"{row['engine']} {row['precision']}"),
-            row["isa"],
-            *(f"{times[stage]['p50']:.1f}" if stage in times else "" for stage in stages),
-            *(f"{times['frame'][percent]:.1f}" for percent in ("p50", "p95", "p99")),
+            *_settings(row),
+            *(f"{frame[percent]:.1f}" for percent in ("p50", "p95", "p99")),
             f"{row['fps']:.1f}",
             "" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:.0f}",
             ("[red]" if row["disturbed"] else "")
             + ("?" if row["foreign_cores"] < 0 else f"{row['foreign_cores']:.2f}"),
         )
     return table
+
+
+def _stage_table(rows: Sequence[Row]) -> Table:
+    """A column per stage that exists; medians in milliseconds."""
+    stages = list(dict.fromkeys(stage for row in rows for stage in row["stages_ms"] if stage != "frame"))
+    table = _setting_table(*stages)
+    for row in rows:
+        times = row["stages_ms"]
+        table.add_row(*_settings(row), *(f"{times[stage]['p50']:.1f}" if stage in times else "" for stage in stages))
+    return table
+
+
+def _setting_table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("size", "objects", "context", *columns):
+        table.add_column(name, justify="right")
+    return table
+
+
+def _settings(row: Row) -> tuple[str, str, str]:
+    return str(row["size"]), str(row["objects"]), str(row["context"])
 
 
 def findings(rows: Sequence[Row]) -> list[str]:

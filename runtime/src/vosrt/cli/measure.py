@@ -19,7 +19,7 @@ from vosrt.benchmark.budget import command_for, fitting
 from vosrt.benchmark.cases import Grid
 from vosrt.benchmark.clip import write_clip
 from vosrt.benchmark.nvml import open_gpu
-from vosrt.benchmark.output import RESULTS, findings, table_of, write_rows
+from vosrt.benchmark.output import RESULTS, findings, tables_of, write_rows
 from vosrt.benchmark.plots import require_matplotlib, write_plots
 from vosrt.benchmark.runner import Settings, measure_group, measure_rates
 from vosrt.benchmark.worker import WorkerFailedError
@@ -165,7 +165,7 @@ def _show(request: Request, header: dict[str, Any], rows: list[dict[str, Any]]) 
         return
     console = Console()
     console.print(_machine_line(header), highlight=False)
-    console.print(table_of(rows))
+    console.print(tables_of(rows))
     for line in [*findings(rows), *_advice(rows, request.budget_ms), *(f"written: {path}" for path in written)]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
