@@ -15,7 +15,7 @@ from PIL import Image
 from vosrt.errors import OptionError, WorkError
 from vosrt_train.checkpoint import load_checkpoint
 from vosrt_train.clustering import make
-from vosrt_train.clustering.lookup import clip_masks
+from vosrt_train.clustering.lookup import clip_masks, unite_clusters
 from vosrt_train.clustering.make import Job, make_pseudo_masks
 from vosrt_train.clustering.schedule import MaskSchedule
 from vosrt_train.clustering.sheets import write_sheets
@@ -168,6 +168,32 @@ def test_clips_see_the_masks_of_their_frames(tmp_path: Path, flip: bool) -> None
     seen_columns = 39 - columns if flip else columns
     assert (int(rows.min()) + 8, int(rows.max()) + 8) == (13, 35)
     assert (int(seen_columns.min()) + 12, int(seen_columns.max()) + 12) == (37, 51)
+
+
+def test_unions_begin_with_an_object_and_touch() -> None:
+    """One to three clusters, in many draws each of them; never one that lies apart; none where no object is seen."""
+    rows = ["00114", "02214", "32214", "33334"]
+    clusters = np.array([[int(cell) for cell in row] for row in rows], dtype=np.uint8)
+    drawn = [unite_clusters(clusters, (2, 7), 3, np.random.default_rng(seed)) for seed in range(60)]
+    assert {len(each) for each in drawn} == {1, 2, 3}
+    assert all(each[0] == 2 and len(set(each)) == len(each) for each in drawn)
+    assert {each[1] for each in drawn if len(each) > 1} == {0, 1, 3}
+    assert {each[2] for each in drawn if len(each) > 2} == {0, 1, 3, 4}
+    assert unite_clusters(clusters, (2, 7), 3, np.random.default_rng(8)) == drawn[8]
+    assert unite_clusters(clusters, (7,), 3, np.random.default_rng(0)) == ()
+    assert unite_clusters(np.full((2, 2), 5, np.uint8), (5,), 3, np.random.default_rng(0)) == (5,)
+
+
+def test_clips_follow_unions(config: TrainConfig, tiny_cache: Cache, tmp_path: Path) -> None:
+    """One object a clip, the same in every frame and at every look, made of whole clusters."""
+    batch = next(iter(make_loader(config.clips, tiny_cache)))
+    wanted = {video.name: frozenset(range(10)) for video in tiny_cache.videos}
+    masks = made(config, tiny_cache, tmp_path, wanted)
+    found = clip_masks(masks, batch.clips, 48, frames=3, unions=3)
+    assert found.usable.any()
+    assert set(found.labels.unique().tolist()) == {0, 1}
+    assert torch.equal(found.labels, clip_masks(masks, batch.clips, 48, frames=3, unions=3).labels)
+    assert not torch.equal(found.labels, clip_masks(masks, batch.clips, 48, frames=3).labels)
 
 
 def test_frames_that_will_be_shown(config: TrainConfig, tiny_cache: Cache) -> None:

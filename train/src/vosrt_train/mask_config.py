@@ -99,6 +99,8 @@ class ForegroundConfig:
         dominance: a video in which one cluster has more than this share of the cells is degenerate.
         flicker: a video whose foreground changes its area by more than this share from one clustered frame to the next,
             on average, is degenerate.
+        unions: clusters that make the pseudo-object of a clip, at most: one that was chosen and some that it touches,
+            drawn anew for every clip. 1 follows all chosen clusters, each as an object, as the paper does.
     """
 
     objects: int = 2
@@ -109,9 +111,11 @@ class ForegroundConfig:
     max_area: float = 0.4
     dominance: float = 0.95
     flicker: float = 0.5
+    unions: int = 1
 
     def __post_init__(self) -> None:
         _check("foreground.objects", self.objects, 1, 15)
+        _check("foreground.unions", self.unions, 1, 15)
         _check("foreground.contact", self.contact, 0.001, 1000)
         for name in ("persistence", "compactness", "min_area", "max_area", "dominance", "flicker"):
             _check(f"foreground.{name}", getattr(self, name), 0, 1)

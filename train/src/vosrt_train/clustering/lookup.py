@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from vosrt_train.clustering.foreground import ClusterMap
 from vosrt_train.clustering.store import PseudoMasks
 from vosrt_train.data.clips import ClipParameters
 from vosrt_train.segmentation import ClipMasks
 
 
-def clip_masks(masks: PseudoMasks, clips: Sequence[ClipParameters], crop: int, *, frames: int) -> ClipMasks:
+def clip_masks(
+    masks: PseudoMasks, clips: Sequence[ClipParameters], crop: int, *, frames: int, unions: int = 1
+) -> ClipMasks:
     """Look up the masks of clips.
 
     Args:
@@ -22,14 +27,60 @@ def clip_masks(masks: PseudoMasks, clips: Sequence[ClipParameters], crop: int, *
         clips: how they came about.
         crop: side of a clip in pixels.
         frames: of each clip, from its frame 0 on.
+        unions: clusters that are united to the one pseudo-object of a clip, at most; 1 takes those that were chosen.
     """
     labels = torch.zeros((len(clips), frames, crop, crop), dtype=torch.uint8)
     for number, clip in enumerate(clips):
-        of_video = masks.all_masks.get(clip.video)
-        if of_video is not None:
+        if unions > 1 and (clusters := masks.all_maps.get(clip.video)) is not None:
+            random = np.random.default_rng(zlib.crc32(repr(clip).encode()))
+            objects = masks.entries[clip.video].objects
+            united = unite_clusters(clusters[clip.frame_ids[0]], objects, unions, random)
+            maps = np.stack([np.isin(clusters[frame], united) for frame in clip.frame_ids[:frames]]).astype(np.uint8)
+            labels[number] = _crop(torch.from_numpy(maps), clip, crop)
+        elif unions == 1 and (of_video := masks.all_masks.get(clip.video)) is not None:
             maps = np.stack([of_video[frame] for frame in clip.frame_ids[:frames]])
             labels[number] = _crop(torch.from_numpy(maps), clip, crop)
     return ClipMasks(labels, (labels[:, 0] > 0).flatten(1).any(dim=1))
+
+
+def unite_clusters(
+    clusters: ClusterMap, objects: Sequence[int], most: int, random: np.random.Generator
+) -> tuple[int, ...]:
+    """Clusters that make one object of several colours: one that looks like an object, and some that it touches.
+
+    A cluster is a patch of one texture, an object is seldom. Whoever learns clusters one by one learns that a mask ends
+    where the texture does; of a union, only the coarse mask tells which of its inner borders are none.
+
+    Args:
+        clusters: u8 [h, w] of the frame in which the object is given.
+        objects: clusters to begin with; one of those that are seen, or none.
+        most: how many clusters; from one to this many, as likely as each other.
+        random: decides.
+
+    Returns:
+        Numbers of clusters, the first one first; none where no object is seen. Each touches an earlier one; a longer
+        common border makes it likelier.
+    """
+    seen = [each for each in objects if (clusters == each).any()]
+    if not seen:
+        return ()
+    united = [int(random.choice(seen))]
+    for _ in range(random.integers(most)):
+        touching = _touching(clusters, united)
+        if not touching.any():
+            break
+        united.append(int(random.choice(len(touching), p=touching / touching.sum())))
+    return tuple(united)
+
+
+def _touching(clusters: ClusterMap, united: Sequence[int]) -> NDArray[np.int64]:
+    """Cells' edges that each cluster, i64 [256], shares with a union that it is not part of."""
+    inside = np.isin(clusters, united)
+    counts = np.zeros(256, dtype=np.int64)
+    for first, second in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        for one, other in ((first, second), (second, first)):
+            counts += np.bincount(clusters[other][inside[one] & ~inside[other]], minlength=256)
+    return counts
 
 
 def _crop(maps: Tensor, clip: ClipParameters, crop: int) -> Tensor:

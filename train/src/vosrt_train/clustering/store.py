@@ -147,6 +147,11 @@ class PseudoMasks:
         """The masks of all usable videos, read once."""
         return {name: self.masks(name) for name, entry in self.entries.items() if entry.usable}
 
+    @cached_property
+    def all_maps(self) -> dict[str, dict[int, ClusterMap]]:
+        """The clusters of all usable videos, read once."""
+        return {name: self.maps(name) for name, entry in self.entries.items() if entry.usable}
+
     def summary(self) -> dict[str, float]:
         """Figures over the videos: how many, how many usable, mean share of foreground, mean flicker."""
         usable = [entry for entry in self.entries.values() if entry.usable]

@@ -122,7 +122,10 @@ class MaskUpdates:
         if self._masks is None:
             return None
         clips = batch.clips[: self._clips]
-        return clip_masks(self._masks, clips, self._config.clips.crop, frames=SEGMENTATION_FRAMES)
+        config = self._config
+        return clip_masks(
+            self._masks, clips, config.clips.crop, frames=SEGMENTATION_FRAMES, unions=config.foreground.unions
+        )
 
     def _start(self, generation: int, step: int, encoder: Encoder) -> None:
         """Take the weights, and begin to make the masks where there is somebody to do it in the background."""
