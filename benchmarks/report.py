@@ -14,7 +14,7 @@ from typing import Any
 from machine import RESULTS
 from report_masks import pseudo_mask_part, refinement_part
 from report_models import ablation_part, accuracy_part, cycle_part, quantised_part, runs_part, training_part
-from report_tables import MISSING, on, read, table
+from report_tables import MISSING, header_of, on, read, table
 
 from vosrt.benchmark.output import object_costs, read_rows
 from vosrt.benchmark.plots import digest_of, write_plots
@@ -178,6 +178,30 @@ def engine_part() -> str:
     return f"{title}\n\n{table(head, body)}"
 
 
+def embed_part() -> str:
+    """The C++ path beside Python, as whole processes."""
+    machine, rows = read("embed")
+    if not rows:
+        return f"({MISSING})"
+    common = header_of("embed")
+    body: list[list[object]] = [
+        [
+            f"{row['path']}, {row['precision']}",
+            f"{row['step_p50_ms']:.0f}",
+            f"{row['ratio']:.2f}" if "ratio" in row else "",
+            f"{row['start_up_ms'] / 1e3:.2f}",
+            f"{row['peak_memory_mb']:.0f}",
+        ]
+        for row in rows
+    ]
+    title = (
+        f"{common['size']}p, one object, {common['frames']} frames, default bundle on OpenVINO. {on(machine)} Other "
+        f"processes took at most {max(row['foreign_cores'] for row in rows):.2f} cores. `libvosrt.so` has "
+        f"{common['libvosrt_bytes'] / 1e3:.0f} kB, `vos_embed` {common['program_bytes'] / 1e3:.0f} kB."
+    )
+    return f"{title}\n\n{table(['', 'ms a frame', '/ Python', 'start-up, s', 'peak memory, MB'], body)}"
+
+
 DOCUMENTS = {
     "README.md": {
         "accuracy": accuracy_part,
@@ -189,6 +213,7 @@ DOCUMENTS = {
     },
     "export/README.md": {"engines": engine_part, "quantised": quantised_part},
     "runtime/README.md": {"cycle": cycle_part},
+    "runtime/native/README.md": {"embed": embed_part},
     "train/README.md": {"training": training_part},
     "runtime/src/vosrt/bundles/MODELS.md": {
         "runs": runs_part,

@@ -19,6 +19,13 @@ def read(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return machine["machine"], rows
 
 
+def header_of(name: str) -> dict[str, Any]:
+    """The first line of results/NAME.jsonl: the machine, and what all rows have in common."""
+    with (RESULTS / f"{name}.jsonl").open() as lines:
+        header: dict[str, Any] = json.loads(next(lines))
+    return header
+
+
 def table(head: list[str], rows: list[list[object]]) -> str:
     """A Markdown table; all columns but the first are figures."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
