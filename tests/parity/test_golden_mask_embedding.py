@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,29 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from vosrt import ops
 from vosrt.ops import reference
-from vosrt.refinement import read_values
+from vosrt.types import F32Array
 
 CELLS = 12 * 22
 TOLERANCE = 1e-4
+
+Read = Callable[[reference.Neighbours, F32Array], F32Array]
 
 
 @pytest.fixture(scope="module")
 def golden(shared_data: Path) -> Mapping[str, NDArray[Any]]:
     with np.load(shared_data / "golden" / "mask_embedding_blackswan_s96.npz") as data:
         return dict(data)
+
+
+@pytest.fixture(params=["numpy", "native"])
+def read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Read:
+    """The read-out of one object's values on each core."""
+    if request.param == "native":
+        request.getfixturevalue("native")
+    monkeypatch.setenv("VOSRT_CORE", request.param)
+    return lambda neighbours, values: ops.read_values(neighbours, [values], 0.05)[0]
 
 
 def cells_last(maps: NDArray[Any]) -> NDArray[Any]:
@@ -37,7 +49,7 @@ def test_aggregation(golden: Mapping[str, NDArray[Any]]) -> None:
 
 
 @pytest.mark.parametrize("frame", [0, 1, 2])
-def test_read_out_of_values_and_labels(golden: Mapping[str, NDArray[Any]], frame: int) -> None:
+def test_read_out_of_values_and_labels(golden: Mapping[str, NDArray[Any]], read: Read, frame: int) -> None:
     """V_q and the coarse mask of each frame, from the recorded keys, values, labels and neighbours.
 
     The memory holds frame 0 in slot 0, attended globally, and the five frames before, copies of frame 0 at first.
@@ -50,16 +62,16 @@ def test_read_out_of_values_and_labels(golden: Mapping[str, NDArray[Any]], frame
     memory = keys[slots].reshape(len(slots), CELLS, -1)
     similarity = np.einsum("qc,qkc->qk", query, memory[slot, cell]).astype(np.float32)
 
-    weights = read_values(similarity, slot, cell, np.ones((len(slots), CELLS, 1), dtype=np.float32), 0.05)
+    neighbours = reference.Neighbours(similarity, slot, cell)
+    weights = read(neighbours, np.ones((len(slots), CELLS, 1), dtype=np.float32))
     assert np.abs(weights - 1).max() < 1e-5
-    found = read_values(similarity, slot, cell, values[slots].reshape(len(slots), CELLS, -1), 0.05)
+    found = read(neighbours, values[slots].reshape(len(slots), CELLS, -1))
     assert np.abs(found - cells_last(golden["readout"][frame])[0].reshape(CELLS, -1)).max() < TOLERANCE
 
 
-def test_the_neighbours_are_those_of_match(golden: Mapping[str, NDArray[Any]]) -> None:
+def test_the_neighbours_are_those_of_match(golden: Mapping[str, NDArray[Any]], read: Read) -> None:
     """Frame 1, matched here: same weights, and the same values read, whichever of equal copies is taken."""
     keys, values = cells_last(golden["key"][:, 0]), cells_last(golden["value"][:, 0])
     found = reference.match(keys[1], [keys[0]] * 6, [False] + [True] * 5, window="circle", radius=12, top_k=10)
     copies = np.repeat(values[:1].reshape(1, CELLS, -1), 6, axis=0)
-    read = read_values(found.similarity, found.slot, found.cell, copies, 0.05)
-    assert np.abs(read - cells_last(golden["readout"][0])[0].reshape(CELLS, -1)).max() < TOLERANCE
+    assert np.abs(read(found, copies) - cells_last(golden["readout"][0])[0].reshape(CELLS, -1)).max() < TOLERANCE

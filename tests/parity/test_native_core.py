@@ -298,6 +298,66 @@ def test_labels_are_the_twins(
     np.testing.assert_array_equal(confidence, expected)
 
 
+@st.composite
+def reading_problems(draw: st.DrawFn) -> tuple[reference.Neighbours, list[F32Array]]:
+    """Neighbours of which none, some or all are missing, and the values of one to three objects."""
+    queries, top_k = draw(st.integers(1, 30)), draw(st.sampled_from((1, 2, 10, 64)))
+    slots, cells, channels = draw(st.integers(1, 4)), draw(st.integers(1, 30)), draw(st.sampled_from((1, 3, 16, 33)))
+    random = np.random.default_rng(draw(st.integers(0, 2**20)))
+    missing = random.random((queries, top_k)) < draw(st.sampled_from((0, 0.3, 0.9, 1)))
+    neighbours = reference.Neighbours(
+        np.where(missing, np.nan, random.uniform(-1, 1, missing.shape)).astype(np.float32),
+        np.where(missing, -1, random.integers(0, slots, missing.shape)).astype(np.int32),
+        np.where(missing, -1, random.integers(0, cells, missing.shape)).astype(np.int32),
+    )
+    objects = draw(st.integers(1, 3))
+    return neighbours, [random.standard_normal((slots, cells, channels)).astype(np.float32) for _ in range(objects)]
+
+
+@given(problem=reading_problems(), temperature=st.sampled_from((1e-4, 0.05, 2.0)), threads=st.integers(0, 3))
+@settings(derandomize=True)
+def test_values_are_the_twins(
+    native: Any, problem: tuple[reference.Neighbours, list[F32Array]], temperature: float, threads: int
+) -> None:
+    """Within 1e-5, missing neighbours and rows without any included; every path computes them alike."""
+    neighbours, values = problem
+    read = native.read_values(*neighbours, values, temperature, threads=threads)
+    np.testing.assert_allclose(read, reference.read_values(neighbours, values, temperature), atol=1e-5)
+    assert not read[:, (neighbours.slot < 0).all(axis=1)].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"slot": np.full((4, 2), 3, np.int32)}, "slot is 3; expected -1 to 2"),
+        ({"cell": np.full((4, 2), -1, np.int32)}, "cell is -1; expected 0 to 4"),
+        ({"cell": np.zeros((4, 2), np.int64)}, r"cell is int64 \[4, 2\]; expected int32 \[4, 2\]"),
+        ({"slot": np.zeros((4, 3), np.int32)}, r"slot is int32 \[4, 3\]; expected int32 \[4, 2\]"),
+        ({"values": []}, "of no object"),
+        (
+            {"values": [np.zeros((3, 5, 6), np.float32), np.zeros((3, 5, 7), np.float32)]},
+            r"values is float32 \[3, 5, 7\]; expected float32 \[3, 5, 6\]",
+        ),
+        ({"temperature": 0.0}, "temperature is 0"),
+        ({"threads": -1}, "threads is -1"),
+    ],
+)
+def test_values_that_cannot_be_read_are_refused(native: Any, change: dict[str, Any], message: str) -> None:
+    """Also neighbours beyond the values: nothing is read from there."""
+    from vosrt.errors import OptionError
+
+    fitting: dict[str, Any] = {
+        "similarity": np.zeros((4, 2), np.float32),
+        "slot": np.zeros((4, 2), np.int32),
+        "cell": np.zeros((4, 2), np.int32),
+        "values": [np.zeros((3, 5, 6), np.float32)],
+        "temperature": 0.05,
+    }
+    native.read_values(**fitting)
+    with pytest.raises(OptionError, match=message):
+        native.read_values(**{**fitting, **change})
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -19,7 +19,7 @@ from vosrt.errors import InputError, OptionError
 from vosrt.memory import NumpyMemory
 from vosrt.model import Model
 from vosrt.ops import reference
-from vosrt.refinement import Refiner, ValueMemory, read_values
+from vosrt.refinement import ValueMemory
 from vosrt.types import F32Array, PropagationOptions, U8Array
 
 V = 3
@@ -204,7 +204,7 @@ def test_an_embedding_without_maps_is_refused(tiny_clip: tuple[U8Array, U8Array]
 
 @given(st.integers(0, 2**31), st.integers(1, 5), st.integers(1, 6))
 def test_values_are_read_as_labels_are(seed: int, slots: int, k: int) -> None:
-    """`read_values` is `reference.read_out` with cells flattened, missing neighbours included."""
+    """`read_values` is `read_out` per object with cells flattened, missing neighbours included."""
     random = np.random.default_rng(seed)
     slot = random.integers(-1, slots, (12, k)).astype(np.int32)
     neighbours = reference.Neighbours(
@@ -212,23 +212,34 @@ def test_values_are_read_as_labels_are(seed: int, slots: int, k: int) -> None:
         slot,
         np.where(slot < 0, -1, random.integers(0, 12, (12, k))).astype(np.int32),
     )
-    values = random.standard_normal((slots, 3, 4, 5)).astype(np.float32)
-    wanted = reference.read_out(neighbours, values, 0.05)
-    found = read_values(*neighbours, values.reshape(slots, 12, 5), 0.05)
-    np.testing.assert_allclose(found, wanted.reshape(12, 5), atol=1e-5)
+    values = [random.standard_normal((slots, 3, 4, 5)).astype(np.float32) for _ in range(2)]
+    found = reference.read_values(neighbours, [each.reshape(slots, 12, 5) for each in values], 0.05)
+    for read, each in zip(found, values, strict=True):
+        np.testing.assert_allclose(read, reference.read_out(neighbours, each, 0.05).reshape(12, 5), atol=1e-5)
 
 
-def test_value_memory_follows_the_memory() -> None:
-    """Over nine frames with two references: what is read is what a list of all values, never forgotten, would give."""
+@pytest.mark.parametrize("core", ["numpy", "native"])
+def test_value_memory_follows_the_memory(
+    core: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read over ten frames is what a list of all values, never forgotten, would give.
+
+    Two objects share a reference, one comes later, one is marked anew and one is removed.
+    """
+    if core == "native":
+        request.getfixturevalue("native")
+    monkeypatch.setenv("VOSRT_CORE", core)
     random = np.random.default_rng(0)
     memory, values = NumpyMemory(4, 5, 6, OPTIONS), ValueMemory(OPTIONS.context, OPTIONS.temperature)
     past: dict[tuple[int, int], F32Array] = {}
-    for frame in range(9):
+    marked = {0: [1, 3], 3: [2], 6: [1]}
+    reference_of: dict[int, int] = {}
+    for frame in range(10):
         embedding = random.standard_normal((4, 5, 6)).astype(np.float32)
         memory.push(embedding / np.linalg.norm(embedding, axis=-1, keepdims=True))
-        top_k = memory.top_k()
-        for object_id in memory.object_ids:
-            block = 0 if object_id == 1 else 1
+        top_k, ids = memory.top_k(), memory.object_ids
+        for object_id, found in zip(ids, values.read(top_k, ids) if ids else (), strict=True):
+            block = sorted({0, *reference_of.values()}).index(reference_of[object_id])
             wanted = np.zeros((20, V), dtype=np.float32)
             weight = np.exp(
                 (top_k.similarity[block] - np.nanmax(top_k.similarity[block], axis=1, keepdims=True)) / 0.05
@@ -237,15 +248,19 @@ def test_value_memory_follows_the_memory() -> None:
             for query, rank in np.ndindex(20, OPTIONS.top_k):
                 if (source := int(top_k.frame[block, query, rank])) >= 0:
                     wanted[query] += weight[query, rank] * past[source, object_id][top_k.cell[block, query, rank]]
-            np.testing.assert_allclose(values.read(top_k, object_id), wanted, atol=1e-5)
-        if frame in (0, 3):
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+        if frame in marked:
             mask = np.zeros((32, 40), dtype=np.uint8)
-            mask[8:24, 8:24] = 1 + frame // 3
+            for object_id in marked[frame]:
+                mask[8:24, 8 * object_id : 8 * object_id + 8] = object_id
+                reference_of[object_id] = frame
             memory.annotate(mask)
-            values.refer(frame, [1 + frame // 3], (20, V))
+            values.refer(frame, marked[frame], (20, V))
+        if frame == 7:
+            for each in (memory, values):
+                each.remove(2)
+            del reference_of[2]
         for object_id in memory.object_ids:
             past[frame, object_id] = random.standard_normal((20, V)).astype(np.float32)
             values.put(frame, object_id, past[frame, object_id])
-    values.remove(1)
-    values.remove(2)
-    assert Refiner(MaskSpec(value_channels=V, context="res3"), MaskEncoder(), Decoder(), OPTIONS, 1).rounds == 1
+    assert memory.object_ids == (1, 3)

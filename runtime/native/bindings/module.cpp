@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <cstring>
 #include <memory>
@@ -67,7 +68,7 @@ template <class T>
 const T *data_of(const Array &array, const char *name, const Shape &shape) {
     bool fits = array.dtype() == nb::dtype<T>() && array.ndim() == shape.size();
     for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] == 0 || array.shape(i) == shape[i];
-    const char *type = std::is_same_v<T, float> ? "float32" : "uint8";
+    const char *type = std::is_same_v<T, float> ? "float32" : std::is_same_v<T, int32_t> ? "int32" : "uint8";
     if (!fits) raise("OptionError", std::string(name) + " is " + text_of(array) + "; expected " + text_of(type, shape));
     if (array.device_type() != nb::device::cpu::value)
         raise("OptionError", std::string(name) + " is on another device; expected an array in host memory");
@@ -267,6 +268,35 @@ nb::object resize_bgr(const Array &image, int32_t height, int32_t width) {
     return out;
 }
 
+// V_q of objects that share their neighbours, f32 [objects, n, V].
+nb::object read_values(const Array &similarity, const Array &slot, const Array &cell, const std::vector<Array> &values,
+                       float temperature, int32_t threads) {
+    if (temperature == 0.0f) raise("OptionError", "temperature is 0; expected 1e-4 to 1e4");
+    if (values.empty()) raise("OptionError", "values are of no object; expected an array for each of at least one");
+    vosrt_values_task task{};
+    task.struct_size = sizeof task;
+    task.threads = threads;
+    task.temperature = temperature;
+    task.similarity = data_of<float>(similarity, "similarity", {0, 0});
+    const Shape near = {similarity.shape(0), similarity.shape(1)};
+    task.slot = data_of<int32_t>(slot, "slot", near);
+    task.cell = data_of<int32_t>(cell, "cell", near);
+    std::vector<const float *> of_objects{data_of<float>(values[0], "values", {0, 0, 0})};
+    const Shape kept = {values[0].shape(0), values[0].shape(1), values[0].shape(2)};
+    for (size_t i = 1; i < values.size(); ++i) of_objects.push_back(data_of<float>(values[i], "values", kept));
+    task.queries = static_cast<int32_t>(near[0]);
+    task.top_k = static_cast<int32_t>(near[1]);
+    task.objects = static_cast<int32_t>(values.size());
+    task.slots = static_cast<int32_t>(kept[0]);
+    task.cells = static_cast<int32_t>(kept[1]);
+    task.channels = static_cast<int32_t>(kept[2]);
+    task.values = of_objects.data();
+    auto [out, target] = make_array<float>({values.size(), near[0], kept[2]});
+    task.out = target;
+    run([&] { return vosrt_read_values(&task); });
+    return out;
+}
+
 // The memory of a session, the size of its frames, what was marked in the newest one, and the SHA-256 of its network.
 nb::tuple load_session(const nb::bytes &session, const std::string &precision, const std::string &isa, int32_t threads) {
     const vosrt_load_options options{sizeof options, precision_of(precision), isa_of(isa), threads};
@@ -297,6 +327,8 @@ NB_MODULE(_native, m) {
         "Whether this build and this processor can run an instruction-set path.");
     m.def("resize_bgr", &resize_bgr, "image"_a, "height"_a, "width"_a,
           "Bilinear resize of u8 [H, W, 3] to u8 [height, width, 3]; the same bytes on every processor.");
+    m.def("read_values", &read_values, "similarity"_a, "slot"_a, "cell"_a, "values"_a, "temperature"_a, nb::kw_only(),
+          "threads"_a = 0, "Values of objects, each f32 [slots, cells, V], read with their neighbours: f32 [objects, n, V].");
     m.def("load_session", &load_session, "session"_a, nb::kw_only(), "precision"_a = "auto", "isa"_a = "auto",
           "threads"_a = 0, "Memory, frame height, frame width, annotation or None, and network of a saved session.");
     nb::class_<Memory>(m, "Memory", "One video's memory; the methods of vosrt.memory.Memory.")

@@ -192,6 +192,31 @@ VOSRT_API vosrt_status vosrt_memory_top_k_references(const vosrt_memory *memory,
 VOSRT_API vosrt_status vosrt_memory_top_k(const vosrt_memory *memory, float *similarity, int32_t *frame,
                                           int32_t *cell);
 
+/* ---- mask embeddings: values of objects --------------------------------------------------------------- */
+
+/* What is read of objects that were marked in the same frame, and so have the same neighbours: those of that reference in
+ * vosrt_memory_top_k, with the slot where the caller keeps a frame in place of its number. */
+typedef struct vosrt_values_task {
+    uint32_t struct_size;
+    int32_t threads;            /* that share the work, started for this call; 0 = one per processor */
+    int32_t queries;            /* cells that read */
+    int32_t top_k;              /* neighbours of each, at most 64 */
+    int32_t objects;            /* at most 255 */
+    int32_t slots, cells;       /* frames whose values are kept, and cells of each */
+    int32_t channels;           /* V */
+    float temperature;          /* 0 = 0.05 */
+    int32_t reserved;
+    const float *similarity;    /* f32 [queries, top_k]; not read where a slot is -1 */
+    const int32_t *slot;        /* i32 [queries, top_k]; -1 where there is no neighbour, which may be anywhere in a row */
+    const int32_t *cell;        /* i32 [queries, top_k]; not read where a slot is -1 */
+    const float *const *values; /* [objects], each f32 [slots, cells, channels] */
+    float *out;                 /* out: f32 [objects, queries, channels]; zeros where a query has no neighbours */
+} vosrt_values_task;
+
+/* V_q: the sum of the neighbours' values, weighted by a softmax of similarity / temperature (Li et al. 2023, equation 7).
+ * The weights are computed once for all objects, and slots and cells are checked before anything is written. */
+VOSRT_API vosrt_status vosrt_read_values(const vosrt_values_task *task);
+
 /* ---- sessions: a memory as bytes -------------------------------------------------------------------- */
 
 /* What a session holds besides the memory. All of it may be zero. */

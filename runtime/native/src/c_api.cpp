@@ -7,6 +7,7 @@
 #include "isa.hpp"
 #include "resample.hpp"
 #include "session.hpp"
+#include "values.hpp"
 
 #ifndef VOSRT_VERSION
 #error "the build defines VOSRT_VERSION"
@@ -203,6 +204,18 @@ vosrt_status vosrt_memory_top_k(const vosrt_memory *memory, float *similarity, i
         require(frame, "frame");
         require(cell, "cell");
         memory->memory.top_k(similarity, frame, cell);
+    });
+}
+
+vosrt_status vosrt_read_values(const vosrt_values_task *task) {
+    return guarded([&] {
+        const vosrt_values_task known = vosrt::read_struct(task, "task");
+        require(known.similarity, "similarity");
+        require(known.slot, "slot");
+        require(known.cell, "cell");
+        require(known.values, "values");
+        require(known.out, "out");
+        vosrt::read_values(known);
     });
 }
 

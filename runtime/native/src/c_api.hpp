@@ -24,6 +24,7 @@ template <class T>
 constexpr size_t kFirstSize = 0;
 template <> inline constexpr size_t kFirstSize<vosrt_memory_options> = 60;
 template <> inline constexpr size_t kFirstSize<vosrt_memory_info> = 40;
+template <> inline constexpr size_t kFirstSize<vosrt_values_task> = 80;
 template <> inline constexpr size_t kFirstSize<vosrt_session> = 56;
 template <> inline constexpr size_t kFirstSize<vosrt_load_options> = 16;
 template <> inline constexpr size_t kFirstSize<vosrt_bundle_info> = 56;

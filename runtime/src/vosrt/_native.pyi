@@ -1,12 +1,22 @@
 """Native core of vosrt: the C ABI of libvosrt as Python objects."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from vosrt.types import F32Array, Precision, TopK, U8Array, Window
+from vosrt.types import F32Array, I32Array, Precision, TopK, U8Array, Window
 
 def version() -> str: ...
 def isa_available(name: str) -> bool: ...
 def resize_bgr(image: U8Array, height: int, width: int) -> U8Array: ...
+def read_values(
+    similarity: F32Array,
+    slot: I32Array,
+    cell: I32Array,
+    values: Sequence[F32Array],
+    temperature: float,
+    *,
+    threads: int = 0,
+) -> F32Array: ...
 def load_session(
     session: bytes, *, precision: Precision = "auto", isa: str = "auto", threads: int = 0
 ) -> tuple[Memory, int, int, U8Array | None, bytes]: ...

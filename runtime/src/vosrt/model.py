@@ -153,12 +153,12 @@ class Model:
             chosen,
             precision=self._precision,
             threads=self._threads if threads is None else threads,
-            refiner=self._refiner(refine, chosen),
+            refiner=self._refiner(refine, chosen, self._threads if threads is None else threads),
             model_sha256=graph.sha256 if graph else "",
             device=self._device,
         )
 
-    def _refiner(self, refine: int | str, options: PropagationOptions) -> Refiner | None:
+    def _refiner(self, refine: int | str, options: PropagationOptions, threads: int) -> Refiner | None:
         masks = self._manifest.masks
         if masks is None:
             if refine not in ("default", "off"):
@@ -171,7 +171,7 @@ class Model:
         rounds = masks.rounds if refine == "default" else refine
         if type(rounds) is not int or not 0 <= rounds <= MAX_ROUNDS:
             raise OptionError(f"refine is {refine!r}; expected 0 to {MAX_ROUNDS} rounds, 'default' or 'off'")
-        return Refiner(masks, self._engines["mask_encoder"], self._engines["decoder"], options, rounds)
+        return Refiner(masks, self._engines["mask_encoder"], self._engines["decoder"], options, rounds, threads)
 
     def describe(self) -> dict[str, Any]:
         """What runs and why, as plain values that print and serialise."""

@@ -1,6 +1,6 @@
 """Mask embedding at inference: values are remembered, read out, decoded and refined (Li et al. 2023, algorithm S1).
 
-Array work is NumPy's, and the definition of what a native core must do. The order of events for one frame:
+Values are read in the native core where it is built; other array work is NumPy's. The order of events for one frame:
 
     memory.push -> read values with its top-k -> rounds of { mask encoder, decoder, aggregate }
                 -> refined masks become the memory's, and are encoded as this frame's values
@@ -8,12 +8,14 @@ Array work is NumPy's, and the definition of what a native core must do. The ord
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vosrt import ops
 from vosrt.bundle import CONTEXT, RES2, RES3, MaskSpec
 from vosrt.encoder import Embedding
 from vosrt.engines.base import Engine
@@ -24,18 +26,16 @@ from vosrt.types import F32Array, I32Array, PropagationOptions, TopK, U8Array
 
 
 @dataclass
-class _ObjectValues:
-    """Values of one object: slot 0 is its reference, then the recent frames in turn.
+class _Block:
+    """Values of the objects that were marked in one frame, their reference; together they read.
 
     Attributes:
-        reference: frame in which the object was marked.
-        values: f32 [1 + context, h * w, V].
-        frames: which frame each slot holds; -1 for none.
+        frames: which frame each slot holds, -1 for none: slot 0 the reference, then the recent frames in turn.
+        values: by object, f32 [1 + context, h * w, V].
     """
 
-    reference: int
-    values: F32Array
     frames: I32Array
+    values: dict[int, F32Array] = field(default_factory=dict)
 
 
 class ValueMemory:
@@ -46,13 +46,14 @@ class ValueMemory:
     Args:
         context: recent frames that are kept.
         temperature: τ.
+        threads: of the native core; 0 is one per processor.
     """
 
-    def __init__(self, context: int, temperature: float) -> None:
+    def __init__(self, context: int, temperature: float, threads: int = 0) -> None:
         self._context = context
         self._temperature = temperature
-        self._objects: dict[int, _ObjectValues] = {}
-        self._references: list[int] = []  # frames, in the order of the top-k's blocks
+        self._threads = threads
+        self._blocks: dict[int, _Block] = {}  # by reference, in the order of the top-k's blocks
 
     def refer(self, frame: int, ids: list[int], shape: tuple[int, int]) -> None:
         """Make a frame the reference of objects.
@@ -62,75 +63,58 @@ class ValueMemory:
             ids: the objects.
             shape: h * w and V.
         """
+        for block in self._blocks.values():
+            for object_id in ids:
+                block.values.pop(object_id, None)
+        block = self._blocks.setdefault(frame, _Block(np.full(1 + self._context, -1, dtype=np.int32)))
         for object_id in ids:
-            values = np.zeros((1 + self._context, *shape), dtype=np.float32)
-            frames = np.full(1 + self._context, -1, dtype=np.int32)
-            self._objects[object_id] = _ObjectValues(frame, values, frames)
-        if frame not in self._references:
-            self._references.append(frame)
+            block.values[object_id] = np.zeros((1 + self._context, *shape), dtype=np.float32)
         self._drop_idle()
 
     def put(self, frame: int, object_id: int, values: F32Array) -> None:
-        """Remember an object's values f32 [h, w, V] in a frame."""
-        kept = self._objects[object_id]
-        slots = [0] if frame == kept.reference else []
+        """Remember an object's values f32 [h, w, V] in a frame. Every object is to be given before the next is read."""
+        reference_frame, block = next(each for each in self._blocks.items() if object_id in each[1].values)
+        kept = block.values[object_id]
+        slots = [0] if frame == reference_frame else []
         slots += [1 + frame % self._context] if self._context else []
         for slot in slots:
-            kept.values[slot] = values.reshape(kept.values.shape[1:])
-            kept.frames[slot] = frame
+            kept[slot] = values.reshape(kept.shape[1:])
+            block.frames[slot] = frame
 
-    def read(self, top_k: TopK, object_id: int) -> F32Array:
-        """V_q of one object in the newest frame: its values, weighted as labels are in `reference.read_out`.
+    def read(self, top_k: TopK, ids: Sequence[int]) -> F32Array:
+        """V_q in the newest frame: values, weighted as labels are in `reference.read_out`.
 
         Args:
             top_k: of the newest frame.
-            object_id: the object.
+            ids: the objects, at least one.
 
         Returns:
-            f32 [h * w, V].
+            f32 [len(ids), h * w, V].
         """
-        kept = self._objects[object_id]
-        block = self._references.index(kept.reference)
-        frame = top_k.frame[block]
-        slot = np.full_like(frame, -1)
-        for number, held in enumerate(kept.frames):
-            if held >= 0:
-                slot[frame == held] = number
-        return read_values(top_k.similarity[block], slot, top_k.cell[block], kept.values, self._temperature)
+        read: dict[int, F32Array] = {}
+        for number, block in enumerate(self._blocks.values()):
+            if not block.values:
+                continue
+            frame = top_k.frame[number]
+            slot = np.full_like(frame, -1)
+            for index, held in enumerate(block.frames):
+                if held >= 0:
+                    slot[frame == held] = index
+            near = reference.Neighbours(top_k.similarity[number], slot, top_k.cell[number])
+            found = ops.read_values(near, list(block.values.values()), self._temperature, threads=self._threads)
+            read.update(zip(block.values, found, strict=True))
+        return np.stack([read[each] for each in ids])
 
     def remove(self, object_id: int) -> None:
         """Forget an object."""
-        self._objects.pop(object_id, None)
+        for block in self._blocks.values():
+            block.values.pop(object_id, None)
         self._drop_idle()
 
     def _drop_idle(self) -> None:
         """Keep the references that the memory keeps: the first, and those of an object."""
-        used = {kept.reference for kept in self._objects.values()}
-        self._references = self._references[:1] + [frame for frame in self._references[1:] if frame in used]
-
-
-def read_values(similarity: F32Array, slot: I32Array, cell: I32Array, values: F32Array, temperature: float) -> F32Array:
-    """Weighted sum of the neighbours' values (Li et al. 2023, equation 7); the weights are a softmax.
-
-    Args:
-        similarity: f32 [h*w, k]; NaN where there are fewer neighbours.
-        slot: i32 [h*w, k]; -1 where missing.
-        cell: i32 [h*w, k]; -1 where missing.
-        values: f32 [N, h*w, V].
-        temperature: τ.
-
-    Returns:
-        f32 [h*w, V].
-    """
-    missing = slot < 0
-    scaled = np.where(missing, -np.inf, similarity / np.float32(temperature)).astype(np.float32)
-    largest = np.where(missing.all(axis=1), 0, scaled.max(axis=1)).astype(np.float32)
-    weight = np.exp(scaled - largest[:, None])
-    weight /= np.maximum(weight.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    total = np.zeros(values.shape[1:], dtype=np.float32)
-    for rank in range(slot.shape[1]):
-        total += weight[:, rank, None] * values[np.maximum(slot[:, rank], 0), np.maximum(cell[:, rank], 0)]
-    return total
+        first = min(self._blocks, default=-1)
+        self._blocks = {frame: each for frame, each in self._blocks.items() if each.values or frame == first}
 
 
 @dataclass
@@ -143,6 +127,7 @@ class Refiner:
         decoder: its engine.
         options: how labels are propagated.
         rounds: of refinement; 0 decodes the read-out alone.
+        threads: of the native core; 0 is one per processor.
     """
 
     spec: MaskSpec
@@ -150,13 +135,14 @@ class Refiner:
     decoder: Engine
     options: PropagationOptions
     rounds: int
+    threads: int = 0
     _frame: int = field(default=-1, init=False)
     _newest: Embedding | None = field(default=None, init=False)
     _soft: F32Array | None = field(default=None, init=False)  # [H, W, 1 + objects]
     _ids: tuple[int, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
-        self._values = ValueMemory(self.options.context, self.options.temperature)
+        self._values = ValueMemory(self.options.context, self.options.temperature, self.threads)
 
     def step(self, embedding: Embedding, memory: Memory) -> None:
         """Refine the masks that a memory has just propagated, and give them back to it.
@@ -174,8 +160,7 @@ class Refiner:
         if not self._ids:
             return
         h, w = embedding.array.shape[:2]
-        top_k = memory.top_k()
-        readout = np.stack([self._values.read(top_k, each).reshape(h, w, -1) for each in self._ids])
+        readout = self._values.read(memory.top_k(), self._ids).reshape(len(self._ids), h, w, -1)
         height, width = self._working_frame().shape[:2]
         soft = reference.resize_soft(memory.soft_masks(), height, width)
         propagated = soft

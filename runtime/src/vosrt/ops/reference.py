@@ -183,16 +183,43 @@ def read_out(neighbours: Neighbours, labels: F32Array, temperature: float) -> F3
         f32 [h, w, M].
     """
     slots, height, width, channels = labels.shape
+    weight = _weights(neighbours, temperature)
     missing = neighbours.slot < 0
-    scaled = np.where(missing, -np.inf, neighbours.similarity / np.float32(temperature)).astype(np.float32)
-    largest = np.where(missing.all(axis=1), 0, scaled.max(axis=1)).astype(np.float32)
-    weight = np.exp(scaled - largest[:, None])
-    weight /= np.maximum(weight.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     flat = labels.reshape(slots * height * width, channels)
     attended = flat[np.where(missing, 0, neighbours.slot * (height * width) + neighbours.cell)]
     attended[missing] = 0
     total: F32Array = np.einsum("qk,qkm->qm", weight, attended)
     return total.reshape(height, width, channels)
+
+
+def read_values(neighbours: Neighbours, values: Sequence[F32Array], temperature: float) -> F32Array:
+    """Weighted sums of the neighbours' values (Li et al. 2023, equation 7), weighted as in :func:`read_out`.
+
+    Args:
+        neighbours: what n cells attend to.
+        values: f32 [N, h*w, V] per object.
+        temperature: τ.
+
+    Returns:
+        f32 [objects, n, V]; a cell without neighbours gets zeros.
+    """
+    weight = _weights(neighbours, temperature)
+    slot, cell = np.maximum(neighbours.slot, 0), np.maximum(neighbours.cell, 0)
+    total = np.zeros((len(values), slot.shape[0], values[0].shape[2]), dtype=np.float32)
+    for read, kept in zip(total, values, strict=True):
+        for rank in range(slot.shape[1]):
+            read += weight[:, rank, None] * kept[slot[:, rank], cell[:, rank]]
+    return total
+
+
+def _weights(neighbours: Neighbours, temperature: float) -> F32Array:
+    """Softmax over similarity / temperature, f32 [n, k]; 0 where a neighbour is missing."""
+    missing = neighbours.slot < 0
+    scaled = np.where(missing, -np.inf, neighbours.similarity / np.float32(temperature)).astype(np.float32)
+    largest = np.where(missing.all(axis=1), 0, scaled.max(axis=1)).astype(np.float32)
+    weight: F32Array = np.exp(scaled - largest[:, None])
+    weight /= np.maximum(weight.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return weight
 
 
 def upsample_labels(soft: F32Array, height: int, width: int) -> tuple[I32Array, F32Array]:

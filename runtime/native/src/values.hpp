@@ -1,0 +1,11 @@
+// Values of objects (mask embeddings), read with the neighbours that match found.
+#pragma once
+
+#include "vosrt.h"
+
+namespace vosrt {
+
+// See vosrt_read_values. Throws Error where the task does not make sense.
+void read_values(const vosrt_values_task &task);
+
+}  // namespace vosrt
