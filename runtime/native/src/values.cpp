@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include "error.hpp"
 #include "thread_pool.hpp"
@@ -38,35 +39,32 @@ void check(const vosrt_values_task &task) {
     }
 }
 
-// The neighbours that a query has, with the softmax of their similarities; returns how many.
-int32_t weigh(const vosrt_values_task &task, float temperature, int32_t query, Neighbour *near) {
+// The softmax of a query's similarities; where a neighbour is missing, the weight is 0 and its values are the first.
+void weigh(const vosrt_values_task &task, float temperature, int32_t query, Neighbour *near) {
     const auto first = static_cast<size_t>(query) * task.top_k;
-    float largest = -std::numeric_limits<float>::infinity();
-    int32_t count = 0;
-    for (size_t i = first; i < first + task.top_k; ++i) {
-        if (task.slot[i] < 0) continue;
-        const float scaled = task.similarity[i] / temperature;
-        largest = std::max(largest, scaled);
-        near[count++] = {scaled, (static_cast<size_t>(task.slot[i]) * task.cells + task.cell[i]) * task.channels};
+    const float *similarity = task.similarity + first;
+    const int32_t *slot = task.slot + first, *cell = task.cell + first;
+    float largest = -std::numeric_limits<float>::infinity(), total = 0.0f;
+    for (int32_t i = 0; i < task.top_k; ++i)
+        if (slot[i] >= 0) largest = std::max(largest, similarity[i] / temperature);
+    for (int32_t i = 0; i < task.top_k; ++i) {
+        near[i] = {};
+        if (slot[i] < 0) continue;
+        near[i] = {std::exp(similarity[i] / temperature - largest),
+                   (static_cast<size_t>(slot[i]) * task.cells + cell[i]) * task.channels};
+        total += near[i].weight;
     }
-    float total = 0.0f;
-    for (int32_t i = 0; i < count; ++i) total += near[i].weight = std::exp(near[i].weight - largest);
-    for (int32_t i = 0; i < count; ++i) near[i].weight /= total;
-    return count;
+    for (int32_t i = 0; total > 0.0f && i < task.top_k; ++i) near[i].weight /= total;
 }
 
-void read(const vosrt_values_task &task, float temperature, int32_t query) {
-    Neighbour near[kMaxTopK];
-    const int32_t count = weigh(task, temperature, query, near);
+// `out` is f32 [channels].
+void read(const vosrt_values_task &task, const Neighbour *near, const float *values, float *out) {
     const auto channels = static_cast<size_t>(task.channels);
-    for (int32_t object = 0; object < task.objects; ++object) {
-        float *out = task.out + (static_cast<size_t>(object) * task.queries + query) * channels;
-        std::fill_n(out, channels, 0.0f);
-        for (int32_t i = 0; i < count; ++i) {
-            const float *values = task.values[object] + near[i].at;
-            const float weight = near[i].weight;
-            for (size_t c = 0; c < channels; ++c) out[c] += weight * values[c];
-        }
+    std::fill_n(out, channels, 0.0f);
+    for (int32_t i = 0; i < task.top_k; ++i) {
+        if (near[i].weight == 0.0f) continue;
+        const float *from = values + near[i].at;
+        for (size_t c = 0; c < channels; ++c) out[c] += near[i].weight * from[c];
     }
 }
 
@@ -76,12 +74,24 @@ void read_values(const vosrt_values_task &task) {
     check(task);
     const float temperature = task.temperature == 0.0f ? 0.05f : task.temperature;
     constexpr int32_t kRun = 512;  // queries of one job
-    const int32_t jobs = (task.queries + kRun - 1) / kRun;
+    const int32_t runs = (task.queries + kRun - 1) / kRun;
     const auto processors = static_cast<int32_t>(std::max(1u, std::thread::hardware_concurrency()));
-    ThreadPool pool(std::min(jobs, task.threads == 0 ? processors : task.threads));
-    pool.run(jobs, [&](int32_t job, int32_t) {
-        const int32_t end = std::min(task.queries, (job + 1) * kRun);
-        for (int32_t query = job * kRun; query < end; ++query) read(task, temperature, query);
+    std::vector<Neighbour> near(static_cast<size_t>(task.queries) * task.top_k);
+    ThreadPool pool(std::min(runs, task.threads == 0 ? processors : task.threads));
+    const auto for_each_query = [&](int32_t run, const auto &body) {
+        const int32_t end = std::min(task.queries, (run + 1) * kRun);
+        for (int32_t query = run * kRun; query < end; ++query) body(query, &near[static_cast<size_t>(query) * task.top_k]);
+    };
+    pool.run(runs, [&](int32_t run, int32_t) {
+        for_each_query(run, [&](int32_t query, Neighbour *found) { weigh(task, temperature, query, found); });
+    });
+    // Object by object: queries beside each other read the same values, which stay in the cache.
+    pool.run(task.objects * runs, [&](int32_t job, int32_t) {
+        const int32_t object = job / runs;
+        float *out = task.out + static_cast<size_t>(object) * task.queries * task.channels;
+        for_each_query(job % runs, [&](int32_t query, const Neighbour *found) {
+            read(task, found, task.values[object], out + static_cast<size_t>(query) * task.channels);
+        });
     });
 }
 

@@ -91,7 +91,8 @@ class ValueMemory:
         Returns:
             f32 [len(ids), h * w, V].
         """
-        read: dict[int, F32Array] = {}
+        order: list[int] = []
+        found: list[F32Array] = []
         for number, block in enumerate(self._blocks.values()):
             if not block.values:
                 continue
@@ -101,9 +102,10 @@ class ValueMemory:
                 if held >= 0:
                     slot[frame == held] = index
             near = reference.Neighbours(top_k.similarity[number], slot, top_k.cell[number])
-            found = ops.read_values(near, list(block.values.values()), self._temperature, threads=self._threads)
-            read.update(zip(block.values, found, strict=True))
-        return np.stack([read[each] for each in ids])
+            order += block.values
+            found.append(ops.read_values(near, list(block.values.values()), self._temperature, threads=self._threads))
+        read = found[0] if len(found) == 1 else np.concatenate(found)
+        return read if order == list(ids) else read[[order.index(each) for each in ids]]
 
     def remove(self, object_id: int) -> None:
         """Forget an object."""
