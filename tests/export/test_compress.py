@@ -64,6 +64,8 @@ def test_a_bundle_with_fewer_channels(small_bundle: BundleOf, clip: Path, tmp_pa
     assert 0 < result.energy < 1
     assert manifest.encoder.channels == 8
     assert manifest.provenance["compressed"]["from_sha256"] == before.graphs["encoder"].sha256
+    assert manifest.summary.endswith(f"; {before.encoder.channels} channels projected on 8 principal axes.")
+    assert manifest.verification["figures"]["max_abs"] == result.comparison.max_abs
     frame = np.random.default_rng(2).integers(0, 256, (41, 67, 3), dtype=np.uint8)
     wide = Model.load(source, engine="cpu", precision="fp32").encode(frame).array
     narrow = Model.load(tmp_path / "small", engine="cpu", precision="fp32").encode(frame).array

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from vosrt_export.verify import Comparison, summarise
 from vosrt_export.write_bundle import GRAPH_FILE, check_output, write_files
 from vosrt_train.bundle_weights import PROVENANCE_KEY
 
+_SUMMARY = 1000  # characters, as the manifest allows
 _CHECKED_FRAMES = 2
 _MAX_DIFFERENCE = 2e-3  # axes are stored as halves
 
@@ -89,18 +90,25 @@ def compress_bundle(
         "frames": len(images),
     }
     provenance = {key: value for key, value in manifest.provenance.items() if key != PROVENANCE_KEY}
+    encoder = replace(manifest.encoder, channels=channels)
+    comparison = _compare(model, data, encoder, images[:_CHECKED_FRAMES], stored.astype(np.float32))
+    if not comparison.max_abs <= _MAX_DIFFERENCE:
+        raise ExportError(f"the compressed graph does not compute the projection: {comparison}; nothing was written")
     graph = replace(manifest.graphs["encoder"], sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
     manifest = replace(
         manifest,
         name=f"{manifest.name}-{channels}"[:100],
-        encoder=replace(manifest.encoder, channels=channels),
+        summary=f"{manifest.summary.rstrip('.')}; {before} channels projected on {channels} principal axes."[:_SUMMARY],
+        encoder=encoder,
         graphs={"encoder": replace(graph, file=GRAPH_FILE)},
-        verification={},
+        verification={
+            "compared": "this graph with what the wider one gives, projected in NumPy; both on the CPU in fp32",
+            "frames": min(_CHECKED_FRAMES, len(images)),
+            "figures": asdict(comparison),
+            "tolerance": {"max_abs": _MAX_DIFFERENCE},
+        },
         provenance=provenance | {"compressed": note},
     )
-    comparison = _compare(model, data, manifest.encoder, images[:_CHECKED_FRAMES], stored.astype(np.float32))
-    if not comparison.max_abs <= _MAX_DIFFERENCE:
-        raise ExportError(f"the compressed graph does not compute the projection: {comparison}; nothing was written")
     write_files(manifest, {GRAPH_FILE: data}, output)
     return Compressed(channels=(before, channels), energy=energy, comparison=comparison)
 
