@@ -20,7 +20,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 from kernels import make_video
 from machine import write
+from streams import measure as measure_streams
 
 from vosrt import Model
 from vosrt.benchmark.clip import PERIOD, mark_objects, render, size_of
@@ -147,42 +147,28 @@ def time_core(height: int, width: int, channels: int, objects: int, *, count: in
     return [*rows, {"what": "CUDA graphs recorded", "count": memory.recordings}]
 
 
-def time_frames(size: int, objects: int, streams: int, *, bundle: str, engine: str, frames: int) -> Row:
-    """Frames a second from u8 frames in host memory to labels there, ``streams`` videos at once, a thread each."""
+def time_frames(size: int, objects: int, *, bundle: str, engine: str, frames: int) -> Row:
+    """Frames a second from u8 frames in host memory to labels there, one video."""
     height, width = size_of(size)
     clip = [render(height, width, t) for t in range(min(PERIOD, frames))]
     model = Model.load(bundle, engine=engine, device="cuda")
-    opened = [model.stream(size=size) for _ in range(streams)]
-    for stream in opened:
-        stream.start(clip[0], mark_objects(height, width, objects))
-        for t in range(OPTIONS.context + 5):
-            stream.step(clip[t % len(clip)])
-    rates = [0.0] * streams
-
-    def run(number: int) -> None:
-        began = time.perf_counter()
-        for t in range(frames):
-            opened[number].step(clip[t % len(clip)])
-        rates[number] = frames / (time.perf_counter() - began)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(streams)]
+    stream = model.stream(size=size)
+    stream.start(clip[0], mark_objects(height, width, objects))
+    for t in range(OPTIONS.context + 5):
+        stream.step(clip[t % len(clip)])
     began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    total = streams * frames / (time.perf_counter() - began)
+    for t in range(frames):
+        stream.step(clip[t % len(clip)])
+    fps = frames / (time.perf_counter() - began)
     description = model.describe()
     encoder = description["engines"]["encoder"]
     return {
         "what": "frames",
         "size": size,
         "objects": objects,
-        "streams": streams,
         "bundle": description["bundle"],
         "engine": f"{encoder['name']} {encoder['precision']}",
-        "fps": round(total, 1),
-        "slowest_over_fastest_stream": round(min(rates) / max(rates), 3),
+        "fps": round(fps, 1),
     }
 
 
@@ -265,13 +251,19 @@ def measure(options: argparse.Namespace) -> None:
     add(attempt(lambda: time_torch(*grids[0], 64 if toy else 512, count=3 if toy else 10), "dense PyTorch"))
     for size in (96,) if toy else (480, 1080):
         for objects in (1, 5):
-            for streams in (1,) if toy else (1, 4, 16):
 
-                def frames(size: int = size, objects: int = objects, streams: int = streams) -> list[Row]:
-                    given = {"bundle": options.bundle, "engine": options.engine, "frames": 3 if toy else 200}
-                    return [time_frames(size, objects, streams, **given)]
+            def frames(size: int = size, objects: int = objects) -> list[Row]:
+                given = {"bundle": options.bundle, "engine": options.engine, "frames": 3 if toy else 200}
+                return [time_frames(size, objects, **given)]
 
-                add(attempt(frames, f"frames at {size}p"))
+            add(attempt(frames, f"frames at {size}p"))
+
+    def many() -> list[Row]:
+        model = Model.load(options.bundle, engine=options.engine, device="cuda")
+        counts, seconds = ((1, 4), 0.1) if toy else ((1, 4, 16), 10)
+        return measure_streams(model, counts, size=96 if toy else 480, objects=1, seconds=seconds)
+
+    add(attempt(many, "many streams"))
     if not toy:
         add(attempt(lambda: [time_cutie(480, 1, frames=50)], "Cutie-small, fp16"))
         print(write("gpu", rows, gpu=vars(gpu)))

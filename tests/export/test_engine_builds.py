@@ -163,6 +163,17 @@ def test_what_fits_is_kept_and_what_is_stale_is_built_again(bundle: Path, monkey
 
 
 @pytest.mark.usefixtures("rtx")
+def test_engines_for_batches(bundle: Path) -> None:
+    """Built to take several frames; one for another number is stale."""
+    assert [build_engines(bundle, options(batch=n))[0].why for n in (4, 4, 2)] == [
+        "not there yet",
+        "",
+        "stale: other batch",
+    ]
+    assert [record.batch for record in records(bundle)] == [2]
+
+
+@pytest.mark.usefixtures("rtx")
 def test_an_engine_of_another_graph_is_not_taken_for_this_one(bundle: Path) -> None:
     """A graph exported anew, with the engines of before beside it."""
     build_engines(bundle, options())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from vosrt.errors import MaskError, OptionError
 from vosrt.memory import Memory, NumpyMemory
 from vosrt.ops import resize_bgr
 from vosrt.stream import Stream
-from vosrt.types import F32Array, PropagationOptions, U8Array
+from vosrt.streams import step_all
+from vosrt.types import F32Array, PropagationOptions, StepResult, U8Array
 
 NATIVE = Path(__file__).resolve().parents[2] / "runtime" / "native"
 H, W, K = 9, 14, 40
@@ -105,9 +107,17 @@ def test_frames_stay_on_the_gpu(cuda_core: str) -> None:
         queued.push_tensor(labels)
 
 
-def no_frames(frame: U8Array) -> Embedding:
+class NoEngine:
     """For a stream that is given embeddings."""
-    raise AssertionError("a frame was encoded")
+
+    info = EngineInfo("none", "fp32", "", "for this test")
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Not called."""
+        raise AssertionError("a frame was encoded")
+
+
+NO_FRAMES = FrameEncoder(EncoderSpec(channels=K, feature="key"), NoEngine())
 
 
 class Foreign:
@@ -124,7 +134,7 @@ def test_arrays_of_other_libraries_are_taken_as_they_are(cuda_core: str) -> None
     tensor = queue.allocate((H, W, K), np.float32, "an embedding")
     adopted = adopt(Foreign(tensor, strides=(4 * W * K, 4 * K, 4)))
     assert (adopted.pointer, adopted.stream, adopted.shape) == (tensor.pointer, tensor.stream, tensor.shape)
-    stream, pushed = Stream(no_frames, OPTIONS, device="cuda"), CudaMemory(H, W, K, OPTIONS)
+    stream, pushed = Stream(NO_FRAMES, OPTIONS, device="cuda"), CudaMemory(H, W, K, OPTIONS)
     for t, embedding in enumerate(embeddings):
         queue.upload(embedding, tensor)
         frame = Embedding(np.empty(0, np.float32), 8 * H, 8 * W, tensor=adopt(Foreign(tensor)))
@@ -157,7 +167,8 @@ class EngineOnGpu:
 
     def __init__(self, embeddings: list[F32Array]) -> None:
         self._queue = CudaQueue(load_cuda_library(), 0)
-        self._output = self._queue.allocate((1, H, W, K), np.float32, "an output")
+        count = embeddings[0].size // (H * W * K)
+        self._output = self._queue.allocate((count, H, W, K), np.float32, "an output")
         self._embeddings = iter(embeddings)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -175,7 +186,7 @@ def test_a_stream_takes_embeddings_from_an_engine_on_the_gpu(cuda_core: str) -> 
     embeddings = video(6)
     encoder = FrameEncoder(EncoderSpec(channels=K, feature="key"), EngineOnGpu(embeddings), device=0)
     frame = np.zeros((8 * H, 8 * W, 3), np.uint8)
-    stream = Stream(encoder.encode, OPTIONS, device="cuda")
+    stream = Stream(encoder, OPTIONS, device="cuda")
     memory = CudaMemory(H, W, K, OPTIONS)
     ahead = [encoder.encode(frame), encoder.encode(frame)]
     pointers = set()
@@ -193,6 +204,25 @@ def test_a_stream_takes_embeddings_from_an_engine_on_the_gpu(cuda_core: str) -> 
         if t + 2 < len(embeddings):
             ahead.append(encoder.encode(frame))
     assert len(pointers) <= 4
+
+
+def test_a_batch_stays_on_the_gpu(cuda_core: str) -> None:
+    """Each stream takes its own part of what one run left there."""
+    embeddings = video(6)
+    engine = EngineOnGpu([np.concatenate([a[None], b[None]]) for a, b in pairwise(embeddings)])
+    encoder = FrameEncoder(EncoderSpec(channels=K, feature="key"), engine, device=0)
+    frame = np.zeros((8 * H, 8 * W, 3), np.uint8)
+    streams = [Stream(encoder, OPTIONS, device="cuda") for _ in range(2)]
+    memories = [CudaMemory(H, W, K, OPTIONS) for _ in range(2)]
+    for t in range(4):
+        outcomes = step_all(streams, [frame, frame], [mark(1, 2)] * 2 if t == 0 else None)
+        for i, (memory, outcome) in enumerate(zip(memories, outcomes, strict=True)):
+            assert isinstance(outcome, StepResult), outcome
+            memory.push(embeddings[t + i])
+            if t == 0:
+                memory.annotate(mark(1, 2))
+            else:
+                np.testing.assert_array_equal(outcome.labels, memory.labels(8 * H, 8 * W)[0])
 
 
 def test_errors_name_what_was_found(cuda_emulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:

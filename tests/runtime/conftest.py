@@ -242,7 +242,10 @@ class FakeLogger:
 
 
 class FakeTensorRt(ModuleType):
-    """``tensorrt`` or ``tensorrt_rtx``. A plan is JSON: its profiles as height and width, smallest to largest."""
+    """``tensorrt`` or ``tensorrt_rtx``.
+
+    A plan is JSON: its profiles as height and width, smallest to largest, and frames at once.
+    """
 
     ILogger = FakeLogger
     TensorIOMode = _Mode
@@ -263,7 +266,7 @@ class FakeTensorRt(ModuleType):
 
         def deserialize_cuda_engine(plan: bytes) -> FakeEngine | None:
             try:
-                return FakeEngine(self, json.loads(plan)["profiles"])
+                return FakeEngine(self, **json.loads(plan))
             except ValueError:
                 logger.log(_Severity.ERROR, "Error Code 1:\n malformed plan")
                 return None
@@ -276,8 +279,8 @@ class FakeEngine:
 
     num_io_tensors = 2
 
-    def __init__(self, trt: FakeTensorRt, profiles: list[list[list[int]]]) -> None:
-        self.trt, self.profiles = trt, profiles
+    def __init__(self, trt: FakeTensorRt, profiles: list[list[list[int]]], batch: int = 1) -> None:
+        self.trt, self.profiles, self.batch = trt, profiles, batch
 
     def get_tensor_name(self, index: int) -> str:
         return ("frames", "embedding")[index]
@@ -317,7 +320,8 @@ class FakeContext:
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         (low, _, high), (n, height, width, colours) = self._profile, shape
-        fits = low[0] <= height <= high[0] and low[1] <= width <= high[1] and (n, colours) == (1, 3)
+        fits = low[0] <= height <= high[0] and low[1] <= width <= high[1]
+        fits = fits and 1 <= n <= self._engine.batch and colours == 3
         if fits:
             self._shape = shape
         return fits

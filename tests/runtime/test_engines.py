@@ -20,6 +20,7 @@ from vosrt.engines import onnxruntime as ort_engines
 from vosrt.engines import select
 from vosrt.engines.fake import FakeEngine
 from vosrt.engines.onnxruntime import OnnxRuntimeEngine, cpu_engine, find_openvino_device
+from vosrt.engines.openvino import OpenVinoEngine
 from vosrt.engines.select import create_encoder_engine
 from vosrt.errors import EngineError, MissingExtraError, OptionError, VosrtError
 from vosrt.types import F32Array, Precision, U8Array
@@ -85,6 +86,24 @@ def test_results_of_openvino_outlive_the_next_run(graph: Path, skip_or_fail: Cal
         engine.run({"frames": _frames(32, 32).astype(np.float32)})
 
 
+def test_an_openvino_request_is_asked_by_one_thread_at_a_time(graph: Path, skip_or_fail: Callable[..., None]) -> None:
+    """While it runs it is busy even for who wants to know the type of an input."""
+    try:
+        engine = OpenVinoEngine(graph, AXES, bf16=False, threads=1, reason="")
+    except MissingExtraError as error:
+        skip_or_fail(str(error), required="openvino-direct")
+    session = engine._create_session((("height", 16), ("n", 1), ("width", 24)))
+
+    class Guarded:
+        def __getattr__(self, name: str) -> Any:
+            assert session.lock.locked(), name
+            return getattr(session.request, name)
+
+    frames = _frames(16, 24)
+    embedding = engine._run(session._replace(request=Guarded()), {"frames": frames})["embedding"]
+    np.testing.assert_allclose(embedding, _mean_colours(frames), atol=1e-5)
+
+
 def test_a_signal_after_several_openvino_engines_is_survived(graph: Path, skip_or_fail: Callable[..., None]) -> None:
     """Engines come and go in one process; Ctrl-C must still find a stack to run on."""
     if importlib.util.find_spec("openvino") is None:
@@ -103,9 +122,13 @@ def test_a_signal_after_several_openvino_engines_is_survived(graph: Path, skip_o
     assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr
 
 
-def test_threads_share_an_engine(graph: Path) -> None:
+@pytest.mark.parametrize("name", ["cpu", "openvino-direct"])
+def test_threads_share_an_engine(name: str, graph: Path, skip_or_fail: Callable[..., None]) -> None:
     """Runs of several sizes from several threads give each caller its own result."""
-    engine = create_encoder_engine(graph, SPEC, engine="cpu", threads=1)
+    try:
+        engine = create_encoder_engine(graph, SPEC, engine=name, precision="fp32", threads=1)
+    except MissingExtraError as error:
+        skip_or_fail(str(error), required=name)
     inputs = [_frames(16 + 8 * (seed % 3), 24, seed) for seed in range(12)]
     with ThreadPoolExecutor(4) as pool:
         outputs = list(pool.map(lambda frames: engine.run({"frames": frames})["embedding"], inputs))
@@ -114,20 +137,20 @@ def test_threads_share_an_engine(graph: Path) -> None:
 
 
 def test_few_sessions_are_kept(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One session per size, the two last sizes stay: memory does not grow with the sizes seen."""
-    heights: list[int] = []
+    """One session per frame size and batch size, the four last frame sizes stay: memory does not grow with time."""
+    compiled: list[tuple[int, int]] = []
     create = OnnxRuntimeEngine._create_session
 
     def record(engine: OnnxRuntimeEngine, sizes: tuple[tuple[str, int], ...]) -> Any:
-        heights.append(dict(sizes)["height"])
+        compiled.append((dict(sizes)["n"], dict(sizes)["height"]))
         return create(engine, sizes)
 
     monkeypatch.setattr(OnnxRuntimeEngine, "_create_session", record)
     engine = cpu_engine(graph, AXES, threads=1, reason="")
-    for height in (16, 24, 16, 24, 32, 24, 16):
-        engine.run({"frames": _frames(height, 16)})
-    assert heights == [16, 24, 32, 16]
-    assert len(engine._sessions) == 2
+    for count, height in [(1, 16), (2, 16), (1, 24), (1, 16), (2, 16), (1, 32), (1, 40), (1, 16), (1, 48), (1, 24)]:
+        engine.run({"frames": np.repeat(_frames(height, 16), count, axis=0)})
+    assert compiled == [(1, 16), (2, 16), (1, 24), (1, 32), (1, 40), (1, 48), (1, 24)]
+    assert len(engine._sessions) == 4
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from vosrt.memory import NumpyMemory
 from vosrt.model import Model
 from vosrt.ops import reference
 from vosrt.refinement import ValueMemory
-from vosrt.types import F32Array, PropagationOptions, U8Array
+from vosrt.streams import step_all
+from vosrt.types import F32Array, PropagationOptions, StepResult, U8Array
 
 V = 3
 OPTIONS = PropagationOptions(context=2, pad_context=False, top_k=4)
@@ -120,6 +121,21 @@ def test_refined_masks_are_the_result_and_feed_the_memory(tiny_clip: tuple[U8Arr
             np.testing.assert_allclose(soft.sum(axis=-1), 1, atol=1e-5)
         assert np.abs(soft - 0.5).mean() > np.abs(plain.soft_masks() - 0.5).mean() - 1e-3
         assert not np.allclose(soft, plain.soft_masks())
+
+
+def test_refined_streams_are_encoded_together(tiny_clip: tuple[U8Array, U8Array]) -> None:
+    """Each gets its own part of the encoder's maps and its own working frame."""
+    frames, masks = tiny_clip
+    whole, single = model(MaskEncoder(), Decoder()), model(MaskEncoder(), Decoder())
+    streams, alone = ([each.stream() for _ in range(3)] for each in (whole, single))
+    for t in range(3):
+        given = [np.roll(frames[t], 8 * i, axis=1) for i in range(3)]
+        marks = [np.roll(masks[t], 8 * i, axis=1) if t == 0 else None for i in range(3)]
+        for stream, frame, mask, outcome in zip(alone, given, marks, step_all(streams, given, marks), strict=True):
+            assert isinstance(outcome, StepResult)
+            np.testing.assert_array_equal(outcome.labels, stream.step(frame, mask).labels)
+    for embedding in whole.encode_batch(given):
+        assert embedding.maps["res3"].shape == (1, 2, 8, 12)
 
 
 def test_a_decoder_that_sees_nothing_leaves_background(tiny_clip: tuple[U8Array, U8Array]) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from vosrt.bundle import EncoderSpec
-from vosrt.engines.base import DeviceEngine
+from vosrt.encoder import Embedding, FrameEncoder
+from vosrt.engines.base import DeviceEngine, largest_batch
 from vosrt.engines.select import create_encoder_engine
 from vosrt.engines.tensorrt import CUDA_GRAPH_VARIABLE, TensorRtEngine
 from vosrt.engines.tensorrt_files import EngineRecord, Profile, write_record
@@ -100,14 +101,14 @@ def test_results_outlive_the_next_run(graph: Path, fake_nvidia: Any) -> None:
 
 
 def test_buffers_are_allocated_once_per_size_and_freed(graph: Path, fake_nvidia: Any) -> None:
-    """Four buffers a size, two sizes, however long it runs; none once the engine is gone."""
+    """Four buffers a size, four sizes, however long it runs; none once the engine is gone."""
     engine = engine_of(graph)
     counts = []
-    for height in (32, 32, 48, 48, 64, 32, 48):
+    for height in (32, 32, 48, 48, 64, 32, 40, 56, 48):
         engine.run({"frames": frames_of(height, 64)})
         gc.collect()
         counts.append(len(fake_nvidia.cuda.memory))
-    assert counts == [4, 4, 8, 8, 8, 8, 8]
+    assert counts == [4, 4, 8, 8, 12, 12, 16, 16, 16]
     assert len(fake_nvidia.cuda.queues) == 1, "everything shares one stream"
     del engine
     gc.collect()
@@ -177,6 +178,24 @@ def test_a_size_that_no_profile_takes_names_the_command(graph: Path, fake_nvidia
         engine_of(graph).run({"frames": frames_of(72, 64)})
     sizes = "32x32:48x64:64x96,96x32:96x48:128x64,72x64"
     assert str(caught.value).endswith(f"vos-export engine {graph.parent} --flavour tensorrt --sizes {sizes}")
+
+
+def test_a_batch_goes_through_at_once(graph: Path, fake_nvidia: Any) -> None:
+    """If the engine was built for it; frames of streams are cut into runs that it takes."""
+    plan = json.dumps({**json.loads(PLAN), "batch": 6}).encode()
+    add_engine(graph, TENSORRT, plan=plan, batch=6)
+    engine = engine_of(graph)
+    frames = np.concatenate([frames_of(48, 64, seed) for seed in range(6)])
+    np.testing.assert_allclose(engine.run({"frames": frames})["embedding"], fake_nvidia.mean_colours(frames), atol=1e-6)
+    assert largest_batch(engine) == 6
+    encoded = FrameEncoder(SPEC, engine).encode_each([*frames, frames[0]], [None] * 7)
+    for i, embedding in enumerate(encoded):
+        assert isinstance(embedding, Embedding)
+        np.testing.assert_allclose(embedding.array, fake_nvidia.mean_colours(frames)[i % 6], atol=1e-6)
+    with pytest.raises(EngineError, match="was built for 6 frames at once and 7 were given") as caught:
+        engine.run({"frames": np.concatenate([frames, frames[:1]])})
+    sizes = "32x32:48x64:64x96,96x32:96x48:128x64"
+    assert str(caught.value).endswith(f"vos-export engine {graph.parent} --flavour tensorrt --sizes {sizes} --batch 7")
 
 
 def test_failures_of_tensorrt_and_cuda_are_one_line(graph: Path, fake_nvidia: Any) -> None:

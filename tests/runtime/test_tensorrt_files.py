@@ -70,7 +70,7 @@ def edit(key: str, value: object) -> Callable[[dict[str, Any]], object]:
 
 BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
     "no schema": lambda document: document.pop("schema"),
-    "newer schema": edit("schema", 2),
+    "newer schema": edit("schema", 3),
     "unknown key": edit("plugin", "lib.so"),
     "missing key": lambda document: document.pop("sha256"),
     "flavour": edit("flavour", "tensorrt-lite"),
@@ -120,7 +120,7 @@ def test_what_is_no_record_at_all(text: str, tmp_path: Path) -> None:
 )
 def test_any_value_anywhere_is_accepted_or_refused(value: Any, key: str) -> None:
     """Never another exception than ours."""
-    document = {"schema": 1, **vars(RECORD), "profiles": [vars(RECORD.profiles[0])], key: value}
+    document = {"schema": 2, **vars(RECORD), "profiles": [vars(RECORD.profiles[0])], key: value}
     with contextlib.suppress(EngineError):
         assert isinstance(parse_record(json.dumps(document), Path("x.json")), EngineRecord)
 

@@ -12,6 +12,7 @@ from vosrt.bundle import load_bundle
 from vosrt.cli.app import require
 from vosrt.engines.tensorrt_files import (
     SUFFIX,
+    EngineRecord,
     EngineTarget,
     Profile,
     engines_folder,
@@ -63,6 +64,9 @@ def engine(
         str | None,
         typer.Option(metavar="HxW,…", help="Frame sizes: 480x854, or MIN:BEST:MAX as 480x640:480x854:480x1152."),
     ] = None,
+    batch: Annotated[
+        int, typer.Option(metavar="N", help="Frames to take at once, at most: of streams stepped together.")
+    ] = 1,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build again what is there and fits.")] = False,
     show: Annotated[bool, typer.Option("--list", help="List the engines that are there; build nothing.")] = False,
 ) -> int:
@@ -78,12 +82,13 @@ def engine(
         capabilities=tuple(part.strip() for part in compute_capability.split(",")) if compute_capability else (),
         precision=precision.value,
         profiles=_profiles(preset, sizes),
+        batch=batch,
         rebuild=rebuild,
     )
     for outcome in build_engines(bundle, options):
         record = outcome.record
         done = f"built in {record.build_seconds:.1f} s ({outcome.why})" if outcome.built else "there already, and fits"
-        print(f"{outcome.path}: {done}; {record.bytes / 1e6:.1f} MB; {', '.join(map(str, record.profiles))}")
+        print(f"{outcome.path}: {done}; {record.bytes / 1e6:.1f} MB; {_sizes(record)}")
     return 0
 
 
@@ -107,9 +112,13 @@ def list_engines(path: Path) -> int:
             state = _here(record.flavour, graph.sha256).objection(record) or "runs here"
         except VosrtError as error:
             state = str(error)
-        sizes = ", ".join(map(str, record.profiles))
-        print(f"{engine_path}: {record.bytes / 1e6:.1f} MB; {record.layers} layers; {sizes}; {state}")
+        print(f"{engine_path}: {record.bytes / 1e6:.1f} MB; {record.layers} layers; {_sizes(record)}; {state}")
     return 0
+
+
+def _sizes(record: EngineRecord) -> str:
+    sizes = ", ".join(map(str, record.profiles))
+    return sizes if record.batch == 1 else f"{sizes}, up to {record.batch} at once"
 
 
 def _here(flavour: str, graph_sha256: str) -> EngineTarget:

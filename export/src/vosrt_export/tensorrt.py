@@ -17,6 +17,7 @@ import onnx
 from vosrt.bundle import Bundle, load_bundle
 from vosrt.engines.nvidia import find_gpu
 from vosrt.engines.tensorrt_files import (
+    MAX_BATCH,
     SUFFIX,
     EnginePrecision,
     EngineRecord,
@@ -45,6 +46,7 @@ class EngineOptions:
         capabilities: of the GPUs to build for, as ``"86"``; none: the GPU of this machine.
         precision: of the arithmetic.
         profiles: frame sizes to take; none: the bundle's own size, or 480p.
+        batch: frames to take at once, at most: of streams that are stepped together.
         rebuild: build again what is there and fits.
     """
 
@@ -52,9 +54,12 @@ class EngineOptions:
     capabilities: tuple[str, ...] = ()
     precision: EnginePrecision = "fp16"
     profiles: tuple[Profile, ...] = ()
+    batch: int = 1
     rebuild: bool = False
 
     def __post_init__(self) -> None:
+        if not 1 <= self.batch <= MAX_BATCH:
+            raise OptionError(f"batch is {self.batch}; expected 1 to {MAX_BATCH} frames")
         for capability in self.capabilities:
             if not _CAPABILITY.fullmatch(capability):
                 raise OptionError(f"compute capability is {capability!r}; expected numbers such as 86,89,120")
@@ -172,6 +177,7 @@ def _keep_or_build(
         architecture=architecture,
         precision=options.precision,
         profiles=profiles,
+        batch=options.batch,
         recipe=RECIPE,
         layers=1,
         build_seconds=0,
@@ -206,7 +212,9 @@ def _find(folder: Path, path: Path, wanted: EngineRecord) -> tuple[EngineRecord 
             return None, f"stale: {record}"
         # What the name does not say; two graphs could share the beginning of their hash.
         stale = [
-            name for name in ("graph_sha256", "profiles", "recipe") if getattr(record, name) != getattr(wanted, name)
+            name
+            for name in ("graph_sha256", "profiles", "batch", "recipe")
+            if getattr(record, name) != getattr(wanted, name)
         ]
         if stale:
             return None, f"stale: other {', '.join(stale)}"
@@ -227,8 +235,8 @@ def _build(
         polygraphy.Profile().add(
             input_name,
             min=(1, *profile.minimum, 3),
-            opt=(1, *profile.optimum, 3),
-            max=(1, *profile.maximum, 3),
+            opt=(wanted.batch, *profile.optimum, 3),
+            max=(wanted.batch, *profile.maximum, 3),
         )
         for profile in wanted.profiles
     ]

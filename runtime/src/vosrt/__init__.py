@@ -25,6 +25,7 @@ from vosrt.errors import (
 )
 from vosrt.model import Model
 from vosrt.stream import Stream
+from vosrt.streams import step_all
 from vosrt.types import PropagationOptions, StepResult
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "VosrtError",
     "WorkError",
     "load_bundle",
+    "step_all",
 ]

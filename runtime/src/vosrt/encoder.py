@@ -5,19 +5,30 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 
 from vosrt.bundle import EncoderSpec
 from vosrt.cuda_library import load_cuda_library
 from vosrt.cuda_memory import CudaQueue
-from vosrt.engines.base import DeviceEngine, Engine
+from vosrt.engines.base import DeviceEngine, Engine, largest_batch
 from vosrt.engines.device import DeviceTensor
-from vosrt.errors import EngineError, InputError, OptionError
+from vosrt.errors import EngineError, InputError, OptionError, VosrtError
 from vosrt.ops import resize_bgr
 from vosrt.types import F32Array, U8Array
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A frame on its way to the engine: u8 [height, width, 3] at the working size, and what it was before."""
+
+    working: U8Array
+    frame_height: int
+    frame_width: int
+    resize_ms: float
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,19 @@ def working_size(height: int, width: int, short_side: int | None, *, upscale: bo
     return (short_side, scaled) if height <= width else (scaled, short_side)
 
 
+def batch_sizes(count: int, largest: int) -> Iterator[int]:
+    """Cut frames into runs of powers of two, so that few sizes of a batch are compiled, however many streams there are.
+
+    Args:
+        count: frames.
+        largest: frames that one run takes.
+    """
+    while count > 0:
+        size = 1 << (min(count, largest).bit_length() - 1)
+        yield size
+        count -= size
+
+
 ENGINES_ON_GPU = ("tensorrt-direct", "tensorrt-rtx-direct", "tensorrt", "cuda")  # whose outputs stay there
 
 
@@ -100,35 +124,85 @@ class FrameEncoder:
             InputError: the frame is no such array, or its working size is out of the encoder's range.
             EngineError: the engine failed, or the graph gives something else than the bundle promises.
         """
+        (encoded,) = self.encode_each([frame], [size])
+        if isinstance(encoded, VosrtError):
+            raise encoded
+        return encoded
+
+    def encode_each(self, frames: Sequence[U8Array], sizes: Sequence[int | None]) -> list[Embedding | VosrtError]:
+        """Encode frames of several videos; those of the same working size go through the engine together.
+
+        Args:
+            frames: as for :meth:`encode`.
+            sizes: likewise, one per frame.
+
+        Returns:
+            Per frame its embedding, whose ``encoder`` time is its share of the run, or the error that
+            :meth:`encode` raises. A frame that is refused leaves the others alone; an engine's failure is that of
+            the frames in this run.
+        """
+        encoded: dict[int, Embedding | VosrtError] = {}
+        groups: dict[tuple[int, ...], dict[int, _Prepared]] = {}
+        for position, (frame, size) in enumerate(zip(frames, sizes, strict=True)):
+            try:
+                prepared = self._prepare(frame, size)
+            except InputError as error:
+                encoded[position] = error
+            else:
+                groups.setdefault(prepared.working.shape, {})[position] = prepared
+        for group in groups.values():
+            positions = iter(group)
+            for count in batch_sizes(len(group), largest_batch(self._engine)):
+                chosen = list(islice(positions, count))
+                try:
+                    encoded.update(zip(chosen, self._run([group[position] for position in chosen]), strict=True))
+                except VosrtError as error:
+                    encoded.update(dict.fromkeys(chosen, error))
+        return [encoded[position] for position in range(len(frames))]
+
+    def _prepare(self, frame: U8Array, size: int | None) -> _Prepared:
         check_frame(frame)
         started = time.perf_counter()
         wanted = self._default_size if size is None else size
         height, width = working_size(frame.shape[0], frame.shape[1], wanted, upscale=size is not None)
         self._check_range(frame, height, width)
         resized = np.ascontiguousarray(resize_bgr(frame, height, width))
-        resized_at = time.perf_counter()
-        inputs = {self.spec.input_name: resized[None]}
+        return _Prepared(resized, frame.shape[0], frame.shape[1], 1e3 * (time.perf_counter() - started))
+
+    def _run(self, batch: list[_Prepared]) -> Iterator[Embedding]:
+        """The embeddings of working frames of one size, computed in one run."""
+        started = time.perf_counter()
+        frames = np.stack([each.working for each in batch]) if len(batch) > 1 else batch[0].working[None]
+        inputs = {self.spec.input_name: frames}
         outputs: Mapping[str, F32Array | DeviceTensor]
         outputs = self._engine.run(inputs) if self._keeper is None else self._keeper.run(inputs)
-        embedding = outputs.get(self.spec.output_name)
-        expected = (1, *self.spec.grid(height, width), self.spec.channels)
-        if embedding is None or embedding.shape != expected or embedding.dtype != np.float32:
+        embeddings = outputs.get(self.spec.output_name)
+        expected = (len(batch), *self.spec.grid(*frames.shape[1:3]), self.spec.channels)
+        if embeddings is None or embeddings.shape != expected or embeddings.dtype != np.float32:
             given = {name: f"{array.dtype} {list(array.shape)}" for name, array in outputs.items()}
             raise EngineError(
                 f"the encoder gave {given}; its bundle promises {self.spec.output_name!r}: float32 {list(expected)}; "
                 "export the bundle again"
             )
-        timings_ms = {
-            "resize": 1e3 * (resized_at - started),
-            "encoder": 1e3 * (time.perf_counter() - resized_at),
-        }
-        if isinstance(embedding, DeviceTensor):
-            tensor = replace(embedding, shape=embedding.shape[1:])
-            return Embedding(np.empty(0, np.float32), frame.shape[0], frame.shape[1], timings_ms, tensor)
+        share_ms = 1e3 * (time.perf_counter() - started) / len(batch)
         others = {name: array for name, array in outputs.items() if name != self.spec.output_name}
         maps = {name: array for name, array in others.items() if not isinstance(array, DeviceTensor)}
-        kept = resized if maps else None
-        return Embedding(embedding[0], frame.shape[0], frame.shape[1], timings_ms, maps=maps, frame=kept)
+        return (self._embedding(i, each, embeddings, maps, share_ms) for i, each in enumerate(batch))
+
+    def _embedding(
+        self,
+        i: int,
+        prepared: _Prepared,
+        embeddings: F32Array | DeviceTensor,
+        maps: Mapping[str, F32Array],
+        encoder_ms: float,
+    ) -> Embedding:
+        size = (prepared.frame_height, prepared.frame_width)
+        timings_ms = {"resize": prepared.resize_ms, "encoder": encoder_ms}
+        if isinstance(embeddings, DeviceTensor):
+            return Embedding(np.empty(0, np.float32), *size, timings_ms, embeddings[i])
+        own = {name: array[i : i + 1] for name, array in maps.items()}
+        return Embedding(embeddings[i], *size, timings_ms, maps=own, frame=prepared.working if maps else None)
 
     def _check_range(self, frame: U8Array, height: int, width: int) -> None:
         low, high = self.spec.min_side, self.spec.max_side

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from vosrt.cuda_memory import describe_core
 from vosrt.encoder import Embedding, FrameEncoder
 from vosrt.engines.base import Engine
 from vosrt.engines.select import MASK_AXES, create_encoder_engine, create_mask_engine
-from vosrt.errors import OptionError
+from vosrt.errors import InputError, OptionError, VosrtError
 from vosrt.memory import create_memory
 from vosrt.refinement import Refiner
 from vosrt.stream import Stream
@@ -127,6 +127,29 @@ class Model:
         """
         return self._encoder.encode(frame, size)
 
+    def encode_batch(self, frames: Sequence[U8Array], size: int | None = None) -> list[Embedding]:
+        """Embed frames of several videos; those of the same working size go through the engine together.
+
+        `vosrt.step_all` does this for streams. A batch's embeddings differ from those of :meth:`encode` by what the
+        engine rounds differently: below 1e-5 in fp32.
+
+        Args:
+            frames: u8 [H, W, 3] BGR each.
+            size: as for :meth:`encode`.
+
+        Raises:
+            InputError: one of them is no such array, or its working size is out of the encoder's range.
+            EngineError: the engine failed.
+        """
+        embeddings = []
+        for position, encoded in enumerate(self._encoder.encode_each(frames, [size] * len(frames))):
+            if isinstance(encoded, InputError):
+                raise InputError(f"frame {position} of {len(frames)}: {encoded}") from encoded
+            if isinstance(encoded, VosrtError):
+                raise encoded
+            embeddings.append(encoded)
+        return embeddings
+
     def stream(
         self,
         *,
@@ -149,8 +172,9 @@ class Model:
         graph = self._manifest.graphs.get("encoder")  # a network that is being trained has none
         chosen = options or self._manifest.inference
         return Stream(
-            lambda frame: self.encode(frame, size),
+            self._encoder,
             chosen,
+            size=size,
             precision=self._precision,
             threads=self._threads if threads is None else threads,
             refiner=self._refiner(refine, chosen, self._threads if threads is None else threads),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vosrt.cuda_memory import CudaMemory
-from vosrt.encoder import Embedding, check_frame
+from vosrt.encoder import Embedding, FrameEncoder, check_frame
 from vosrt.errors import InputError, MaskError, OptionError, SessionError
 from vosrt.memory import Memory, create_memory, load_session
 from vosrt.refinement import Refiner
@@ -31,18 +31,23 @@ class Stream:
     Masks are integer or boolean arrays [H, W] of the frame's size: 0 says nothing, another value is an object id.
 
     Args:
-        encode: turns a frame into its embedding.
+        encoder: turns frames into embeddings.
         options: how labels are propagated.
         precision: of the products in matching.
         threads: of the native core; 0 is one per processor.
         refiner: refines the masks of every frame, for this stream alone; None takes them as they are propagated.
         model_sha256: of the encoder's graph, 64 hexadecimal digits, so that sessions are not mixed up; "" is unknown.
         device: where the memory is, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        size: short side of the frames that the encoder sees, in pixels; None is the encoder's default.
+
+    Attributes:
+        encoder: as given.
+        size: as given.
     """
 
     def __init__(
         self,
-        encode: Callable[[U8Array], Embedding],
+        encoder: FrameEncoder,
         options: PropagationOptions,
         *,
         precision: Precision = "auto",
@@ -50,11 +55,12 @@ class Stream:
         refiner: Refiner | None = None,
         model_sha256: str = "",
         device: str = "cpu",
+        size: int | None = None,
     ) -> None:
+        self.encoder, self.size = encoder, size
         self._refiner = refiner
         self._device = device
         self._model = bytes.fromhex(model_sha256) or bytes(32)
-        self._encode = encode
         self._options = options
         self._precision = precision
         self._threads = threads
@@ -99,9 +105,36 @@ class Stream:
             MaskError: the mask does not fit the frame, is empty, or holds an object too small to represent.
             EngineError: the encoder failed.
         """
+        marks = self.check(frame, mask)
+        embedding = frame if isinstance(frame, Embedding) else self.encoder.encode(frame, self.size)
+        return self.result(self.take(embedding, marks))
+
+    # The stages of a step, which `step_all` goes through for several streams side by side.
+
+    def check(self, frame: U8Array | Embedding, mask: MaskArray | None) -> U8Array | None:
+        """A step's first stage: the mask as u8 [H, W], before anything is done for the frame.
+
+        Raises:
+            InputError: the stream is closed, or the frame is none.
+            MaskError: the mask does not fit the frame, or is empty.
+        """
         self._check_open()
-        marks = None if mask is None else _as_mask(mask, *_frame_size(frame))
-        embedding = frame if isinstance(frame, Embedding) else self._encode(frame)
+        return None if mask is None else _as_mask(mask, *_frame_size(frame))
+
+    def take(self, embedding: Embedding, marks: U8Array | None) -> dict[str, float]:
+        """The stage after encoding: match, propagate, annotate.
+
+        Args:
+            embedding: of the next frame.
+            marks: what :meth:`check` gave.
+
+        Returns:
+            Milliseconds per stage so far.
+
+        Raises:
+            InputError: the frame has another size than the ones before.
+            MaskError: the mask holds an object too small to represent.
+        """
         memory = self._memory_for(embedding)
         started = time.perf_counter()
         _push(memory, embedding)
@@ -114,7 +147,31 @@ class Stream:
         self._annotation = None
         if marks is not None:
             self._annotate(memory, marks)
-        return self._result(memory, timings_ms)
+        return timings_ms
+
+    def result(self, timings_ms: Mapping[str, float]) -> StepResult:
+        """The last stage: what the newest frame gives.
+
+        Args:
+            timings_ms: what :meth:`take` gave.
+
+        Raises:
+            InputError: no frame was given yet.
+        """
+        memory = self._begun("read labels")
+        started = time.perf_counter()
+        refined = None if self._refiner is None else self._refiner.labels(*self._shape[:2])
+        labels, confidence = memory.labels(*self._shape[:2]) if refined is None else refined
+        if self._annotation is not None:
+            _overrule(labels, confidence, self._annotation)
+        return StepResult(
+            index=self._index,
+            labels=labels,
+            confidence=confidence,
+            object_ids=memory.object_ids,
+            object_confidence=_mean_confidence(labels, confidence, memory.object_ids),
+            timings_ms={**timings_ms, "upsample": 1e3 * (time.perf_counter() - started)},
+        )
 
     def add(self, mask: MaskArray) -> StepResult:
         """Mark objects, new or anew, in the newest frame.
@@ -125,7 +182,7 @@ class Stream:
         """
         memory = self._begun("add objects")
         self._annotate(memory, _as_mask(mask, *self._shape[:2]))
-        return self._result(memory, {})
+        return self.result({})
 
     def remove(self, object_id: int) -> None:
         """Stop tracking an object; its area becomes background.
@@ -237,22 +294,6 @@ class Stream:
         before = self._annotation if self._annotation is not None else np.zeros_like(mask)
         before = np.where(np.isin(before, mask), 0, before)
         self._annotation = np.where(mask != 0, mask, before).astype(np.uint8)
-
-    def _result(self, memory: Memory, timings_ms: dict[str, float]) -> StepResult:
-        started = time.perf_counter()
-        refined = None if self._refiner is None else self._refiner.labels(*self._shape[:2])
-        labels, confidence = memory.labels(*self._shape[:2]) if refined is None else refined
-        if self._annotation is not None:
-            _overrule(labels, confidence, self._annotation)
-        timings_ms["upsample"] = 1e3 * (time.perf_counter() - started)
-        return StepResult(
-            index=self._index,
-            labels=labels,
-            confidence=confidence,
-            object_ids=memory.object_ids,
-            object_confidence=_mean_confidence(labels, confidence, memory.object_ids),
-            timings_ms=timings_ms,
-        )
 
 
 def _push(memory: Memory, embedding: Embedding) -> None:

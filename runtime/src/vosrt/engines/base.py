@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from vosrt.engines.device import DeviceTensor
 
+LARGEST_BATCH = 16
+
 
 @dataclass(frozen=True)
 class EngineInfo:
@@ -54,3 +56,8 @@ class DeviceEngine(Engine, Protocol):
         Raises:
             EngineError: the back end failed; the message carries its own words.
         """
+
+
+def largest_batch(engine: Engine) -> int:
+    """Frames that an engine takes in one run; one that does not say (``largest_batch``) takes :data:`LARGEST_BATCH`."""
+    return int(getattr(engine, "largest_batch", LARGEST_BATCH))

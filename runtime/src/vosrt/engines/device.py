@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -57,6 +57,18 @@ class DeviceTensor:
             "stream": self.stream,
             "version": 3,
         }
+
+    def __getitem__(self, index: int) -> DeviceTensor:
+        """One part of the first axis, in the same memory.
+
+        Raises:
+            IndexError: there is no such part.
+        """
+        if not self.shape or not 0 <= index < self.shape[0]:
+            raise IndexError(f"part {index} of an array {list(self.shape)}")
+        part = self.shape[1:]
+        offset = index * int(np.prod(part, dtype=np.int64)) * self.dtype.itemsize
+        return replace(self, pointer=self.pointer + offset, shape=part)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """DLPack's device type and number."""

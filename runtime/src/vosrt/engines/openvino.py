@@ -71,11 +71,11 @@ class OpenVinoEngine(StaticShapeEngine):
 
     def _run(self, session: _Session, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         try:
-            for name, array in inputs.items():
-                expected = session.request.get_tensor(name).data.dtype
-                if array.dtype != expected:
-                    raise TypeError(f"{name!r} is {array.dtype}; expected {expected}")
-            with session.lock:
+            with session.lock:  # a request that runs does not even show its tensors
+                for name, array in inputs.items():
+                    expected = session.request.get_tensor(name).data.dtype
+                    if array.dtype != expected:
+                        raise TypeError(f"{name!r} is {array.dtype}; expected {expected}")
                 session.request.infer(dict(inputs))
                 # The request's own memory is overwritten by its next run.
                 return {name: np.array(session.request.get_tensor(name).data) for name in session.outputs}

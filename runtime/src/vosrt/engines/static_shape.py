@@ -18,13 +18,16 @@ from vosrt.errors import EngineError
 Axes: TypeAlias = Mapping[str, Sequence[str | None]]
 Sizes: TypeAlias = tuple[tuple[str, int], ...]
 
-_SESSIONS = 2
+BATCH_AXIS = "n"
+
+_FRAME_SIZES = 4
 
 
 class StaticShapeEngine(ABC):
     """Runs one graph, with shapes made static per session.
 
-    That lets back ends plan memory and pick kernels ahead; sessions of the last shapes are kept.
+    That lets back ends plan memory and pick kernels ahead; sessions of the last frame sizes are kept, one per
+    size of a batch.
 
     Args:
         graph: the ONNX file.
@@ -36,7 +39,7 @@ class StaticShapeEngine(ABC):
         self._graph = graph
         self._axes = axes
         self._info = info
-        self._sessions: OrderedDict[Sizes, Any] = OrderedDict()
+        self._sessions: OrderedDict[Sizes, dict[Sizes, Any]] = OrderedDict()  # by what is not the batch, then by all
         self._lock = threading.Lock()
 
     @property
@@ -80,10 +83,14 @@ class StaticShapeEngine(ABC):
         return tuple(sorted(sizes.items()))
 
     def _session_for(self, sizes: Sizes) -> Any:
+        frame = tuple(each for each in sizes if each[0] != BATCH_AXIS)
         with self._lock:
-            session = self._sessions.pop(sizes, None) or self._create_session(sizes)
-            self._sessions[sizes] = session
-            if len(self._sessions) > _SESSIONS:
+            sessions = self._sessions.get(frame, {})
+            session = sessions.get(sizes) or self._create_session(sizes)
+            sessions[sizes] = session
+            self._sessions[frame] = sessions
+            self._sessions.move_to_end(frame)
+            if len(self._sessions) > _FRAME_SIZES:
                 self._sessions.popitem(last=False)
             return session
 

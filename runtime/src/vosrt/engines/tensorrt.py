@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -21,12 +21,13 @@ from vosrt.engines.base import EngineInfo
 from vosrt.engines.cuda import Cuda, DeviceArray, Graph, Stream
 from vosrt.engines.device import DeviceTensor
 from vosrt.engines.nvidia import Gpu, find_gpu
-from vosrt.engines.static_shape import Axes, Sizes, StaticShapeEngine, one_line
+from vosrt.engines.static_shape import BATCH_AXIS, Axes, Sizes, StaticShapeEngine, one_line
 from vosrt.engines.tensorrt_files import (
     ENGINE_PRECISIONS,
     EnginePrecision,
     EngineRecord,
     EngineTarget,
+    Profile,
     choose_engine,
 )
 from vosrt.engines.tensorrt_flavour import TENSORRT_RTX, Flavour
@@ -115,6 +116,11 @@ class TensorRtEngine(StaticShapeEngine):
         """What the engine was built from and for."""
         return self._record
 
+    @property
+    def largest_batch(self) -> int:
+        """Frames that it was built to take at once."""
+        return self._record.batch
+
     def smallest_inputs(self) -> dict[str, NDArray[Any]]:
         """Zeros of the smallest frame that the engine takes, to probe it with."""
         height, width = self._record.profiles[0].minimum
@@ -149,13 +155,18 @@ class TensorRtEngine(StaticShapeEngine):
     def _create_session(self, sizes: Sizes) -> _Session:
         size_of = dict(sizes)
         height, width = size_of["height"], size_of["width"]
-        fitting = [i for i, profile in enumerate(self._record.profiles) if profile.takes(height, width)]
-        if not fitting or size_of.get("n", 1) != 1:
+        profiles, batch = self._record.profiles, self.largest_batch
+        if (count := size_of.get(BATCH_AXIS, 1)) > batch:
             raise EngineError(
-                f"the {self.info.name} engine was built for frames of "
-                f"{', '.join(map(str, self._record.profiles))} (height x width) and takes none of {height}x{width}; "
-                f"build it for that too: vos-export engine {self._graph.parent} --flavour {self._flavour.option} "
-                f"--sizes {','.join([*map(str, self._record.profiles), f'{height}x{width}'])}"
+                f"the {self.info.name} engine was built for {batch} frames at once and {count} were given; build it "
+                f"for them: {self._command(profiles, count)}"
+            )
+        fitting = [i for i, profile in enumerate(profiles) if profile.takes(height, width)]
+        if not fitting:
+            raise EngineError(
+                f"the {self.info.name} engine was built for frames of {', '.join(map(str, profiles))} (height x width) "
+                f"and takes none of {height}x{width}; build it for that too: "
+                f"{self._command([*profiles, f'{height}x{width}'], batch)}"
             )
         shapes = {
             name: tuple(
@@ -180,6 +191,14 @@ class TensorRtEngine(StaticShapeEngine):
                     raise self._failure(f"refuses the address of {name!r}")
             capture = self._cuda_graph and self._flavour is not TENSORRT_RTX
             return _Session(self._cuda, self._stream, self._submitter(context), inputs, outputs, capture=capture)
+
+    def _command(self, sizes: Sequence[Profile | str], batch: int) -> str:
+        """What builds an engine for these sizes."""
+        at_once = f" --batch {batch}" if batch > 1 else ""
+        return (
+            f"vos-export engine {self._graph.parent} --flavour {self._flavour.option} "
+            f"--sizes {','.join(map(str, sizes))}{at_once}"
+        )
 
     def _run(self, session: _Session, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         with self._queue:

@@ -26,12 +26,13 @@ Size: TypeAlias = tuple[int, int]
 
 ENGINE_PRECISIONS: tuple[EnginePrecision, ...] = get_args(EnginePrecision)  # in the order "auto" prefers them
 FOLDER, SUFFIX = "engines", ".engine"
-SCHEMA = 1
+SCHEMA = 2  # 2: batch
 
 _SUFFIXES = {SUFFIX, ".json", ".cache"}
 _MAX_RECORD_BYTES = 1 << 16
 _MAX_PROFILES = 32
 _MAX_SIDE = 16384
+MAX_BATCH = 64
 _HASH = re.compile("[0-9a-f]{64}")
 _VERSION = re.compile(r"[0-9A-Za-z]+(\.[0-9A-Za-z]+){1,5}")
 _ARCHITECTURE = re.compile("sm_[0-9]{2,3}")
@@ -75,6 +76,7 @@ class EngineRecord:
         architecture: of the GPU that it is for, as ``"sm_86"``.
         precision: of the arithmetic.
         profiles: frame sizes that it takes, one optimisation profile each, in this order.
+        batch: frames that it takes at once, at most.
         recipe: version of the rewriting of the graph before it was built.
         layers: of the network that TensorRT read.
         build_seconds: how long TensorRT took.
@@ -94,6 +96,7 @@ class EngineRecord:
     build_seconds: float
     sha256: str
     bytes: int
+    batch: int = 1
 
     @property
     def stem(self) -> str:
@@ -274,7 +277,12 @@ def _checked(values: dict[str, Any]) -> EngineRecord:
     for name, choices in (("flavour", tuple(FLAVOURS)), ("precision", ENGINE_PRECISIONS)):
         if values[name] not in choices:
             raise ValueError(f"{name} is {ascii(values[name])[:40]}; expected one of {', '.join(choices)}")
-    for name, low, high in (("recipe", 1, 1 << 31), ("layers", 1, 1 << 31), ("bytes", 1, 1 << 40)):
+    for name, low, high in (
+        ("recipe", 1, 1 << 31),
+        ("layers", 1, 1 << 31),
+        ("bytes", 1, 1 << 40),
+        ("batch", 1, MAX_BATCH),
+    ):
         if type(values[name]) is not int or not low <= values[name] <= high:
             raise ValueError(f"{name} is {ascii(values[name])[:40]}; expected an integer from {low}")
     seconds = values["build_seconds"]
