@@ -93,6 +93,7 @@ class _Status(enum.IntEnum):
 class _CopyKind(enum.IntEnum):
     cudaMemcpyHostToDevice = 1  # noqa: N815
     cudaMemcpyDeviceToHost = 2  # noqa: N815
+    cudaMemcpyDeviceToDevice = 3  # noqa: N815
 
 
 class _CaptureMode(enum.IntEnum):
@@ -103,18 +104,34 @@ Work = Callable[[], None]
 
 
 @dataclass
+class _Mark:
+    """A recorded event."""
+
+    stream: int
+    reached: bool = False
+
+    def reach(self) -> None:
+        self.reached = True
+
+
+@dataclass
 class _Queue:
     waiting: list[Work] = field(default_factory=list)
     captured: list[Work] | None = None
 
 
 class FakeCuda(ModuleType):
-    """``cuda.bindings.runtime``: work on a stream is done when somebody waits for it, and not before."""
+    """``cuda.bindings.runtime``: work on a stream is done when somebody waits for it, and not before.
+
+    Attributes:
+        calls: what was called since the last ``clear``, but for allocations and what nobody waits for.
+    """
 
     cudaError_t = _Status  # noqa: N815
     cudaMemcpyKind = _CopyKind  # noqa: N815
     cudaStreamCaptureMode = _CaptureMode  # noqa: N815
     cudaStreamNonBlocking = 1  # noqa: N815
+    cudaEventDisableTiming = 2  # noqa: N815
 
     def __init__(self) -> None:
         super().__init__("cuda.bindings.runtime")
@@ -122,7 +139,11 @@ class FakeCuda(ModuleType):
         self.pinned: set[int] = set()
         self.queues: dict[int, _Queue] = {}
         self.graphs: dict[int, list[Work]] = {}
+        self.events: dict[int, _Mark | None] = {}
+        self.calls: list[str] = []
         self.launches = 0
+        self.created = 0  # events
+        self.allocations = 0
         self.memory_left = 1 << 30
 
     def submit(self, stream: int, work: Work) -> None:
@@ -136,6 +157,7 @@ class FakeCuda(ModuleType):
     def _allocate(self, size: int) -> tuple[_Status, int | None]:
         if size > self.memory_left:
             return _Status.cudaErrorMemoryAllocation, None
+        self.allocations += 1
         buffer = (ctypes.c_char * max(size, 1))()
         self.memory[ctypes.addressof(buffer)] = buffer
         return _Status.cudaSuccess, ctypes.addressof(buffer)
@@ -172,14 +194,56 @@ class FakeCuda(ModuleType):
         queue = self.queues[stream]
         if queue.captured is not None:
             return (_Status.cudaErrorStreamCaptureUnsupported,)
+        self.calls.append(f"host waits for all of {stream}")
         while queue.waiting:
             queue.waiting.pop(0)()
         return (_Status.cudaSuccess,)
 
+    def cudaEventCreateWithFlags(self, flags: int) -> tuple[_Status, int]:  # noqa: N802
+        assert flags == self.cudaEventDisableTiming
+        self.created += 1
+        self.events[self.created] = None
+        return _Status.cudaSuccess, self.created
+
+    def cudaEventDestroy(self, event: int) -> tuple[_Status]:  # noqa: N802
+        del self.events[event]
+        return (_Status.cudaSuccess,)
+
+    def cudaEventRecord(self, event: int, stream: int) -> tuple[_Status]:  # noqa: N802
+        mark = self.events[event] = _Mark(stream)
+        self.submit(stream, mark.reach)
+        self.calls.append(f"record {event} on {stream}")
+        return (_Status.cudaSuccess,)
+
+    def cudaStreamWaitEvent(self, stream: int, event: int, flags: int) -> tuple[_Status]:  # noqa: N802
+        if mark := self.events[event]:
+            self.submit(stream, lambda: self._work_up_to(mark))
+        self.calls.append(f"{stream} waits for {event}")
+        return (_Status.cudaSuccess,)
+
+    def cudaEventSynchronize(self, event: int) -> tuple[_Status]:  # noqa: N802
+        if mark := self.events[event]:
+            self._work_up_to(mark)
+        self.calls.append(f"host waits for {event}")
+        return (_Status.cudaSuccess,)
+
+    def _work_up_to(self, mark: _Mark) -> None:
+        while not mark.reached:
+            self.queues[mark.stream].waiting.pop(0)()
+
     def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: _CopyKind, stream: int) -> tuple[_Status]:  # noqa: N802
-        host, device = (source, target) if kind == _CopyKind.cudaMemcpyHostToDevice else (target, source)
-        if not (self._inside(host, size) in self.pinned and self._inside(device, size) not in {None, *self.pinned}):
+        on_host = [self._inside(address, size) in self.pinned for address in (source, target)]
+        if (
+            None in (self._inside(source, size), self._inside(target, size))
+            or on_host
+            != {
+                _CopyKind.cudaMemcpyHostToDevice: [True, False],
+                _CopyKind.cudaMemcpyDeviceToHost: [False, True],
+                _CopyKind.cudaMemcpyDeviceToDevice: [False, False],
+            }[kind]
+        ):
             return (_Status.cudaErrorInvalidValue,)
+        self.calls.append(f"{kind.name.removeprefix('cudaMemcpy')} on {stream}")
 
         def copy() -> None:
             ctypes.memmove(target, source, size)
@@ -212,6 +276,7 @@ class FakeCuda(ModuleType):
 
     def cudaGraphLaunch(self, runnable: int, stream: int) -> tuple[_Status]:  # noqa: N802
         self.launches += 1
+        self.calls.append(f"graph on {stream}")
         self.queues[stream].waiting.extend(self.graphs[runnable])
         return (_Status.cudaSuccess,)
 
@@ -346,6 +411,7 @@ class FakeContext:
             self._engine.trt.logger.log(_Severity.ERROR, "cannot enqueue")
             return False
         self._prepared = True
+        cuda.calls.append(f"network on {stream}")
         cuda.submit(stream, self._compute)
         return True
 

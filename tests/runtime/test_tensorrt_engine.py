@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import hashlib
 import inspect
@@ -19,6 +20,8 @@ import pytest
 from vosrt.bundle import EncoderSpec
 from vosrt.encoder import Embedding, FrameEncoder
 from vosrt.engines.base import DeviceEngine, largest_batch
+from vosrt.engines.cuda import Cuda
+from vosrt.engines.device import DeviceTensor
 from vosrt.engines.select import create_encoder_engine
 from vosrt.engines.tensorrt import CUDA_GRAPH_VARIABLE, TensorRtEngine
 from vosrt.engines.tensorrt_files import EngineRecord, Profile, write_record
@@ -101,19 +104,20 @@ def test_results_outlive_the_next_run(graph: Path, fake_nvidia: Any) -> None:
 
 
 def test_buffers_are_allocated_once_per_size_and_freed(graph: Path, fake_nvidia: Any) -> None:
-    """Four buffers a size, four sizes, however long it runs; none once the engine is gone."""
+    """Eight buffers a size, four sizes, however long it runs; none once the engine is gone."""
     engine = engine_of(graph)
     counts = []
     for height in (32, 32, 48, 48, 64, 32, 40, 56, 48):
         engine.run({"frames": frames_of(height, 64)})
         gc.collect()
         counts.append(len(fake_nvidia.cuda.memory))
-    assert counts == [4, 4, 8, 8, 12, 12, 16, 16, 16]
-    assert len(fake_nvidia.cuda.queues) == 1, "everything shares one stream"
+    assert counts == [8, 8, 16, 16, 24, 24, 32, 32, 32]
+    assert len(fake_nvidia.cuda.queues) == 2, "one for the network, one for uploads"
     del engine
     gc.collect()
     assert fake_nvidia.cuda.memory == {}
     assert fake_nvidia.cuda.pinned == set()
+    assert fake_nvidia.cuda.events == {}
 
 
 def test_a_cuda_graph_replaces_the_calls(graph: Path, fake_nvidia: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +131,73 @@ def test_a_cuda_graph_replaces_the_calls(graph: Path, fake_nvidia: Any, monkeypa
     monkeypatch.setenv(CUDA_GRAPH_VARIABLE, "yes")
     with pytest.raises(OptionError, match="VOSRT_CUDA_GRAPH is 'yes'; expected 1 or 0"):
         engine_of(graph)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_frame_is_uploaded_while_the_network_computes(graph: Path, fake_nvidia: Any, cuda_graph: bool) -> None:
+    """On a stream beside the network's, through two landings by turns; the host waits for none but old uploads.
+
+    In the steady state nothing is allocated and nothing created.
+    """
+    engine, cuda = engine_of(graph, cuda_graph=cuda_graph), fake_nvidia.cuda
+    for seed in range(2):
+        engine.run_on_device({"frames": frames_of(48, 64, seed)})
+    before = (cuda.allocations, cuda.created, len(cuda.graphs))
+    steps = []
+    for seed in range(4):
+        cuda.calls.clear()
+        engine.run_on_device({"frames": frames_of(48, 64, seed)})
+        steps.append(list(cuda.calls))
+    (uploaded, taken), network = (1, 2), "graph" if cuda_graph else "network"
+    compute, uploads = 1, 2
+    for step, shift in zip(steps, (0, 2, 0, 2), strict=True):
+        assert step == [
+            f"host waits for {uploaded + shift}",  # the pinned memory is free: two frames ago
+            f"{uploads} waits for {taken + shift}",  # so is the GPU's
+            f"HostToDevice on {uploads}",
+            f"record {uploaded + shift} on {uploads}",
+            f"{compute} waits for {uploaded + shift}",
+            f"DeviceToDevice on {compute}",
+            f"record {taken + shift} on {compute}",
+            f"{network} on {compute}",
+        ]
+    assert (cuda.allocations, cuda.created, len(cuda.graphs)) == before
+
+
+def test_threads_do_not_wait_for_each_others_results(graph: Path, fake_nvidia: Any) -> None:
+    """One waits for its own embedding, not for the stream, on which others queue their frames meanwhile."""
+    engine, cuda = engine_of(graph), fake_nvidia.cuda
+    engine.run({"frames": frames_of(48, 64)})
+    cuda.calls.clear()
+    engine.run({"frames": frames_of(48, 64)})
+    assert cuda.calls[-3:] == ["DeviceToHost on 1", "record 5 on 1", "host waits for 5"]
+    assert not any("all of" in call for call in cuda.calls)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_frames_may_be_on_the_gpu(graph: Path, fake_nvidia: Any, cuda_graph: bool) -> None:
+    """They are copied there, behind what writes them on the engine's stream; host frames may come between."""
+    engine, cuda = engine_of(graph, cuda_graph=cuda_graph), fake_nvidia.cuda
+    frames = [frames_of(48, 64, seed) for seed in range(6)]
+    on_gpu = Cuda().device_array(frames[0].shape, frames[0].dtype)
+    engine.run({"frames": frames[0]})
+    for seed in (0, 1, 2, 4):
+        tensor = DeviceTensor(
+            pointer=on_gpu.pointer, shape=on_gpu.shape, dtype=on_gpu.dtype, device="cuda", owner=on_gpu, stream=1
+        )
+        cuda.submit(1, lambda seed=seed: ctypes.memmove(on_gpu.pointer, frames[seed].ctypes.data, frames[seed].nbytes))
+        cuda.calls.clear()
+        output = engine.run_on_device({"frames": tensor})["embedding"]
+        assert not any("HostToDevice" in call for call in cuda.calls)
+        expected = engine.run({"frames": frames[seed + 1]})["embedding"]
+        np.testing.assert_allclose(expected, fake_nvidia.mean_colours(frames[seed + 1]), atol=1e-6)
+        engine.run_on_device({"frames": tensor})
+        cuda.cudaStreamSynchronize(1)
+        seen = np.ctypeslib.as_array(ctypes.cast(output.pointer, ctypes.POINTER(ctypes.c_float)), output.shape)
+        np.testing.assert_allclose(seen, fake_nvidia.mean_colours(frames[seed]), atol=1e-6)
+    wrong = replace(tensor, dtype=np.dtype(np.float32))
+    with pytest.raises(EngineError, match="'frames' is float32; expected uint8"):
+        engine.run_on_device({"frames": wrong})
 
 
 def test_rtx_captures_by_itself(graph: Path, fake_nvidia: Any) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from numpy.typing import NDArray
 
 from vosrt.engines.device import DeviceTensor
 
 LARGEST_BATCH = 16
+
+Input: TypeAlias = NDArray[Any] | DeviceTensor
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,12 @@ class Engine(Protocol):
 class DeviceEngine(Engine, Protocol):
     """An engine that can leave its outputs where it computed them, for a core that works there too."""
 
-    def run_on_device(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, DeviceTensor]:
-        """Run the graph on named host arrays and return its named outputs in the engine's own memory.
+    def run_on_device(self, inputs: Mapping[str, Input]) -> dict[str, DeviceTensor]:
+        """Run the graph on named arrays and return its named outputs in the engine's own memory.
+
+        Args:
+            inputs: in host memory, or in the memory that outputs are left in. Those are whole for work that is queued
+                on the stream that outputs name, or whole already where they name none.
 
         Raises:
             EngineError: the back end failed; the message carries its own words.

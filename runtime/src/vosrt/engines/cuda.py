@@ -42,6 +42,10 @@ class Cuda:
         """A stream that does not wait for the default one."""
         return Stream(self)
 
+    def create_event(self) -> Event:
+        """A mark in the work of a stream, for others to wait for."""
+        return Event(self)
+
     def device_array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
         """Memory on the GPU for an array."""
         return DeviceArray(self, shape, dtype)
@@ -79,6 +83,19 @@ class Stream:
         kind = self._cuda.api.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._cuda.call("cudaMemcpyAsync", target.ctypes.data, source.pointer, target.nbytes, kind, self.handle)
 
+    def copy(self, source: int, target: DeviceArray) -> None:
+        """Queue a copy on the GPU, of as many bytes as the target has, from an address there."""
+        kind = self._cuda.api.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._cuda.call("cudaMemcpyAsync", target.pointer, source, target.nbytes, kind, self.handle)
+
+    def record(self, event: Event) -> None:
+        """Mark what is queued so far."""
+        self._cuda.call("cudaEventRecord", event.handle, self.handle)
+
+    def wait_for(self, event: Event) -> None:
+        """What is queued from now on waits for what the event marks; for nothing if it was never recorded."""
+        self._cuda.call("cudaStreamWaitEvent", self.handle, event.handle, 0)
+
     def wait(self) -> None:
         """Until everything queued so far is done."""
         self._cuda.call("cudaStreamSynchronize", self.handle)
@@ -91,6 +108,23 @@ class Stream:
     def end_capture(self) -> Graph:
         """What was recorded, ready to be repeated."""
         return Graph(self._cuda, self.handle)
+
+
+class Event:
+    """A mark in the work of a stream; freed with the object.
+
+    Attributes:
+        handle: as CUDA's functions take it.
+    """
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self.handle = int(cuda.call("cudaEventCreateWithFlags", cuda.api.cudaEventDisableTiming))
+        weakref.finalize(self, cuda.api.cudaEventDestroy, self.handle).atexit = False
+
+    def wait(self) -> None:
+        """Until what it marks is done; at once if it was never recorded."""
+        self._cuda.call("cudaEventSynchronize", self.handle)
 
 
 class Graph:
@@ -117,11 +151,12 @@ class DeviceArray:
         pointer: its address there.
         shape: of the array that it is for.
         dtype: of its elements.
+        nbytes: of all of them.
     """
 
     def __init__(self, cuda: Cuda, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.shape, self.dtype = shape, dtype
-        self.pointer = int(cuda.call("cudaMalloc", _bytes_of(shape, dtype)))
+        self.shape, self.dtype, self.nbytes = shape, dtype, _bytes_of(shape, dtype)
+        self.pointer = int(cuda.call("cudaMalloc", self.nbytes))
         weakref.finalize(self, cuda.api.cudaFree, self.pointer).atexit = False
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vosrt.engines.base import EngineInfo
+from vosrt.engines.base import EngineInfo, Input
 from vosrt.engines.device import DeviceKind, DeviceTensor
 from vosrt.engines.static_shape import Axes, Sizes, StaticShapeEngine, one_line, processors
 from vosrt.errors import EngineError, MissingExtraError
@@ -58,10 +58,11 @@ class OnnxRuntimeEngine(StaticShapeEngine):
         self._providers = providers
         self._device: DeviceKind = device
 
-    def run_on_device(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, DeviceTensor]:
+    def run_on_device(self, inputs: Mapping[str, Input]) -> dict[str, DeviceTensor]:
         """Run the graph and leave its outputs where they were computed: nothing is copied to the host.
 
-        ONNX Runtime has finished them when this returns. Every call has outputs of its own.
+        ONNX Runtime has finished them when this returns, and takes inputs there that are whole. Every call has outputs
+        of its own.
 
         Raises:
             EngineError: the graph cannot be loaded or run.
@@ -70,7 +71,11 @@ class OnnxRuntimeEngine(StaticShapeEngine):
         try:
             binding = session.io_binding()
             for name, array in inputs.items():
-                binding.bind_cpu_input(name, np.ascontiguousarray(array))
+                if isinstance(array, DeviceTensor):
+                    place, kind = (array.device, array.device_id), array.dtype.type
+                    binding.bind_input(name, *place, kind, list(array.shape), array.pointer)
+                else:
+                    binding.bind_cpu_input(name, np.ascontiguousarray(array))
             names = [output.name for output in session.get_outputs()]
             for name in names:
                 binding.bind_output(name, self._device)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
-from vosrt.engines.base import EngineInfo
+from vosrt.engines.base import EngineInfo, Input
 from vosrt.errors import EngineError
 
 Axes: TypeAlias = Mapping[str, Sequence[str | None]]
@@ -71,12 +71,12 @@ class StaticShapeEngine(ABC):
     def _run(self, session: Any, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run a session; several threads may do so at the same time."""
 
-    def _sizes(self, inputs: Mapping[str, NDArray[Any]]) -> Sizes:
+    def _sizes(self, inputs: Mapping[str, Input]) -> Sizes:
         """Sizes of the named axes."""
         sizes: dict[str, int] = {}
         for name, axes in self._axes.items():
             array = inputs.get(name)
-            if array is None or array.ndim != len(axes):
+            if array is None or len(array.shape) != len(axes):
                 given = {key: list(value.shape) for key, value in inputs.items()}
                 raise EngineError(f"{self._graph.name} needs {name!r} with axes {list(axes)}; given {given}")
             sizes.update({axis: size for axis, size in zip(axes, array.shape, strict=True) if axis})

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vosrt.bundle import file_sha256
-from vosrt.engines.base import EngineInfo
-from vosrt.engines.cuda import Cuda, DeviceArray, Graph, Stream
+from vosrt.engines.base import EngineInfo, Input
+from vosrt.engines.cuda import Cuda, DeviceArray, Event, Graph, Stream
 from vosrt.engines.device import DeviceTensor
 from vosrt.engines.nvidia import Gpu, find_gpu
 from vosrt.engines.static_shape import BATCH_AXIS, Axes, Sizes, StaticShapeEngine, one_line
@@ -69,7 +69,8 @@ def find_tensorrt(flavour: Flavour) -> Found:
 class TensorRtEngine(StaticShapeEngine):
     """Runs one graph of a bundle with the TensorRT engine that was built from it.
 
-    Buffers are allocated once per frame size, for the two last sizes. All work is queued on one stream.
+    Buffers are allocated once per frame size, for the four last sizes. The network is queued on one stream, uploads on
+    another beside it.
 
     Args:
         graph: the ONNX file; the engine is looked for in ``engines/`` beside it.
@@ -107,7 +108,7 @@ class TensorRtEngine(StaticShapeEngine):
         info = EngineInfo(f"{flavour.name}-direct", self._record.precision, found.version, reason)
         super().__init__(graph, axes, info)
         self._cuda_graph = _cuda_graph_wanted() if cuda_graph is None else cuda_graph
-        self._stream = self._cuda.create_stream()
+        self._stream, self._uploads = self._cuda.create_stream(), self._cuda.create_stream()
         self._queue = threading.Lock()  # of the stream: one run at a time
         self._engine = self._deserialise(plan)
 
@@ -128,8 +129,8 @@ class TensorRtEngine(StaticShapeEngine):
         shapes = {name: [sizes[axis] if axis else 3 for axis in axes] for name, axes in self._axes.items()}
         return {name: np.zeros(shape, dtype=self._dtype_of(name)) for name, shape in shapes.items()}
 
-    def run_on_device(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, DeviceTensor]:
-        """Run the graph and leave its outputs on the GPU.
+    def run_on_device(self, inputs: Mapping[str, Input]) -> dict[str, DeviceTensor]:
+        """Run the graph and leave its outputs on the GPU; inputs may be there, whole for work on that same stream.
 
         The outputs are not awaited: they are whole for work that is queued on their ``stream`` afterwards. They are
         overwritten by the next run with the same shapes.
@@ -190,7 +191,8 @@ class TensorRtEngine(StaticShapeEngine):
                 if not context.set_tensor_address(name, array.pointer):
                     raise self._failure(f"refuses the address of {name!r}")
             capture = self._cuda_graph and self._flavour is not TENSORRT_RTX
-            return _Session(self._cuda, self._stream, self._submitter(context), inputs, outputs, capture=capture)
+            submit = self._submitter(context)
+            return _Session(self._cuda, self._stream, self._uploads, submit, inputs, outputs, capture=capture)
 
     def _command(self, sizes: Sequence[Profile | str], batch: int) -> str:
         """What builds an engine for these sizes."""
@@ -203,11 +205,8 @@ class TensorRtEngine(StaticShapeEngine):
     def _run(self, session: _Session, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         with self._queue:
             session.enqueue(inputs)
-            for name, array in session.outputs.items():
-                self._stream.download(array, session.results[name])
-            self._stream.wait()
-            # The pinned arrays are overwritten by the next run.
-            return {name: array.copy() for name, array in session.results.items()}
+            results = session.download()
+        return results.take()  # others may queue their frames meanwhile
 
     def _deserialise(self, plan: bytes) -> Any:
         runtime = self._trt.Runtime(_log(self._trt))
@@ -253,60 +252,146 @@ class TensorRtEngine(StaticShapeEngine):
         return EngineError(f"{self.info.name} {what}: {_log(self._trt).last_words}")
 
 
+@dataclass
+class _Landing:
+    """Where one frame's inputs come in from the host: pinned memory, then the GPU's.
+
+    Attributes:
+        pinned: by name; free once ``uploaded`` is reached.
+        arrays: by name, on the GPU; free once ``taken`` is reached.
+        uploaded: the copy to the GPU is done.
+        taken: the network has its own copy.
+    """
+
+    pinned: dict[str, NDArray[Any]]
+    arrays: dict[str, DeviceArray]
+    uploaded: Event
+    taken: Event
+
+
+@dataclass
+class _Results:
+    """Where one run's outputs go on the host.
+
+    Attributes:
+        arrays: by name, pinned.
+        written: the copy from the GPU is done.
+        lock: held from the run until its caller has its own copy.
+    """
+
+    arrays: dict[str, NDArray[Any]]
+    written: Event
+    lock: threading.Lock
+
+    def take(self) -> dict[str, NDArray[Any]]:
+        """The outputs once they are there, and room for another run."""
+        try:
+            self.written.wait()
+            return {name: array.copy() for name, array in self.arrays.items()}
+        finally:
+            self.lock.release()
+
+
 class _Session:
     """Buffers of one frame size, and the work on them.
 
+    Inputs come in by turns through two landings, on a stream of their own: while the network computes on one frame, the
+    next is uploaded. The network's own buffers never change, so that its work can be recorded once.
+
     Args:
-        cuda: where the staging buffers come from.
-        stream: what the work is queued on.
+        cuda: where the buffers come from.
+        stream: what the network is queued on.
+        uploads: what uploads are queued on.
         submit: queues the network itself.
         inputs: by name.
         outputs: by name.
-        capture: from the second run on, repeat one recording of the work.
+        capture: from the second run on, repeat one recording of the network.
     """
 
     def __init__(
         self,
         cuda: Cuda,
         stream: Stream,
+        uploads: Stream,
         submit: Callable[[], None],
         inputs: dict[str, DeviceArray],
         outputs: dict[str, DeviceArray],
         *,
         capture: bool,
     ) -> None:
-        self._stream, self._submit, self._inputs, self._capture = stream, submit, inputs, capture
-        self._staged = {name: cuda.pinned_array(array.shape, array.dtype) for name, array in inputs.items()}
+        self._cuda, self._stream, self._uploads, self._submit = cuda, stream, uploads, submit
+        self._inputs, self._capture = inputs, capture
+        self._landings = tuple(self._landing() for _ in range(2))
         self.outputs = outputs
-        self.results = {name: cuda.pinned_array(array.shape, array.dtype) for name, array in outputs.items()}
+        self._results: tuple[_Results, ...] = ()  # made by the first run whose outputs come to the host
         self._runs = 0
         self._graph: Graph | None = None
 
-    def enqueue(self, inputs: Mapping[str, NDArray[Any]]) -> None:
-        """Queue the upload of the inputs and the network."""
-        for name, staged in self._staged.items():
-            if inputs[name].dtype != staged.dtype:
-                raise EngineError(f"{name!r} is {inputs[name].dtype}; expected {staged.dtype}")
-        self._stream.wait()  # the upload before this one may still read what is overwritten now
-        for name, staged in self._staged.items():
-            np.copyto(staged, inputs[name])
+    def enqueue(self, inputs: Mapping[str, Input]) -> None:
+        """Queue the inputs' way to the network, and the network."""
+        for name, array in self._inputs.items():
+            if inputs[name].dtype != array.dtype:
+                raise EngineError(f"{name!r} is {inputs[name].dtype}; expected {array.dtype}")
+        on_host = {name: each for name, each in inputs.items() if isinstance(each, np.ndarray)}
+        if on_host:
+            self._upload(on_host)
+        for name, each in inputs.items():
+            if isinstance(each, DeviceTensor):
+                self._stream.copy(each.pointer, self._inputs[name])
         if self._capture and self._runs == 1:  # not the first: TensorRT prepares itself then
             self._graph = self._record()
         if self._graph is None:
-            self._work()
+            self._submit()
         else:
             self._graph.launch(self._stream)
         self._runs += 1
 
-    def _work(self) -> None:
-        for name, array in self._inputs.items():
-            self._stream.upload(self._staged[name], array)
-        self._submit()
+    def download(self) -> _Results:
+        """Queue the outputs' way to the host, behind the network."""
+        if not self._results:
+            self._results = tuple(self._result() for _ in range(2))
+        results = self._results[self._runs % 2]
+        results.lock.acquire()
+        try:
+            for name, array in self.outputs.items():
+                self._stream.download(array, results.arrays[name])
+            self._stream.record(results.written)
+        except BaseException:
+            results.lock.release()
+            raise
+        return results
+
+    def _upload(self, inputs: Mapping[str, NDArray[Any]]) -> None:
+        landing = self._landings[self._runs % 2]
+        landing.uploaded.wait()
+        for name, array in inputs.items():
+            np.copyto(landing.pinned[name], array)
+        self._uploads.wait_for(landing.taken)
+        for name in inputs:
+            self._uploads.upload(landing.pinned[name], landing.arrays[name])
+        self._uploads.record(landing.uploaded)
+        self._stream.wait_for(landing.uploaded)
+        for name in inputs:
+            self._stream.copy(landing.arrays[name].pointer, self._inputs[name])
+        self._stream.record(landing.taken)
+
+    def _landing(self) -> _Landing:
+        cuda, inputs = self._cuda, self._inputs
+        return _Landing(
+            pinned={name: cuda.pinned_array(array.shape, array.dtype) for name, array in inputs.items()},
+            arrays={name: cuda.device_array(array.shape, array.dtype) for name, array in inputs.items()},
+            uploaded=cuda.create_event(),
+            taken=cuda.create_event(),
+        )
+
+    def _result(self) -> _Results:
+        arrays = {name: self._cuda.pinned_array(array.shape, array.dtype) for name, array in self.outputs.items()}
+        return _Results(arrays, self._cuda.create_event(), threading.Lock())
 
     def _record(self) -> Graph:
         self._stream.begin_capture()
         try:
-            self._work()
+            self._submit()
         except BaseException:
             with suppress(EngineError):  # the stream must not stay in capture; the first failure is the one to tell
                 self._stream.end_capture()
