@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vosrt import Model
-from vosrt.bundle import EncoderSpec
+from vosrt.bundle import EncoderSpec, MaskSpec
 from vosrt.cli.run import main
-from vosrt.cuda_library import STRUCTS, load_cuda_library, parse_device
-from vosrt.cuda_memory import CudaMemory, CudaQueue
+from vosrt.cuda_library import STRUCTS, CudaLibrary, load_cuda_library, parse_device
+from vosrt.cuda_memory import CudaMemory, CudaQueue, download
 from vosrt.encoder import Embedding, FrameEncoder
-from vosrt.engines.base import EngineInfo
+from vosrt.engines.base import EngineInfo, Input
 from vosrt.engines.device import DeviceTensor, adopt
-from vosrt.errors import MaskError, OptionError
+from vosrt.engines.fake import FakeEngine
+from vosrt.errors import InputError, MaskError, OptionError
 from vosrt.memory import Memory, NumpyMemory
 from vosrt.ops import resize_bgr
+from vosrt.refinement import Refiner
 from vosrt.stream import Stream
 from vosrt.streams import step_all
 from vosrt.types import F32Array, PropagationOptions, StepResult, U8Array
@@ -223,6 +226,194 @@ def test_a_batch_stays_on_the_gpu(cuda_core: str) -> None:
                 memory.annotate(mark(1, 2))
             else:
                 np.testing.assert_array_equal(outcome.labels, memory.labels(8 * H, 8 * W)[0])
+
+
+class ColoursOnGpu:
+    """An engine on the GPU that takes frames there or from the host; embeds cells by colour, with a map beside it."""
+
+    info = EngineInfo("tensorrt-direct", "fp16", "", "for this test")
+
+    def __init__(self, *, maps: bool = False, queued: bool = True) -> None:
+        self._queue = CudaQueue(load_cuda_library(), 0)
+        self.stream = self._queue.stream if queued else None
+        self._fake, self._maps = FakeEngine(EncoderSpec(channels=K, feature="key")), maps
+        self._outputs: dict[tuple[int, ...], DeviceTensor] = {}
+        self.saw: list[U8Array] = []
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The same on the processor."""
+        frames = inputs["frames"]
+        self.saw.append(frames.copy())
+        embedding = self._fake.run(inputs)["embedding"]
+        quarter = frames[:, ::4, ::4].transpose(0, 3, 1, 2).astype(np.float32)
+        maps = {"res3": quarter[:, :, ::2, ::2].copy(), "res2": quarter.copy()} if self._maps else {}
+        return {"embedding": embedding, **maps}
+
+    def run_on_device(self, inputs: Mapping[str, Input]) -> dict[str, DeviceTensor]:
+        """Outputs of a queued run are overwritten by the next of this shape."""
+        given = inputs["frames"]
+        if isinstance(given, DeviceTensor):
+            given = self._queue.download(given)
+        return {name: self._put(array) for name, array in self.run({"frames": given}).items()}
+
+    def _put(self, array: NDArray[Any]) -> DeviceTensor:
+        if array.shape not in self._outputs or self.stream is None:
+            self._outputs[array.shape] = self._queue.allocate(array.shape, array.dtype, "an output")
+        self._queue.upload(array, self._outputs[array.shape])
+        return replace(self._outputs[array.shape], stream=self.stream)
+
+
+class Lent:
+    """An array of another library that speaks DLPack only; its stream is the default one."""
+
+    def __init__(self, tensor: DeviceTensor) -> None:
+        self._tensor = replace(tensor, stream=None)
+        self.asked: list[int | None] = []
+
+    def __dlpack__(self, *, stream: int | None = None) -> Any:
+        """A capsule."""
+        self.asked.append(stream)
+        return self._tensor.__dlpack__()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Of the GPU."""
+        return self._tensor.__dlpack_device__()
+
+
+@pytest.mark.parametrize("queued", [True, False], ids=["its own stream", "synchronous"])
+def test_frames_on_the_gpu_are_encoded_there(cuda_core: str, queued: bool) -> None:
+    """At their size or resized, as every library shows them, one or several: the embeddings of the same host frames."""
+    engine = ColoursOnGpu(queued=queued)
+    encoder = FrameEncoder(EncoderSpec(channels=K, feature="key"), engine, device=0)
+    queue, random = CudaQueue(load_cuda_library(), 0), np.random.default_rng(0)
+    for size in (None, 48):
+        frames = [random.integers(0, 256, (64, 96, 3), dtype=np.uint8) for _ in range(4)]
+        tensors = [queue.allocate(frame.shape, np.uint8, "a frame") for frame in frames]
+        for frame, tensor in zip(frames, tensors, strict=True):
+            queue.upload(frame, tensor)
+        shown: list[Any] = [tensors[0], Foreign(tensors[1]), Lent(tensors[2]), Foreign(tensors[3], stream=None)]
+        ours = [*encoder.encode_each(shown, [size] * 4), *(encoder.encode(each, size) for each in shown)]
+        theirs = [encoder.encode(frame, size) for frame in frames]
+        assert shown[2].asked == [1, 1], "brought to the default stream"
+        for embedding, expected in zip(ours, [*theirs, *theirs], strict=True):
+            assert isinstance(embedding, Embedding)
+            assert embedding.tensor is not None
+            assert expected.tensor is not None
+            np.testing.assert_array_equal(download(embedding.tensor), download(expected.tensor))
+            assert (embedding.frame_height, embedding.frame_width) == (64, 96)
+    np.testing.assert_array_equal(engine.saw[0], np.stack([resize_bgr(each, 64, 96) for each in engine.saw[0]]))
+    assert [len(each) for each in engine.saw[:2]] == [4, 1]
+
+
+def test_streams_of_frames_on_the_gpu(cuda_core: str, tiny_clip: tuple[U8Array, U8Array]) -> None:
+    """From u8 frames there to labels; alone and side by side with one that comes from the host."""
+    frames, masks = tiny_clip
+    encoder = FrameEncoder(EncoderSpec(channels=K, feature="key"), ColoursOnGpu(), device=0)
+    there, host = (Stream(encoder, OPTIONS, device="cuda") for _ in range(2))
+    queue = CudaQueue(load_cuda_library(), 0)
+    tensor = queue.allocate(frames[0].shape, np.uint8, "a frame")
+    for t in range(3):
+        queue.upload(frames[t], tensor)
+        outcomes = step_all([there, host], [Foreign(tensor), frames[t]], [masks[0]] * 2 if t == 0 else None)
+        first, second = outcomes
+        assert isinstance(first, StepResult), first
+        assert isinstance(second, StepResult), second
+        np.testing.assert_array_equal(first.labels, second.labels)
+
+
+def test_streams_wait_for_each_other(cuda_emulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's for what writes the frame, and that one for the copy; the host only where no stream is named."""
+    engine = ColoursOnGpu()
+    encoder = FrameEncoder(EncoderSpec(channels=K, feature="key"), engine, device=0)
+    library, producer = load_cuda_library(), CudaQueue(load_cuda_library(), 0)
+    tensor = producer.allocate((8 * H, 8 * W, 3), np.uint8, "a frame")
+    producer.upload(np.zeros(tensor.shape, np.uint8), tensor)
+    encoder.encode(tensor)
+    calls: list[str] = []
+    real = CudaLibrary.call
+
+    def call(self: CudaLibrary, name: str, *arguments: Any) -> None:
+        handle = getattr(arguments[0], "value", None)
+        stream = library.plain("vosrt_cuda_queue_stream", handle) if name.startswith("vosrt_cuda_queue") else None
+        who = {tensor.stream: "producer ", engine.stream: "engine "}.get(stream, "")
+        calls.append(who + name.removeprefix("vosrt_cuda_").removeprefix("queue_"))
+        real(self, name, *arguments)
+
+    monkeypatch.setattr(CudaLibrary, "call", call)
+    order = ["producer record", "engine wait_for", "engine copy", "engine record", "producer wait_for"]
+    encoder.encode(tensor)
+    assert calls[:6] == [*order, "engine download"], "the engine of this test reads its frame on the host"
+    calls.clear()
+    encoder.encode(replace(tensor, stream=None))
+    assert calls[:3] == ["engine copy", "engine record", "event_wait"]
+    assert not any("allocate" in each or "create" in each for each in calls)
+
+
+def test_frames_that_cannot_be_taken_are_one_line(cuda_emulated: Path) -> None:
+    """No frame, on another GPU, or for an engine that is not there."""
+    encoder = FrameEncoder(EncoderSpec(channels=K, feature="key"), ColoursOnGpu(), device=0)
+    queue = CudaQueue(load_cuda_library(), 0)
+    frame = queue.allocate((64, 96, 3), np.uint8, "a frame")
+    for wrong, words in (
+        (replace(frame, shape=(96, 64)), r"frame is uint8 \[96, 64\] on a GPU; expected uint8 \[height, width, 3\]"),
+        (replace(frame, dtype=np.dtype(np.float32)), r"frame is float32 \[64, 96, 3\] on a GPU"),
+        (replace(frame, device_id=1), "the frame is on cuda:1, the model on cuda:0; copy it there first"),
+    ):
+        with pytest.raises(InputError, match=words):
+            encoder.encode(wrong)
+    with pytest.raises(InputError, match="the none engine takes frames from host memory here; load the model with dev"):
+        NO_FRAMES.encode(frame)
+    with pytest.raises(InputError, match="takes frames from host memory here"):
+        Stream(NO_FRAMES, OPTIONS, device="cuda").step(Lent(frame), np.ones((64, 96), np.uint8))
+
+
+@pytest.mark.parametrize("rounds", [0, 2])
+@pytest.mark.parametrize("there", [False, True], ids=["from the host", "on the GPU"])
+def test_refinement_by_way_of_the_host(
+    cuda_core: str, tiny_clip: tuple[U8Array, U8Array], rounds: int, there: bool
+) -> None:
+    """The memory and the encoder on the GPU, values and masks on the host: labels but for 0.1 % of the processor's."""
+    frames, masks = tiny_clip
+    spec = MaskSpec(value_channels=3, context="res3")
+    queue = CudaQueue(load_cuda_library(), 0)
+    tensor = queue.allocate(frames[0].shape, np.uint8, "a frame")
+    labels: dict[str, list[U8Array]] = {}
+    for device in ("cpu", "cuda"):
+        engine = ColoursOnGpu(maps=True)
+        encoder = FrameEncoder(EncoderSpec(channels=K, feature="key"), engine, device=0 if device == "cuda" else None)
+        refiner = Refiner(spec, MaskEngine("masks"), MaskEngine("readout"), OPTIONS, rounds)
+        with Stream(encoder, OPTIONS, device=device, refiner=refiner) as stream:
+            for t in range(4):
+                queue.upload(frames[t], tensor)
+                given: Any = Foreign(tensor) if there and device == "cuda" else frames[t]
+                mask = {0: masks[0], 2: np.where(masks[2] == 2, 3, 0)}.get(t)
+                labels.setdefault(device, []).append(stream.step(given, mask).labels)
+            stream.remove(1)
+            np.testing.assert_allclose(stream.soft_masks().sum(axis=-1), 1, atol=1e-5)
+    assert all((1 in each) for each in labels["cuda"])
+    assert np.mean(np.array(labels["cpu"]) != np.array(labels["cuda"])) < 1e-3
+
+
+class MaskEngine:
+    """A mask encoder, whose first value is the mask, or a decoder that believes what was read, sharpened."""
+
+    info = EngineInfo("test", "fp32", "", "for this test")
+
+    def __init__(self, reads: str) -> None:
+        self._reads = reads
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Values f32 [M, h, w, 3] or logits f32 [M, h2, w2]."""
+        given = inputs[self._reads]
+        if self._reads == "masks":
+            frames, context = inputs["frames"], inputs["context"]
+            np.testing.assert_array_equal(context, frames[:, ::8, ::8].transpose(0, 3, 1, 2))
+            values = np.zeros((*given[:, 4::8, 4::8].shape, 3), np.float32)
+            values[..., 0] = given[:, 4::8, 4::8]
+            return {"values": values}
+        assert inputs["res2"].shape[2:] == (2 * given.shape[1], 2 * given.shape[2])
+        logits = 12 * (given[..., 0] - 0.5)
+        return {"logits": np.repeat(np.repeat(logits, 2, axis=1), 2, axis=2).astype(np.float32)}
 
 
 def test_errors_name_what_was_found(cuda_emulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:

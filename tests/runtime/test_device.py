@@ -13,8 +13,9 @@ import pytest
 
 from vosrt.engines import device
 from vosrt.engines.base import DeviceEngine
-from vosrt.engines.device import DeviceTensor
+from vosrt.engines.device import DeviceTensor, adopt, is_on_gpu
 from vosrt.engines.onnxruntime import cpu_engine
+from vosrt.errors import OptionError
 
 
 class Owner:
@@ -89,6 +90,91 @@ def test_streams_and_devices_are_told() -> None:
     tensor, _ = tensor_of(array)
     assert tensor.__dlpack_device__() == (1, 0)
     assert not hasattr(tensor, "__cuda_array_interface__")
+
+
+class Shown:
+    """Another library's array: DLPack of a tensor in host memory that claims to be on a GPU."""
+
+    def __init__(self, array: Any, **interface: Any) -> None:
+        self.owner = Owner(array)
+        self.tensor = DeviceTensor(
+            pointer=array.ctypes.data,
+            shape=array.shape,
+            dtype=array.dtype,
+            device="cuda",
+            owner=self.owner,
+            device_id=1,
+        )
+        if interface:
+            self.__cuda_array_interface__ = {**self.tensor.__cuda_array_interface__, **interface}
+
+    def __dlpack__(self, *, stream: int | None = None) -> Any:
+        assert stream == device.DEFAULT_STREAM
+        return self.tensor.__dlpack__()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.tensor.__dlpack_device__()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float16, np.int64, np.bool_])
+def test_dlpack_of_others_is_taken(dtype: Any) -> None:
+    """Where it is, behind the default stream; its producer hears when nobody holds it any more."""
+    array = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    shown = Shown(array)
+    owner = weakref.ref(shown.owner)
+    taken = adopt(shown)
+    assert (taken.pointer, taken.shape, taken.dtype) == (array.ctypes.data, (2, 3, 4), array.dtype)
+    assert (taken.device, taken.device_id, taken.stream) == ("cuda", 1, device.DEFAULT_STREAM)
+    del shown
+    gc.collect()
+    assert owner() is not None
+    part = taken[1]
+    assert part.pointer == array[1].ctypes.data
+    del taken
+    gc.collect()
+    assert owner() is not None, "a part holds it too"
+    del part
+    gc.collect()
+    assert owner() is None
+
+
+def test_the_stream_that_an_array_names_is_its_own() -> None:
+    """Version 3 of the interface names one, or says that none is needed; older ones are asked by DLPack."""
+    array = np.zeros((2, 3), np.uint8)
+    for stream in (None, 7):
+        assert adopt(Shown(array, stream=stream)).stream == stream
+    older = Shown(array, version=2)
+    del older.__cuda_array_interface__["stream"]
+    assert adopt(older).stream == device.DEFAULT_STREAM
+
+
+def test_arrays_that_cannot_be_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line each; a capsule is given back all the same."""
+    array = np.zeros((4, 6), np.uint8)
+    with pytest.raises(OptionError, match="a ndarray in host memory was given; expected an array on a GPU"):
+        adopt(array)
+    assert not is_on_gpu(array)
+    assert not is_on_gpu("text")
+    with pytest.raises(OptionError, match=r"an array with strides \(12, 1\) was given; pass a contiguous copy"):
+        adopt(Shown(array[:, :3], strides=(12, 1)))
+    shown = Shown(array)
+    monkeypatch.setattr(Shown, "__dlpack__", lambda self, stream: np.zeros(3, np.uint8).__dlpack__())
+    with pytest.raises(OptionError, match="on device 1 was given; expected plain numbers on a GPU"):
+        adopt(shown)
+    monkeypatch.undo()
+    capsule = shown.tensor.__dlpack__()
+    device.take_capsule(capsule)
+    with pytest.raises(OptionError, match="that is used or of another version"):
+        device.take_capsule(capsule)
+
+
+def test_onnxruntime_takes_inputs_where_they_are(encoder_graph: Path, mean_colours: Callable[..., Any]) -> None:
+    """Bound by their address, like its outputs."""
+    engine = cpu_engine(encoder_graph, {"frames": ("n", "height", "width", None)}, threads=1, reason="")
+    frames = np.random.default_rng(0).integers(1, 256, (2, 32, 48, 3), dtype=np.uint8)
+    tensor, _ = tensor_of(frames)
+    output = engine.run_on_device({"frames": tensor})["embedding"]
+    np.testing.assert_allclose(np.from_dlpack(output), mean_colours(frames), atol=1e-5)
 
 
 def test_onnxruntime_leaves_its_outputs_where_they_are(encoder_graph: Path, mean_colours: Callable[..., Any]) -> None:

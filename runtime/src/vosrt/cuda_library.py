@@ -98,6 +98,10 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "vosrt_cuda_queue_copy": (_P, _P, _P, _Z),
     "vosrt_cuda_queue_wait": (_P,),
     "vosrt_cuda_queue_resize_bgr": (_P, _P, _I, _I, ctypes.c_int64, _P, _I, _I),
+    "vosrt_cuda_event_create": (_I, _P),
+    "vosrt_cuda_event_wait": (_P,),
+    "vosrt_cuda_queue_record": (_P, _P),
+    "vosrt_cuda_queue_wait_for": (_P, _P),
     "vosrt_cuda_memory_use_stream": (_P, _P),
     "vosrt_cuda_memory_stream": (_P, _P),
     "vosrt_cuda_memory_frame": (_P, _P),
@@ -112,6 +116,7 @@ _WITHOUT_STATUS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "vosrt_last_error": (ctypes.c_char_p, ()),
     "vosrt_memory_destroy": (None, (_P,)),
     "vosrt_cuda_free": (None, (_P,)),
+    "vosrt_cuda_event_destroy": (None, (_P,)),
     "vosrt_cuda_queue_destroy": (None, (_P,)),
     "vosrt_cuda_queue_stream": (_P, (_P,)),
 }

@@ -285,9 +285,43 @@ class CudaQueue:
             "vosrt_cuda_queue_resize_bgr", self._handle, image.pointer, height, width, 3 * width, *target
         )
 
+    def record(self, event: CudaEvent) -> None:
+        """Mark what is queued so far."""
+        self._library.call("vosrt_cuda_queue_record", self._handle, event.handle)
+
+    def wait_for(self, event: CudaEvent) -> None:
+        """What is queued from now on waits for what the event marks."""
+        self._library.call("vosrt_cuda_queue_wait_for", self._handle, event.handle)
+
     def wait(self) -> None:
         """Until everything queued so far is done."""
         self._library.call("vosrt_cuda_queue_wait", self._handle)
+
+
+def download(tensor: DeviceTensor) -> NDArray[Any]:
+    """An array on a GPU in host memory, once what is queued on its stream is done."""
+    return CudaQueue(load_cuda_library(), tensor.device_id, tensor.stream).download(tensor)
+
+
+class CudaEvent:
+    """A mark in the work of a queue; freed with the object.
+
+    Args:
+        library: libvosrt_cuda.
+        device: number of the GPU.
+
+    Attributes:
+        handle: as the library's functions take it.
+    """
+
+    def __init__(self, library: CudaLibrary, device: int) -> None:
+        self._library, self.handle = library, ctypes.c_void_p()
+        library.call("vosrt_cuda_event_create", device, ctypes.byref(self.handle))
+        weakref.finalize(self, library.plain, "vosrt_cuda_event_destroy", self.handle).atexit = False
+
+    def wait(self) -> None:
+        """Until what it marks is done."""
+        self._library.call("vosrt_cuda_event_wait", self.handle)
 
 
 class _Allocation:

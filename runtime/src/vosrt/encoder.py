@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-import threading
 import time
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vosrt.bundle import EncoderSpec
-from vosrt.cuda_library import load_cuda_library
-from vosrt.cuda_memory import CudaQueue
+from vosrt.cuda_memory import download
+from vosrt.encoder_on_gpu import EncoderOnGpu, check_frame_on_gpu
 from vosrt.engines.base import DeviceEngine, Engine, largest_batch
-from vosrt.engines.device import DeviceTensor
-from vosrt.errors import EngineError, InputError, OptionError, VosrtError
+from vosrt.engines.device import DeviceTensor, GpuArray, adopt, is_on_gpu
+from vosrt.errors import EngineError, InputError, VosrtError
 from vosrt.ops import resize_bgr
 from vosrt.types import F32Array, U8Array
+
+FrameArray: TypeAlias = U8Array | GpuArray
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A frame on its way to the engine: u8 [height, width, 3] at the working size, and what it was before."""
+    """A frame on its way to the engine, and the size that the engine sees it at.
 
-    working: U8Array
+    Attributes:
+        frame: u8 [height, width, 3]; one on a GPU is u8 [frame_height, frame_width, 3] and resized there.
+        height: of the working frame, in pixels.
+        width: likewise.
+        frame_height: of the frame that was given.
+        frame_width: likewise.
+        resize_ms: milliseconds that it took to get here.
+    """
+
+    frame: U8Array | DeviceTensor
+    height: int
+    width: int
     frame_height: int
     frame_width: int
     resize_ms: float
@@ -41,7 +54,8 @@ class Embedding:
         frame_width: its columns.
         timings_ms: milliseconds of ``resize`` and ``encoder``.
         tensor: the same array where it stayed on a GPU; ``array`` is then empty.
-        maps: what else the encoder gives, by the names of its outputs; empty for correspondence.
+        maps: what else the encoder gives, by the names of its outputs, f32 [1, …]; empty for correspondence. They stay
+            where ``array`` does.
         frame: the working frame u8 [height, width, 3], where there are maps; otherwise None.
     """
 
@@ -50,13 +64,18 @@ class Embedding:
     frame_width: int
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     tensor: DeviceTensor | None = None
-    maps: Mapping[str, F32Array] = field(default_factory=dict)
-    frame: U8Array | None = None
+    maps: Mapping[str, F32Array | DeviceTensor] = field(default_factory=dict)
+    frame: U8Array | DeviceTensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """h, w, K."""
         return self.array.shape if self.tensor is None else self.tensor.shape
+
+    def maps_on_host(self) -> tuple[dict[str, F32Array], U8Array | None]:
+        """The maps and the frame in host memory, once they are whole."""
+        maps = {name: _to_host(each) for name, each in self.maps.items()}
+        return maps, None if self.frame is None else _to_host(self.frame)
 
 
 def working_size(height: int, width: int, short_side: int | None, *, upscale: bool) -> tuple[int, int]:
@@ -108,15 +127,16 @@ class FrameEncoder:
         self.spec = spec
         self._engine = engine
         self._default_size = default_size
-        self._keeper: _Keeper | None = None
+        self._there: EncoderOnGpu | None = None
         if device is not None and isinstance(engine, DeviceEngine) and engine.info.name in ENGINES_ON_GPU:
-            self._keeper = _Keeper(engine, device)
+            self._there = EncoderOnGpu(engine, device)
 
-    def encode(self, frame: U8Array, size: int | None = None) -> Embedding:
+    def encode(self, frame: FrameArray, size: int | None = None) -> Embedding:
         """Resize a frame to the working size and run the encoder.
 
         Args:
-            frame: u8 [H, W, 3], BGR.
+            frame: u8 [H, W, 3], BGR; on the GPU of ``device``, if the engine runs there, or in host memory. One on a
+                GPU may be overwritten on the stream that it names when this returns; if it names none, at once.
             size: short side of the working frame in pixels; frames are enlarged only where it says so. None is
                 the default, which never enlarges.
 
@@ -129,7 +149,7 @@ class FrameEncoder:
             raise encoded
         return encoded
 
-    def encode_each(self, frames: Sequence[U8Array], sizes: Sequence[int | None]) -> list[Embedding | VosrtError]:
+    def encode_each(self, frames: Sequence[FrameArray], sizes: Sequence[int | None]) -> list[Embedding | VosrtError]:
         """Encode frames of several videos; those of the same working size go through the engine together.
 
         Args:
@@ -142,14 +162,15 @@ class FrameEncoder:
             the frames in this run.
         """
         encoded: dict[int, Embedding | VosrtError] = {}
-        groups: dict[tuple[int, ...], dict[int, _Prepared]] = {}
+        groups: dict[tuple[int, int, bool], dict[int, _Prepared]] = {}
         for position, (frame, size) in enumerate(zip(frames, sizes, strict=True)):
             try:
                 prepared = self._prepare(frame, size)
             except InputError as error:
                 encoded[position] = error
             else:
-                groups.setdefault(prepared.working.shape, {})[position] = prepared
+                kind = (prepared.height, prepared.width, isinstance(prepared.frame, DeviceTensor))
+                groups.setdefault(kind, {})[position] = prepared
         for group in groups.values():
             positions = iter(group)
             for count in batch_sizes(len(group), largest_batch(self._engine)):
@@ -160,24 +181,41 @@ class FrameEncoder:
                     encoded.update(dict.fromkeys(chosen, error))
         return [encoded[position] for position in range(len(frames))]
 
-    def _prepare(self, frame: U8Array, size: int | None) -> _Prepared:
-        check_frame(frame)
+    def _prepare(self, given: FrameArray, size: int | None) -> _Prepared:
         started = time.perf_counter()
+        frame = self._on_gpu(given) if is_on_gpu(given) else check_frame(given)
+        frame_height, frame_width = frame.shape[:2]
         wanted = self._default_size if size is None else size
-        height, width = working_size(frame.shape[0], frame.shape[1], wanted, upscale=size is not None)
-        self._check_range(frame, height, width)
-        resized = np.ascontiguousarray(resize_bgr(frame, height, width))
-        return _Prepared(resized, frame.shape[0], frame.shape[1], 1e3 * (time.perf_counter() - started))
+        height, width = working_size(frame_height, frame_width, wanted, upscale=size is not None)
+        self._check_range(frame_height, frame_width, height, width)
+        if isinstance(frame, np.ndarray):
+            frame = np.ascontiguousarray(resize_bgr(frame, height, width))
+        took_ms = 1e3 * (time.perf_counter() - started)
+        return _Prepared(frame, height, width, frame_height, frame_width, took_ms)
+
+    def _on_gpu(self, given: Any) -> DeviceTensor:
+        if self._there is None:
+            engines = f"{', '.join(ENGINES_ON_GPU[:-1])} or {ENGINES_ON_GPU[-1]}"
+            raise InputError(
+                f"the frame is on a GPU, and the {self._engine.info.name} engine takes frames from host memory here; "
+                f"load the model with device 'cuda' and engine {engines}, or give a NumPy array"
+            )
+        return check_frame_on_gpu(adopt(given), self._there.device)
 
     def _run(self, batch: list[_Prepared]) -> Iterator[Embedding]:
-        """The embeddings of working frames of one size, computed in one run."""
+        """The embeddings of frames of one working size, computed in one run."""
         started = time.perf_counter()
-        frames = np.stack([each.working for each in batch]) if len(batch) > 1 else batch[0].working[None]
-        inputs = {self.spec.input_name: frames}
+        height, width = batch[0].height, batch[0].width
         outputs: Mapping[str, F32Array | DeviceTensor]
-        outputs = self._engine.run(inputs) if self._keeper is None else self._keeper.run(inputs)
+        on_gpu = [each.frame for each in batch if isinstance(each.frame, DeviceTensor)]
+        if on_gpu and self._there is not None:
+            outputs = self._there.run_frames(self.spec.input_name, on_gpu, height, width)
+        else:
+            on_host = [each.frame for each in batch if isinstance(each.frame, np.ndarray)]
+            inputs = {self.spec.input_name: np.stack(on_host) if len(on_host) > 1 else on_host[0][None]}
+            outputs = self._engine.run(inputs) if self._there is None else self._there.run(inputs)
         embeddings = outputs.get(self.spec.output_name)
-        expected = (len(batch), *self.spec.grid(*frames.shape[1:3]), self.spec.channels)
+        expected = (len(batch), *self.spec.grid(height, width), self.spec.channels)
         if embeddings is None or embeddings.shape != expected or embeddings.dtype != np.float32:
             given = {name: f"{array.dtype} {list(array.shape)}" for name, array in outputs.items()}
             raise EngineError(
@@ -185,8 +223,7 @@ class FrameEncoder:
                 "export the bundle again"
             )
         share_ms = 1e3 * (time.perf_counter() - started) / len(batch)
-        others = {name: array for name, array in outputs.items() if name != self.spec.output_name}
-        maps = {name: array for name, array in others.items() if not isinstance(array, DeviceTensor)}
+        maps = {name: array for name, array in outputs.items() if name != self.spec.output_name}
         return (self._embedding(i, each, embeddings, maps, share_ms) for i, each in enumerate(batch))
 
     def _embedding(
@@ -194,73 +231,59 @@ class FrameEncoder:
         i: int,
         prepared: _Prepared,
         embeddings: F32Array | DeviceTensor,
-        maps: Mapping[str, F32Array],
+        maps: Mapping[str, F32Array | DeviceTensor],
         encoder_ms: float,
     ) -> Embedding:
         size = (prepared.frame_height, prepared.frame_width)
         timings_ms = {"resize": prepared.resize_ms, "encoder": encoder_ms}
-        if isinstance(embeddings, DeviceTensor):
-            return Embedding(np.empty(0, np.float32), *size, timings_ms, embeddings[i])
-        own = {name: array[i : i + 1] for name, array in maps.items()}
-        return Embedding(embeddings[i], *size, timings_ms, maps=own, frame=prepared.working if maps else None)
+        array, tensor = (
+            (np.empty(0, np.float32), embeddings[i]) if isinstance(embeddings, DeviceTensor) else (embeddings[i], None)
+        )
+        own = {name: _only(array, i) for name, array in maps.items()}
+        working: Any = own.pop(self.spec.input_name, prepared.frame)
+        if isinstance(working, DeviceTensor):
+            working = working[0]
+        return Embedding(array, *size, timings_ms, tensor, maps=own, frame=working if own else None)
 
-    def _check_range(self, frame: U8Array, height: int, width: int) -> None:
+    def _check_range(self, frame_height: int, frame_width: int, height: int, width: int) -> None:
         low, high = self.spec.min_side, self.spec.max_side
         if min(height, width) < low or max(height, width) > high:
             raise InputError(
-                f"a frame of {frame.shape[1]} x {frame.shape[0]} pixels would be encoded at {width} x {height}; this "
+                f"a frame of {frame_width} x {frame_height} pixels would be encoded at {width} x {height}; this "
                 f"model takes sides of {low} to {high} pixels; choose another size"
             )
 
 
-class _Keeper:
-    """Runs an engine and keeps its outputs on the GPU, each in memory of its own until nobody holds it.
+def _to_host(array: NDArray[Any] | DeviceTensor) -> NDArray[Any]:
+    return download(array) if isinstance(array, DeviceTensor) else array
 
-    An engine that queues its work overwrites its outputs with the next frame's, so they are copied behind it, on its
-    stream; that memory is used again behind whatever reads it, which is queued on the same stream.
 
-    Args:
-        engine: what leaves its outputs there.
-        device: number of the GPU.
+def _only(array: F32Array | DeviceTensor, i: int) -> F32Array | DeviceTensor:
+    """The part of one frame, with an axis of its own."""
+    if isinstance(array, DeviceTensor):
+        return replace(array[i], shape=(1, *array.shape[1:]))
+    return array[i : i + 1]
+
+
+def check_frame(frame: Any) -> U8Array:
+    """The frame, if it is one: u8 [H, W, 3] with at least one pixel.
+
+    Raises:
+        InputError: it is not.
     """
-
-    def __init__(self, engine: DeviceEngine, device: int) -> None:
-        self._engine, self._device = engine, device
-        self._lock = threading.Lock()  # nothing may come between a run and the copy of its outputs
-        self._queue: CudaQueue | None = None
-        self._free: dict[tuple[int, ...], list[DeviceTensor]] = {}
-
-    def run(self, inputs: Mapping[str, U8Array]) -> dict[str, DeviceTensor]:
-        """Run the engine; its outputs are whole for work that is queued on their stream."""
-        with self._lock:
-            return {name: self._keep(tensor) for name, tensor in self._engine.run_on_device(inputs).items()}
-
-    def _keep(self, tensor: DeviceTensor) -> DeviceTensor:
-        if (tensor.device, tensor.device_id) != ("cuda", self._device):
-            raise OptionError(
-                f"the {self._engine.info.name} engine runs on {tensor.device}:{tensor.device_id}, the core on "
-                f"cuda:{self._device}; use device 'cuda' and let CUDA_VISIBLE_DEVICES say which GPU that is"
-            )
-        if tensor.stream is None:  # whole, and memory of its own
-            return tensor
-        if self._queue is None:
-            self._queue = CudaQueue(load_cuda_library(), self._device, tensor.stream)
-        free = self._free.setdefault(tensor.shape, [])
-        kept = free.pop() if free else self._queue.allocate(tensor.shape, tensor.dtype, "an embedding")
-        self._queue.copy(tensor, kept)
-        lease = _Lease()
-        weakref.finalize(lease, free.append, kept).atexit = False
-        return replace(kept, owner=lease, stream=tensor.stream)
-
-
-class _Lease:
-    """Gives memory back when nobody holds it."""
-
-
-def check_frame(frame: U8Array) -> None:
-    """Raise InputError unless this is a frame: u8 [H, W, 3] with at least one pixel."""
     if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
         given = f"{frame.dtype} {list(frame.shape)}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise InputError(f"frame is {given}; expected a uint8 array [height, width, 3] in BGR order")
     if 0 in frame.shape:
         raise InputError(f"frame is {frame.shape[1]} x {frame.shape[0]} pixels; expected at least one pixel")
+    return frame
+
+
+def frame_size(frame: FrameArray) -> tuple[int, int]:
+    """Rows and columns of a frame in host memory or on a GPU, in pixels.
+
+    Raises:
+        InputError: it is no frame.
+    """
+    shape = check_frame_on_gpu(adopt(frame)).shape if is_on_gpu(frame) else check_frame(frame).shape
+    return shape[0], shape[1]

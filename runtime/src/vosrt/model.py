@@ -13,14 +13,14 @@ import numpy as np
 from vosrt.bundle import MAX_ROUNDS, Bundle, Manifest, load_bundle
 from vosrt.cuda_library import parse_device
 from vosrt.cuda_memory import describe_core
-from vosrt.encoder import Embedding, FrameEncoder
+from vosrt.encoder import Embedding, FrameArray, FrameEncoder
 from vosrt.engines.base import Engine
 from vosrt.engines.select import MASK_AXES, create_encoder_engine, create_mask_engine
 from vosrt.errors import InputError, OptionError, VosrtError
 from vosrt.memory import create_memory
 from vosrt.refinement import Refiner
 from vosrt.stream import Stream
-from vosrt.types import Precision, PropagationOptions, U8Array
+from vosrt.types import Precision, PropagationOptions
 
 
 class Model:
@@ -113,7 +113,7 @@ class Model:
         """What the bundle says about itself."""
         return self._manifest
 
-    def encode(self, frame: U8Array, size: int | None = None) -> Embedding:
+    def encode(self, frame: FrameArray, size: int | None = None) -> Embedding:
         """Embed one frame; may be called from several threads, ahead of the streams that use the result.
 
         Args:
@@ -127,7 +127,7 @@ class Model:
         """
         return self._encoder.encode(frame, size)
 
-    def encode_batch(self, frames: Sequence[U8Array], size: int | None = None) -> list[Embedding]:
+    def encode_batch(self, frames: Sequence[FrameArray], size: int | None = None) -> list[Embedding]:
         """Embed frames of several videos; those of the same working size go through the engine together.
 
         `vosrt.step_all` does this for streams. A batch's embeddings differ from those of :meth:`encode` by what the
@@ -190,8 +190,6 @@ class Model:
             return None
         if refine == "off":
             return None
-        if self._device != "cpu":
-            raise OptionError(f"refinement runs on the CPU, not on {self._device!r} yet; load with device 'cpu'")
         rounds = masks.rounds if refine == "default" else refine
         if type(rounds) is not int or not 0 <= rounds <= MAX_ROUNDS:
             raise OptionError(f"refine is {refine!r}; expected 0 to {MAX_ROUNDS} rounds, 'default' or 'off'")

@@ -139,7 +139,8 @@ class Refiner:
     rounds: int
     threads: int = 0
     _frame: int = field(default=-1, init=False)
-    _newest: Embedding | None = field(default=None, init=False)
+    _maps: dict[str, F32Array] = field(default_factory=dict, init=False)
+    _working: U8Array | None = field(default=None, init=False)  # [height, width, 3]
     _soft: F32Array | None = field(default=None, init=False)  # [H, W, 1 + objects]
     _ids: tuple[int, ...] = field(default=(), init=False)
 
@@ -158,10 +159,11 @@ class Refiner:
             EngineError: an engine failed.
         """
         self._frame += 1
-        self._newest, self._ids, self._soft = embedding, memory.object_ids, None
+        self._maps, self._working = embedding.maps_on_host()
+        self._ids, self._soft = memory.object_ids, None
         if not self._ids:
             return
-        h, w = embedding.array.shape[:2]
+        h, w = embedding.shape[:2]
         readout = self._values.read(memory.top_k(), self._ids).reshape(len(self._ids), h, w, -1)
         height, width = self._working_frame().shape[:2]
         soft = reference.resize_soft(memory.soft_masks(), height, width)
@@ -238,13 +240,12 @@ class Refiner:
         return reference.aggregate(reference.resize_soft(logits, height, width))
 
     def _map(self, name: str) -> F32Array:
-        assert self._newest is not None
-        return self._newest.maps[name]
+        return self._maps[name]
 
     def _working_frame(self) -> U8Array:
-        if self._newest is None or self._newest.frame is None:
+        if self._working is None:
             raise InputError("this embedding was made without the maps that refinement needs; encode the frame again")
-        return self._newest.frame
+        return self._working
 
 
 def _only(outputs: dict[str, F32Array], name: str) -> F32Array:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vosrt.cuda_memory import CudaMemory
-from vosrt.encoder import Embedding, FrameEncoder, check_frame
+from vosrt.encoder import Embedding, FrameArray, FrameEncoder, frame_size
 from vosrt.errors import InputError, MaskError, OptionError, SessionError
 from vosrt.memory import Memory, create_memory, load_session
 from vosrt.refinement import Refiner
@@ -75,7 +75,7 @@ class Stream:
         """Tracked objects, ascending."""
         return self._memory.object_ids if self._memory else ()
 
-    def start(self, frame: U8Array | Embedding, mask: MaskArray) -> StepResult:
+    def start(self, frame: FrameArray | Embedding, mask: MaskArray) -> StepResult:
         """Take the first frame with its objects.
 
         Args:
@@ -90,7 +90,7 @@ class Stream:
             raise InputError("the stream has begun; mark objects with step(frame, mask) or add(mask), or open another")
         return self.step(frame, mask)
 
-    def step(self, frame: U8Array | Embedding, mask: MaskArray | None = None) -> StepResult:
+    def step(self, frame: FrameArray | Embedding, mask: MaskArray | None = None) -> StepResult:
         """Take the next frame and follow the objects into it.
 
         Frames may come before the first mask; they are background. If an object of the mask turns out to be too
@@ -111,7 +111,7 @@ class Stream:
 
     # The stages of a step, which `step_all` goes through for several streams side by side.
 
-    def check(self, frame: U8Array | Embedding, mask: MaskArray | None) -> U8Array | None:
+    def check(self, frame: FrameArray | Embedding, mask: MaskArray | None) -> U8Array | None:
         """A step's first stage: the mask as u8 [H, W], before anything is done for the frame.
 
         Raises:
@@ -305,12 +305,11 @@ def _push(memory: Memory, embedding: Embedding) -> None:
         raise InputError("the embedding is on a GPU, this stream's memory is not; open the stream on device 'cuda'")
 
 
-def _frame_size(frame: U8Array | Embedding) -> tuple[int, int]:
+def _frame_size(frame: FrameArray | Embedding) -> tuple[int, int]:
     """Rows and columns of the frame, in pixels."""
     if isinstance(frame, Embedding):
         return frame.frame_height, frame.frame_width
-    check_frame(frame)
-    return frame.shape[0], frame.shape[1]
+    return frame_size(frame)
 
 
 def _as_mask(mask: MaskArray, height: int, width: int) -> U8Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from vosrt.encoder import Embedding
+from vosrt.encoder import Embedding, FrameArray
 from vosrt.errors import InputError, VosrtError
 from vosrt.stream import MaskArray, Stream
 from vosrt.types import StepResult, U8Array
@@ -13,7 +13,7 @@ from vosrt.types import StepResult, U8Array
 
 def step_all(
     streams: Sequence[Stream],
-    frames: Sequence[U8Array | Embedding],
+    frames: Sequence[FrameArray | Embedding],
     masks: Sequence[MaskArray | None] | None = None,
 ) -> list[StepResult | VosrtError]:
     """Take the next frame of several videos, one each.
@@ -53,7 +53,7 @@ class _Turn:
     """One stream's step, stage by stage; it ends with a result or an error."""
 
     stream: Stream
-    frame: U8Array | Embedding
+    frame: FrameArray | Embedding
     mask: MaskArray | None
     marks: U8Array | None = None
     embedding: Embedding | None = None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -14,7 +15,9 @@ DeviceKind = Literal["cpu", "cuda"]
 
 _DEVICE_TYPES: dict[DeviceKind, int] = {"cpu": 1, "cuda": 2}  # DLDeviceType of dlpack.h
 _TYPE_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}  # DLDataTypeCode
-_CAPSULE_NAME = b"dltensor"
+_ON_CUDA = (2, 13)  # DLDeviceType: its own memory, and managed memory
+_CAPSULE_NAME, _USED_NAME = b"dltensor", b"used_dltensor"
+DEFAULT_STREAM = 1  # CUDA's legacy default stream, as both protocols number it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,22 +93,64 @@ class DeviceTensor:
         return _capsule(self)
 
 
-def adopt(array: Any) -> DeviceTensor:
-    """An array on a GPU that another library made (CuPy, PyTorch, RAPIDS, Numba), without a copy.
+class CudaArray(Protocol):
+    """An array on a GPU, as CuPy, Numba, PyTorch and RAPIDS show it."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]: ...
+
+
+class DlpackArray(Protocol):
+    """An array anywhere, as the Python array API shows it."""
+
+    def __dlpack__(self, *, stream: int | None = None) -> Any: ...
+
+    def __dlpack_device__(self) -> tuple[Any, int]: ...
+
+
+GpuArray: TypeAlias = CudaArray | DlpackArray
+
+
+def is_on_gpu(array: object) -> bool:
+    """Whether an array is, or shows itself, as one on an NVIDIA GPU."""
+    if isinstance(array, DeviceTensor):
+        return array.device == "cuda"
+    if isinstance(array, np.ndarray):
+        return False
+    if getattr(array, "__cuda_array_interface__", None) is not None:
+        return True
+    place = getattr(array, "__dlpack_device__", None)
+    return callable(place) and int(place()[0]) in _ON_CUDA
+
+
+def adopt(array: GpuArray) -> DeviceTensor:
+    """An array on a GPU that another library made (CuPy, PyTorch, RAPIDS, Numba, JAX), without a copy.
+
+    The stream that the array is whole on is the one that it names (``__cuda_array_interface__`` from version 3 on), or
+    CUDA's default one: DLPack's producers bring their work there when asked, and what names none is taken to be there.
 
     Args:
-        array: what has ``__cuda_array_interface__``; dense. Work on it is queued behind the stream that it names.
+        array: what has ``__cuda_array_interface__`` or ``__dlpack__``; dense.
 
     Raises:
         OptionError: it is not on a GPU, or has gaps between its elements.
     """
+    if isinstance(array, DeviceTensor) and array.device == "cuda":
+        return array
+    if not is_on_gpu(array):
+        raise OptionError(
+            f"a {type(array).__name__} in host memory was given; expected an array on a GPU (__cuda_array_interface__ "
+            "or __dlpack__)"
+        )
     interface = getattr(array, "__cuda_array_interface__", None)
-    if interface is None:
-        raise OptionError(f"a {type(array).__name__} was given; expected an array on a GPU (__cuda_array_interface__)")
+    if hasattr(array, "__dlpack__") and (interface is None or "stream" not in interface):
+        try:
+            return take_capsule(array.__dlpack__(stream=DEFAULT_STREAM))
+        except BufferError as error:
+            raise OptionError(f"a {type(array).__name__} cannot be taken: {error}") from error
+    assert interface is not None
     shape, dtype = tuple(interface["shape"]), np.dtype(interface["typestr"])
-    dense = tuple(int(np.prod(shape[axis + 1 :], dtype=np.int64)) * dtype.itemsize for axis in range(len(shape)))
-    if interface.get("strides") not in (None, dense):
-        raise OptionError(f"an array with strides {interface['strides']} was given; pass a contiguous copy")
+    _check_dense(shape, interface.get("strides"), dtype.itemsize)
     device_id = array.__dlpack_device__()[1] if hasattr(array, "__dlpack_device__") else 0
     return DeviceTensor(
         pointer=interface["data"][0],
@@ -114,8 +159,17 @@ def adopt(array: Any) -> DeviceTensor:
         device="cuda",
         device_id=device_id,
         owner=array,
-        stream=interface.get("stream"),
+        stream=interface.get("stream", DEFAULT_STREAM),
     )
+
+
+def _check_dense(shape: tuple[int, ...], strides: tuple[int, ...] | None, itemsize: int) -> None:
+    """Refuse gaps; strides are in bytes, and those of axes of one element mean nothing."""
+    dense = [int(np.prod(shape[axis + 1 :], dtype=np.int64)) * itemsize for axis in range(len(shape))]
+    if strides is None or 0 in shape:
+        return
+    if any(size > 1 and given != wanted for size, given, wanted in zip(shape, strides, dense, strict=True)):
+        raise OptionError(f"an array with strides {tuple(strides)} was given; pass a contiguous copy")
 
 
 class _Tensor(ctypes.Structure):
@@ -157,6 +211,7 @@ _python = ctypes.pythonapi
 _python.PyCapsule_New.restype = ctypes.py_object
 _python.PyCapsule_New.argtypes = (ctypes.c_void_p, ctypes.c_char_p, _Destructor)
 _python.PyCapsule_IsValid.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
+_python.PyCapsule_SetName.argtypes = (ctypes.py_object, ctypes.c_char_p)
 _python.PyCapsule_GetPointer.restype = ctypes.c_void_p
 _python.PyCapsule_GetPointer.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
 
@@ -188,3 +243,50 @@ def _capsule(array: DeviceTensor) -> Any:
     address = ctypes.addressof(managed)
     _held[address] = (managed, shape, array.owner)
     return _python.PyCapsule_New(address, _CAPSULE_NAME, _destructor)
+
+
+def take_capsule(capsule: Any) -> DeviceTensor:
+    """The array on a GPU that a DLPack capsule holds; its producer is told when nobody holds it any more.
+
+    Raises:
+        OptionError: the capsule is empty or used, or its array is not on a GPU, of an unknown type, or not dense.
+    """
+    if not _IsValid(capsule, _CAPSULE_NAME):
+        raise OptionError("a DLPack capsule was given that is used or of another version; pass a fresh array")
+    managed = _Managed.from_address(_GetPointer(capsule, _CAPSULE_NAME))
+    _python.PyCapsule_SetName(capsule, _USED_NAME)
+    owner = _Taken()
+    weakref.finalize(owner, _give_back, managed).atexit = False
+    tensor = managed.tensor
+    shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
+    kinds = {code: kind for kind, code in _TYPE_CODES.items()}
+    if tensor.device_type not in _ON_CUDA or tensor.lanes != 1 or tensor.code not in kinds or tensor.bits % 8:
+        raise OptionError(
+            f"a DLPack array of type {tensor.code}:{tensor.bits} on device {tensor.device_type} was given; expected "
+            "plain numbers on a GPU"
+        )
+    dtype = np.dtype(f"{kinds[tensor.code]}{tensor.bits // 8}")
+    strides = tuple(tensor.strides[axis] * dtype.itemsize for axis in range(tensor.ndim)) if tensor.strides else None
+    _check_dense(shape, strides, dtype.itemsize)
+    return DeviceTensor(
+        pointer=(tensor.data or 0) + tensor.byte_offset,
+        shape=shape,
+        dtype=dtype,
+        device="cuda",
+        device_id=tensor.device_id,
+        owner=owner,
+        stream=DEFAULT_STREAM,
+    )
+
+
+class _Taken:
+    """Tells a producer that its array is let go."""
+
+
+def _give_back(managed: _Managed) -> None:
+    if managed.deleter:
+        managed.deleter(ctypes.byref(managed))
+
+
+_IsValid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_IsValid", _python))
+_GetPointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", _python))

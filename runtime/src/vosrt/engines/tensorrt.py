@@ -118,6 +118,11 @@ class TensorRtEngine(StaticShapeEngine):
         return self._record
 
     @property
+    def stream(self) -> int:
+        """What the network is queued on, as an integer handle."""
+        return self._stream.handle
+
+    @property
     def largest_batch(self) -> int:
         """Frames that it was built to take at once."""
         return self._record.batch

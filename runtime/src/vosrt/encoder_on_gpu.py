@@ -1,0 +1,142 @@
+"""An encoder whose inputs and outputs stay on a GPU, and the order in which streams write and read them."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from vosrt.cuda_library import load_cuda_library
+from vosrt.cuda_memory import CudaEvent, CudaQueue
+from vosrt.engines.base import DeviceEngine
+from vosrt.engines.device import DEFAULT_STREAM, DeviceTensor
+from vosrt.errors import InputError, OptionError
+from vosrt.types import U8Array
+
+
+class EncoderOnGpu:
+    """Runs an engine and keeps its outputs on the GPU, each in memory of its own until nobody holds it.
+
+    An engine that queues its work overwrites its outputs with the next frame's, so they are copied behind it, on its
+    stream; that memory is used again behind whatever reads it, which is queued on the same stream.
+
+    Args:
+        engine: what leaves its outputs there. One that queues its work has it on ``stream``, a handle; one that has
+            none of the kind takes inputs that are whole.
+        device: number of the GPU.
+
+    Attributes:
+        device: as given.
+    """
+
+    def __init__(self, engine: DeviceEngine, device: int) -> None:
+        self._engine, self.device = engine, device
+        self._lock = threading.Lock()  # nothing may come between a run and the copies of its inputs and outputs
+        self._queue: CudaQueue | None = None
+        self._free: dict[tuple[tuple[int, ...], np.dtype[Any]], list[DeviceTensor]] = {}
+        self._batches: dict[tuple[int, ...], DeviceTensor] = {}
+        self._producers: dict[int, CudaQueue] = {}
+        self._events: dict[str, CudaEvent] = {}
+
+    def run(self, inputs: Mapping[str, U8Array]) -> dict[str, DeviceTensor]:
+        """Run the engine on host arrays; its outputs are whole for work that is queued on their stream."""
+        with self._lock:
+            return {name: self._keep(tensor) for name, tensor in self._engine.run_on_device(inputs).items()}
+
+    def run_frames(self, name: str, frames: list[DeviceTensor], height: int, width: int) -> dict[str, DeviceTensor]:
+        """Run the engine on frames that are on this GPU.
+
+        Args:
+            name: of the engine's input.
+            frames: u8 [H, W, 3] each; they are resized on the way. When this returns, a frame may be overwritten by
+                work on its stream; one that names none, or the default one, has been waited for and may be
+                overwritten by anybody.
+            height: of the frames that the engine sees, in pixels.
+            width: likewise.
+
+        Returns:
+            The engine's outputs, and, if there are several, the frames that it saw by the name of its input.
+        """
+        with self._lock:
+            queue = self._own_queue(getattr(self._engine, "stream", None))
+            batch = self._batch((len(frames), height, width, 3), queue)
+            self._bring(frames, batch, queue)
+            outputs = {key: self._keep(tensor) for key, tensor in self._engine.run_on_device({name: batch}).items()}
+            return outputs if len(outputs) == 1 else {**outputs, name: self._keep(batch)}
+
+    def _own_queue(self, stream: int | None) -> CudaQueue:
+        if self._queue is None:
+            self._queue = CudaQueue(load_cuda_library(), self.device, stream)
+        return self._queue
+
+    def _batch(self, shape: tuple[int, ...], queue: CudaQueue) -> DeviceTensor:
+        """Where frames are brought: written and read on one stream, so one for each shape will do."""
+        if shape not in self._batches:
+            self._batches[shape] = queue.allocate(shape, np.uint8, "frames")
+        return self._batches[shape]
+
+    def _bring(self, frames: list[DeviceTensor], batch: DeviceTensor, queue: CudaQueue) -> None:
+        """Copy frames behind what writes them, and have their streams wait until that is done."""
+        library, producers = load_cuda_library(), dict[int, CudaQueue]()
+        if not self._events:
+            self._events = {name: CudaEvent(library, self.device) for name in ("written", "read")}
+        written, read = self._events["written"], self._events["read"]
+        for i, frame in enumerate(frames):
+            target = batch[i]
+            if frame.stream is not None and frame.stream != queue.stream:
+                if frame.stream not in self._producers:
+                    self._producers[frame.stream] = CudaQueue(library, self.device, frame.stream)
+                producers[frame.stream] = self._producers[frame.stream]
+                producers[frame.stream].record(written)
+                queue.wait_for(written)
+            if frame.shape == target.shape:
+                queue.copy(frame, target)
+            else:
+                queue.resize_bgr(frame, target)
+        queue.record(read)
+        for producer in producers.values():
+            producer.wait_for(read)
+        if getattr(self._engine, "stream", None) is None or any(f.stream in (None, DEFAULT_STREAM) for f in frames):
+            read.wait()
+
+    def _keep(self, tensor: DeviceTensor) -> DeviceTensor:
+        if (tensor.device, tensor.device_id) != ("cuda", self.device):
+            raise OptionError(
+                f"the {self._engine.info.name} engine runs on {tensor.device}:{tensor.device_id}, the core on "
+                f"cuda:{self.device}; use device 'cuda' and let CUDA_VISIBLE_DEVICES say which GPU that is"
+            )
+        if tensor.stream is None:  # whole, and memory of its own
+            return tensor
+        queue = self._own_queue(tensor.stream)
+        free = self._free.setdefault((tensor.shape, tensor.dtype), [])
+        kept = free.pop() if free else queue.allocate(tensor.shape, tensor.dtype, "an embedding")
+        queue.copy(tensor, kept)
+        lease = _Lease()
+        weakref.finalize(lease, free.append, kept).atexit = False
+        return replace(kept, owner=lease, stream=tensor.stream)
+
+
+class _Lease:
+    """Gives memory back when nobody holds it."""
+
+
+def check_frame_on_gpu(frame: DeviceTensor, device: int | None = None) -> DeviceTensor:
+    """The frame, if it is one: u8 [H, W, 3] with at least one pixel.
+
+    Args:
+        frame: an array on a GPU.
+        device: number of the GPU that it has to be on; None is any.
+
+    Raises:
+        InputError: it is no frame, or is elsewhere.
+    """
+    if len(frame.shape) != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or 0 in frame.shape:
+        given = f"{frame.dtype} {list(frame.shape)}"
+        raise InputError(f"frame is {given} on a GPU; expected uint8 [height, width, 3] in BGR order")
+    if device is not None and frame.device_id != device:
+        raise InputError(f"the frame is on cuda:{frame.device_id}, the model on cuda:{device}; copy it there first")
+    return frame
