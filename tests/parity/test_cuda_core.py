@@ -416,6 +416,69 @@ class MaskEngine:
         return {"logits": np.repeat(np.repeat(logits, 2, axis=1), 2, axis=2).astype(np.float32)}
 
 
+def test_labels_may_stay_on_the_gpu(cuda_core: str, tiny_clip: tuple[U8Array, U8Array]) -> None:
+    """The labels that other streams bring to the host, also of annotated frames; a result's memory is its own."""
+    frames, masks = tiny_clip
+    encoder = FrameEncoder(EncoderSpec(channels=K, feature="key"), ColoursOnGpu(), device=0)
+    here = Stream(encoder, OPTIONS, device="cuda")
+    there = Stream(encoder, OPTIONS, device="cuda", labels_on="gpu")
+    results, pointers = [], set()
+    for t in range(5):
+        mask = masks[t] if t in (0, 3) else None
+        expected, result = here.step(frames[t], mask), there.step(frames[t], mask)
+        assert result.labels_tensor is not None
+        assert result.confidence_tensor is not None
+        assert (result.labels.size, result.confidence.size, result.object_confidence) == (0, 0, {})
+        assert result.object_ids == expected.object_ids
+        assert expected.labels_tensor is None
+        if t < 3:
+            results.append((expected, result))
+        pointers.add(result.labels_tensor.pointer)
+        np.testing.assert_array_equal(download(result.confidence_tensor), expected.confidence)
+        means = {each: float(expected.confidence[expected.labels == each].mean()) for each in (1, 2)}
+        assert expected.object_confidence == pytest.approx(means, abs=1e-5)
+    for expected, result in results:
+        assert result.labels_tensor is not None
+        np.testing.assert_array_equal(download(result.labels_tensor), expected.labels)
+    assert len(pointers) <= 5
+    assert there.add(masks[4]).labels_tensor is not None
+    with pytest.raises(OptionError, match="labels_on is 'gpu', but the stream's memory is not there; load with device"):
+        Stream(NO_FRAMES, OPTIONS, labels_on="gpu")
+    wrong: Any = "tpu"
+    with pytest.raises(OptionError, match="labels_on is 'tpu'; expected 'host' or 'gpu'"):
+        Stream(NO_FRAMES, OPTIONS, labels_on=wrong)
+
+
+def test_labels_come_to_the_host_beside_the_memorys_stream(
+    cuda_emulated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others queue on that stream meanwhile is not waited for; in the steady state nothing is allocated."""
+    library, memory = load_cuda_library(), CudaMemory(H, W, K, OPTIONS)
+    queue = CudaQueue(library, 0)
+    embedding = queue.allocate((H, W, K), np.float32, "an embedding")
+    calls: list[str] = []
+    real = CudaLibrary.call
+
+    def call(self: CudaLibrary, name: str, *arguments: Any) -> None:
+        of_memory = False
+        if name.startswith("vosrt_cuda_queue_"):
+            of_memory = library.plain("vosrt_cuda_queue_stream", arguments[0]) == queue.stream
+        calls.append(("memory " if of_memory else "") + name.removeprefix("vosrt_cuda_").removeprefix("queue_"))
+        real(self, name, *arguments)
+
+    for t, array in enumerate(video(4)):
+        queue.upload(array, embedding)
+        memory.push_tensor(embedding)
+        if t == 0:
+            memory.annotate(mark(1))
+        if t == 2:
+            monkeypatch.setattr(CudaLibrary, "call", call)
+        calls.clear()
+        memory.labels(8 * H, 8 * W)
+    expected = ["memory_labels", "memory record", "wait_for", *["download"] * 3, "wait"]
+    assert [each for each in calls if each not in ("memory_stream", "vosrt_memory_object_ids")] == expected
+
+
 def test_errors_name_what_was_found(cuda_emulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line each, of the kind that ends a command with exit code 2."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from vosrt.engines.device import DeviceTensor
 from vosrt.errors import OptionError
 from vosrt.types import F32Array, Precision, PropagationOptions, TopK, U8Array
 
+_MOST_HELD = 8
+_CONFIDENCE_UNIT = 1 << 20  # of vosrt_cuda_frame.totals
 _PRECISIONS: dict[Precision, int] = {"auto": 0, "fp32": 1, "bf16": 2}
 
 
@@ -27,6 +31,11 @@ class CudaMemory:
         options: how labels are propagated.
         device: number of the GPU.
         precision: of the products in matching; the GPU has bf16 only.
+
+    Attributes:
+        device: as given.
+        mean_confidence: per tracked object its mean confidence over its pixels, 0 where it has none, as :meth:`labels`
+            last gave them.
 
     Raises:
         OptionError: no libvosrt_cuda, driver or GPU, not enough of its memory, or an impossible option.
@@ -66,6 +75,8 @@ class CudaMemory:
         weakref.finalize(self, self._library.plain, "vosrt_memory_destroy", handle).atexit = False
         self._stream: int | None = None
         self._held: list[DeviceTensor] = []  # what queued work may still read
+        self._results = _Results(self._library, device)
+        self.mean_confidence: dict[int, float] = {}
 
     @property
     def object_ids(self) -> tuple[int, ...]:
@@ -80,6 +91,7 @@ class CudaMemory:
         info = new_struct("vosrt_memory_info")
         self._call("get_info", ctypes.byref(info))
         counters = {name: getattr(info, name) for name in ("threads", "objects", "references", "frames", "bytes")}
+        counters["bytes"] += self._results.bytes
         return {"isa": "cuda", **counters, "shape": self._shape}
 
     def push(self, embedding: F32Array) -> None:
@@ -114,6 +126,22 @@ class CudaMemory:
         Raises:
             OptionError: an array has another shape or dtype, or is elsewhere.
         """
+        task = self._task(embedding, labels, confidence, totals)
+        self._call("frame", ctypes.byref(task), family="vosrt_cuda_memory")
+        # On a stream of its own, the embedding's memory is given to others behind this work.
+        self._held = [*(self._held if embedding.stream is None else []), embedding]
+        if len(self._held) > _MOST_HELD:
+            self._queue().wait()
+            self._held.clear()
+
+    def _task(
+        self,
+        embedding: DeviceTensor,
+        labels: DeviceTensor | None,
+        confidence: DeviceTensor | None,
+        totals: DeviceTensor | None,
+    ) -> Any:
+        """A frame's arrays, checked; work is queued on the embedding's stream from now on."""
         self._check("embedding", embedding, self._shape, np.float32)
         size = (0, 0) if labels is None else (labels.shape[0], labels.shape[1])
         for name, tensor, shape, dtype in (
@@ -126,7 +154,7 @@ class CudaMemory:
         if embedding.stream is not None and embedding.stream != self._stream:
             self._call("use_stream", embedding.stream, family="vosrt_cuda_memory")
             self._stream = embedding.stream
-        frame = new_struct(
+        return new_struct(
             "vosrt_cuda_frame",
             height=size[0],
             width=size[1],
@@ -135,9 +163,6 @@ class CudaMemory:
             confidence=confidence.pointer if confidence else None,
             totals=totals.pointer if totals else None,
         )
-        self._call("frame", ctypes.byref(frame), family="vosrt_cuda_memory")
-        # On a stream of its own, the embedding's memory is given to others behind this work.
-        self._held = [*(self._held if embedding.stream is None else []), embedding]
 
     @property
     def recordings(self) -> int:
@@ -158,12 +183,57 @@ class CudaMemory:
         self._call("remove", object_id)
 
     def labels(self, height: int, width: int) -> tuple[U8Array, F32Array]:
-        """Labels and confidence of the newest frame, in host memory; see `vosrt.memory.Memory`."""
-        shape = (max(height, 0), max(width, 0))
-        labels, confidence = np.empty(shape, np.uint8), np.empty(shape, np.float32)
-        self._call("labels", height, width, labels.ctypes.data, confidence.ctypes.data)
+        """Labels and confidence of the newest frame, in host memory; see `vosrt.memory.Memory`.
+
+        They come through pinned memory on a stream beside the memory's, and that alone is waited for: work that others
+        have queued on the memory's stream meanwhile, such as the next frame's encoder, is not.
+        """
+        there = self._label(height, width)
+        labels, confidence, totals = self._results.download(there, self._queue())
         self._held.clear()
+        self.mean_confidence = {
+            each: float(totals[each, 0]) / _CONFIDENCE_UNIT / max(int(totals[each, 1]), 1) for each in self.object_ids
+        }
         return labels, confidence
+
+    def labels_there(self, height: int, width: int) -> tuple[DeviceTensor, DeviceTensor]:
+        """Labels u8 and confidence f32 [height, width] of the newest frame, left on the GPU.
+
+        They are not awaited: they are whole for work that is queued on their stream. Their memory is used again when
+        nobody holds them.
+
+        Raises:
+            OptionError: no frame was pushed, or there is no memory for them.
+        """
+        labels, confidence, _ = self._label(height, width)
+        return labels, confidence
+
+    def upload_labels(self, labels: U8Array, confidence: F32Array) -> tuple[DeviceTensor, DeviceTensor]:
+        """Labels and confidence from the host, in place of :meth:`labels_there`."""
+        queue, there = self._queue(), []
+        for array in (labels, confidence):
+            there.append(self._results.take(queue, array.shape, array.dtype))
+            queue.upload(np.ascontiguousarray(array), there[-1])
+        queue.wait()  # the arrays are the caller's again
+        return there[0], there[1]
+
+    def _label(self, height: int, width: int) -> tuple[DeviceTensor, DeviceTensor, DeviceTensor]:
+        """Labels, confidence and totals of the newest frame, see :meth:`frame`, queued."""
+        queue, size = self._queue(), (max(height, 1), max(width, 1))
+        labels, confidence, totals = (
+            self._results.take(queue, shape, np.dtype(dtype))
+            for shape, dtype in ((size, np.uint8), (size, np.float32), ((256, 2), np.uint64))
+        )
+        pointers = {"labels": labels.pointer, "confidence": confidence.pointer, "totals": totals.pointer}
+        task = new_struct("vosrt_cuda_frame", height=height, width=width, **pointers)
+        self._call("labels", ctypes.byref(task), family="vosrt_cuda_memory")
+        return labels, confidence, totals
+
+    def _queue(self) -> CudaQueue:
+        """The stream that this memory's work is queued on."""
+        stream = ctypes.c_void_p()
+        self._call("stream", ctypes.byref(stream), family="vosrt_cuda_memory")
+        return self._results.queue_on(stream.value or 0)
 
     def soft_masks(self) -> F32Array:
         """Soft masks of the newest frame; see `vosrt.memory.Memory`."""
@@ -202,6 +272,105 @@ class CudaMemory:
         if tensor.shape != shape or tensor.dtype != dtype:
             expected = f"{np.dtype(dtype).name} {list(shape)}"
             raise OptionError(f"{name} is {tensor.dtype.name} {list(tensor.shape)}; expected {expected}")
+
+
+class _Results:
+    """Where a memory's labels are written on the GPU, and the way that they take to the host.
+
+    Args:
+        library: libvosrt_cuda.
+        device: number of the GPU.
+
+    Attributes:
+        bytes: on the GPU.
+    """
+
+    def __init__(self, library: CudaLibrary, device: int) -> None:
+        self._library, self._device = library, device
+        self._pool = TensorPool("the labels")
+        self._pinned: dict[tuple[tuple[int, ...], np.dtype[Any]], NDArray[Any]] = {}
+        self._queues: dict[int, CudaQueue] = {}  # the memory's stream, and the one before
+        self._copies: CudaQueue | None = None
+        self._written: CudaEvent | None = None
+
+    @property
+    def bytes(self) -> int:
+        return self._pool.bytes
+
+    def queue_on(self, stream: int) -> CudaQueue:
+        if stream not in self._queues:
+            self._queues = {stream: CudaQueue(self._library, self._device, stream)}
+        return self._queues[stream]
+
+    def take(self, queue: CudaQueue, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceTensor:
+        return self._pool.take(queue, shape, dtype)
+
+    def download(self, tensors: Sequence[DeviceTensor], written_on: CudaQueue) -> list[NDArray[Any]]:
+        """Copies in host memory, once they are whole."""
+        if self._copies is None:
+            self._copies = CudaQueue(self._library, self._device)
+        if self._written is None:
+            self._written = CudaEvent(self._library, self._device)
+        written_on.record(self._written)
+        self._copies.wait_for(self._written)
+        for tensor in tensors:
+            self._copies.download_to(tensor, self._landing(tensor))
+        self._copies.wait()
+        return [self._landing(tensor).copy() for tensor in tensors]
+
+    def _landing(self, tensor: DeviceTensor) -> NDArray[Any]:
+        key = (tensor.shape, tensor.dtype)
+        if key not in self._pinned:
+            self._pinned[key] = pinned_array(self._library, *key)
+        return self._pinned[key]
+
+
+class TensorPool:
+    """Arrays on a GPU that are used again when nobody holds them.
+
+    What is written into one anew is queued behind what was queued on the same stream before, so its readers belong
+    there.
+
+    Args:
+        what: they are for, in an error's text.
+
+    Attributes:
+        bytes: allocated so far.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what, self.bytes = what, 0
+        self._free: dict[tuple[tuple[int, ...], np.dtype[Any]], list[DeviceTensor]] = {}
+
+    def take(self, queue: CudaQueue, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceTensor:
+        """One to write on a queue's stream.
+
+        Raises:
+            OptionError: there is not enough memory.
+        """
+        free = self._free.setdefault((shape, dtype), [])
+        if free:
+            kept = free.pop()
+        else:
+            kept = queue.allocate(shape, dtype, self._what)
+            self.bytes += int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        lease = _Lease()
+        weakref.finalize(lease, free.append, kept).atexit = False
+        return replace(kept, owner=lease, stream=queue.stream)
+
+
+class _Lease:
+    """Gives memory back when nobody holds it."""
+
+
+def pinned_array(library: CudaLibrary, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An array in host memory that a GPU copies to while the processor goes on."""
+    address, size = ctypes.c_void_p(), int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    library.call("vosrt_cuda_allocate_host", size, ctypes.byref(address))
+    memory = (ctypes.c_char * size).from_address(address.value or 0)
+    weakref.finalize(memory, library.plain, "vosrt_cuda_free_host", address).atexit = False
+    array: NDArray[Any] = np.ndarray(shape, dtype, buffer=memoryview(memory))
+    return array
 
 
 def describe_core(device: int) -> str:
@@ -273,9 +442,13 @@ class CudaQueue:
     def download(self, tensor: DeviceTensor) -> NDArray[Any]:
         """The array in host memory, once everything queued before is done."""
         array: NDArray[Any] = np.empty(tensor.shape, tensor.dtype)
-        self._library.call("vosrt_cuda_queue_download", self._handle, array.ctypes.data, tensor.pointer, array.nbytes)
+        self.download_to(tensor, array)
         self.wait()
         return array
+
+    def download_to(self, tensor: DeviceTensor, array: NDArray[Any]) -> None:
+        """Queue a copy into a dense array of the same size, which is pinned, or the call waits."""
+        self._library.call("vosrt_cuda_queue_download", self._handle, array.ctypes.data, tensor.pointer, array.nbytes)
 
     def resize_bgr(self, image: DeviceTensor, to: DeviceTensor) -> None:
         """Queue `vosrt.ops.resize_bgr` of u8 [H, W, 3], into u8 [height, width, 3]; the same bytes."""

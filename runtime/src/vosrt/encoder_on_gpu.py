@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from vosrt.cuda_library import load_cuda_library
-from vosrt.cuda_memory import CudaEvent, CudaQueue
+from vosrt.cuda_memory import CudaEvent, CudaQueue, TensorPool
 from vosrt.engines.base import DeviceEngine
 from vosrt.engines.device import DEFAULT_STREAM, DeviceTensor
 from vosrt.errors import InputError, OptionError
@@ -37,7 +34,7 @@ class EncoderOnGpu:
         self._engine, self.device = engine, device
         self._lock = threading.Lock()  # nothing may come between a run and the copies of its inputs and outputs
         self._queue: CudaQueue | None = None
-        self._free: dict[tuple[tuple[int, ...], np.dtype[Any]], list[DeviceTensor]] = {}
+        self._pool = TensorPool("an embedding")
         self._batches: dict[tuple[int, ...], DeviceTensor] = {}
         self._producers: dict[int, CudaQueue] = {}
         self._events: dict[str, CudaEvent] = {}
@@ -112,16 +109,9 @@ class EncoderOnGpu:
         if tensor.stream is None:  # whole, and memory of its own
             return tensor
         queue = self._own_queue(tensor.stream)
-        free = self._free.setdefault((tensor.shape, tensor.dtype), [])
-        kept = free.pop() if free else queue.allocate(tensor.shape, tensor.dtype, "an embedding")
+        kept = self._pool.take(queue, tensor.shape, tensor.dtype)
         queue.copy(tensor, kept)
-        lease = _Lease()
-        weakref.finalize(lease, free.append, kept).atexit = False
-        return replace(kept, owner=lease, stream=tensor.stream)
-
-
-class _Lease:
-    """Gives memory back when nobody holds it."""
+        return kept
 
 
 def check_frame_on_gpu(frame: DeviceTensor, device: int | None = None) -> DeviceTensor:

@@ -19,7 +19,7 @@ from vosrt.engines.select import MASK_AXES, create_encoder_engine, create_mask_e
 from vosrt.errors import InputError, OptionError, VosrtError
 from vosrt.memory import create_memory
 from vosrt.refinement import Refiner
-from vosrt.stream import Stream
+from vosrt.stream import LabelsOn, Stream
 from vosrt.types import Precision, PropagationOptions
 
 
@@ -157,6 +157,7 @@ class Model:
         options: PropagationOptions | None = None,
         threads: int | None = None,
         refine: int | str = "default",
+        labels_on: LabelsOn = "host",
     ) -> Stream:
         """Open a stream for one video.
 
@@ -165,9 +166,12 @@ class Model:
             options: how labels are propagated; None is what the bundle recommends.
             threads: of the native core; None is as many as the model was loaded with, 0 one per processor.
             refine: rounds of refinement, 0 to 4; ``"default"`` is what the bundle recommends, ``"off"`` decodes none.
+            labels_on: ``"gpu"`` leaves labels and confidence on the GPU of a model that was loaded for one, as
+                ``labels_tensor`` and ``confidence_tensor`` of the results, and does not wait for them.
 
         Raises:
-            OptionError: the rounds are out of range, or the bundle has no mask embedding.
+            OptionError: labels are wanted on a GPU where there is none, the rounds are out of range, or the bundle has
+                no mask embedding.
         """
         graph = self._manifest.graphs.get("encoder")  # a network that is being trained has none
         chosen = options or self._manifest.inference
@@ -180,6 +184,7 @@ class Model:
             refiner=self._refiner(refine, chosen, self._threads if threads is None else threads),
             model_sha256=graph.sha256 if graph else "",
             device=self._device,
+            labels_on=labels_on,
         )
 
     def _refiner(self, refine: int | str, options: PropagationOptions, threads: int) -> Refiner | None:

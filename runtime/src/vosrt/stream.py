@@ -5,19 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vosrt.cuda_memory import CudaMemory
 from vosrt.encoder import Embedding, FrameArray, FrameEncoder, frame_size
+from vosrt.engines.device import DeviceTensor
 from vosrt.errors import InputError, MaskError, OptionError, SessionError
 from vosrt.memory import Memory, create_memory, load_session
 from vosrt.refinement import Refiner
 from vosrt.types import MAX_OBJECT_ID, F32Array, Precision, PropagationOptions, StepResult, U8Array
 
+LabelsOn = Literal["host", "gpu"]
 MaskArray = NDArray[np.integer[Any]] | NDArray[np.bool_]
+
+_NO_LABELS: U8Array = np.empty((0, 0), np.uint8)
+_NO_CONFIDENCE: F32Array = np.empty((0, 0), np.float32)
 
 
 class Stream:
@@ -39,6 +44,7 @@ class Stream:
         model_sha256: of the encoder's graph, 64 hexadecimal digits, so that sessions are not mixed up; "" is unknown.
         device: where the memory is, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         size: short side of the frames that the encoder sees, in pixels; None is the encoder's default.
+        labels_on: where results are: ``"host"``, or ``"gpu"`` for a memory that is there.
 
     Attributes:
         encoder: as given.
@@ -56,7 +62,13 @@ class Stream:
         model_sha256: str = "",
         device: str = "cpu",
         size: int | None = None,
+        labels_on: LabelsOn = "host",
     ) -> None:
+        if labels_on not in ("host", "gpu"):
+            raise OptionError(f"labels_on is {labels_on!r}; expected 'host' or 'gpu'")
+        if labels_on == "gpu" and device == "cpu":
+            raise OptionError("labels_on is 'gpu', but the stream's memory is not there; load with device 'cuda'")
+        self._labels_on = labels_on
         self.encoder, self.size = encoder, size
         self._refiner = refiner
         self._device = device
@@ -160,17 +172,21 @@ class Stream:
         """
         memory = self._begun("read labels")
         started = time.perf_counter()
-        refined = None if self._refiner is None else self._refiner.labels(*self._shape[:2])
-        labels, confidence = memory.labels(*self._shape[:2]) if refined is None else refined
-        if self._annotation is not None:
-            _overrule(labels, confidence, self._annotation)
+        labels, confidence, means = _NO_LABELS, _NO_CONFIDENCE, dict[int, float]()
+        on_gpu: tuple[DeviceTensor, DeviceTensor] | tuple[None, None] = (None, None)
+        if self._labels_on == "gpu" and isinstance(memory, CudaMemory):
+            on_gpu = self._labels_there(memory)
+        else:
+            labels, confidence, means = self._labels_here(memory)
         return StepResult(
             index=self._index,
             labels=labels,
             confidence=confidence,
             object_ids=memory.object_ids,
-            object_confidence=_mean_confidence(labels, confidence, memory.object_ids),
+            object_confidence=means,
             timings_ms={**timings_ms, "upsample": 1e3 * (time.perf_counter() - started)},
+            labels_tensor=on_gpu[0],
+            confidence_tensor=on_gpu[1],
         )
 
     def add(self, mask: MaskArray) -> StepResult:
@@ -266,6 +282,23 @@ class Stream:
         if self._memory is None:
             raise InputError(f"cannot {action} before the first frame; call start(frame, mask) first")
         return self._memory
+
+    def _labels_here(self, memory: Memory) -> tuple[U8Array, F32Array, dict[int, float]]:
+        """Labels, confidence and its means in host memory."""
+        refined = None if self._refiner is None else self._refiner.labels(*self._shape[:2])
+        labels, confidence = memory.labels(*self._shape[:2]) if refined is None else refined
+        if self._annotation is not None:
+            _overrule(labels, confidence, self._annotation)
+        elif refined is None and isinstance(memory, CudaMemory):
+            return labels, confidence, memory.mean_confidence
+        return labels, confidence, _mean_confidence(labels, confidence, memory.object_ids)
+
+    def _labels_there(self, memory: CudaMemory) -> tuple[DeviceTensor, DeviceTensor]:
+        """Labels and confidence on the GPU; they come from the host where it has to have a say in them."""
+        if self._refiner is None and self._annotation is None:
+            return memory.labels_there(*self._shape[:2])
+        labels, confidence, _ = self._labels_here(memory)
+        return memory.upload_labels(labels, confidence)
 
     def _memory_for(self, embedding: Embedding) -> Memory:
         """The stream's memory, made for the first frame; later frames must be like it."""

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from vosrt.engines.device import DeviceTensor
 from vosrt.errors import OptionError
 
 U8Array: TypeAlias = NDArray[np.uint8]
@@ -94,6 +95,9 @@ class StepResult:
         object_ids: ids that are tracked at this frame, ascending.
         object_confidence: per object id, the mean confidence over its pixels (0 if it has none).
         timings_ms: milliseconds per stage (``resize``, ``encoder``, ``match``, ``upsample``).
+        labels_tensor: the labels of a stream that leaves them on its GPU (``labels_on="gpu"``), whole for work that is
+            queued on their stream; ``labels``, ``confidence`` and ``object_confidence`` are then empty.
+        confidence_tensor: the confidence likewise.
     """
 
     index: int
@@ -102,3 +106,5 @@ class StepResult:
     object_ids: tuple[int, ...]
     object_confidence: dict[int, float] = field(default_factory=dict)
     timings_ms: dict[str, float] = field(default_factory=dict)
+    labels_tensor: DeviceTensor | None = None
+    confidence_tensor: DeviceTensor | None = None
