@@ -1,4 +1,4 @@
-"""The CUDA core on an NVIDIA GPU: parity, then times of match and labels, whole frames, many streams, peers.
+"""The CUDA core on an NVIDIA GPU: parity, then times of kernels, whole frames (R = 0, 2), many streams, peers.
 
     python benchmarks/gpu.py                     # everything; prints one table, writes results/gpu.jsonl
     python benchmarks/gpu.py --build             # builds libvosrt_cuda for this GPU first, into a folder of its own
@@ -22,10 +22,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cuda_kernels import count_match, floors
 from kernels import make_video
 from machine import write
 from streams import measure as measure_streams
@@ -33,7 +35,8 @@ from streams import measure as measure_streams
 from vosrt import Model
 from vosrt.benchmark.clip import PERIOD, mark_objects, render, size_of
 from vosrt.cuda_library import LIBRARY_VARIABLE, load_cuda_library
-from vosrt.cuda_memory import CudaMemory, CudaQueue
+from vosrt.cuda_memory import CudaMemory, CudaQueue, download
+from vosrt.engines.device import DeviceTensor
 from vosrt.errors import VosrtError
 from vosrt.memory import Memory, NumpyMemory, create_memory
 from vosrt.types import PropagationOptions, U8Array
@@ -147,29 +150,98 @@ def time_core(height: int, width: int, channels: int, objects: int, *, count: in
     return [*rows, {"what": "CUDA graphs recorded", "count": memory.recordings}]
 
 
-def time_frames(size: int, objects: int, *, bundle: str, engine: str, frames: int) -> Row:
-    """Frames a second from u8 frames in host memory to labels there, one video."""
+STAGES = ("advance", "store", "match", "read-out", "labels")  # vosrt_cuda_stage of vosrt_cuda.h
+
+
+def time_kernels(height: int, width: int, channels: int, objects: int, *, count: int) -> list[Row]:
+    """Milliseconds of a frame's kernels by CUDA events, the median of some frames, and the floors of match."""
+    memory, queue = CudaMemory(height, width, channels, OPTIONS), CudaQueue(load_cuda_library(), 0)
+    size = (8 * height, 8 * width)
+    embedding = queue.allocate((height, width, channels), np.float32, "an embedding")
+    labels, confidence = queue.allocate(size, np.uint8, "labels"), queue.allocate(size, np.float32, "confidence")
+    queue.upload(make_video(height, width, channels, 1)[0], embedding)
+    memory.push_tensor(embedding)
+    memory.annotate(mask_of(height, width, objects))
+    for _ in range(OPTIONS.context + 1):
+        memory.push_tensor(embedding)
+    taken = [memory.time_frame(embedding, labels=labels, confidence=confidence) for _ in range(count)]
+    where = {"grid": f"{height} x {width}", "channels": channels, "objects": objects}
+    ms = {name: round(statistics.median(each[i] for each in taken), 4) for i, name in enumerate(STAGES)}
+    rows: list[Row] = [{"what": f"kernel {name}", **where, "ms": ms[name]} for name in STAGES]
+    work = count_match(height, width, channels, context=OPTIONS.context, radius=OPTIONS.radius, down=4)
+    rate = 2 * work["useful_gmac"] / ms["match"] if ms["match"] else 0.0
+    rows[STAGES.index("match")] |= {"useful_tflop_s": round(rate, 1), "floors_at_published_peaks": floors(work)}
+    return rows
+
+
+def time_frames(
+    size: int, objects: int, *, bundle: str, engine: str, frames: int, refine: int | str = "default", stay: bool = False
+) -> Row:
+    """Frames a second, one video.
+
+    Args:
+        size: short side of frames and working frames, in pixels.
+        objects: in the video.
+        bundle: a bundle's folder.
+        engine: as for vos-run.
+        frames: to be timed.
+        refine: rounds of refinement, or ``"off"``.
+        stay: frames are on the GPU and labels stay there; otherwise both are in host memory.
+    """
     height, width = size_of(size)
     clip = [render(height, width, t) for t in range(min(PERIOD, frames))]
     model = Model.load(bundle, engine=engine, device="cuda")
-    stream = model.stream(size=size)
+    stream = model.stream(size=size, refine=refine, labels_on="gpu" if stay else "host")
     stream.start(clip[0], mark_objects(height, width, objects))
+    given: list[Any] = [to_gpu(frame) for frame in clip] if stay else clip
     for t in range(OPTIONS.context + 5):
-        stream.step(clip[t % len(clip)])
+        result = stream.step(given[t % len(clip)])
+    if result.labels_tensor is not None:
+        download(result.labels_tensor)
     began = time.perf_counter()
     for t in range(frames):
-        stream.step(clip[t % len(clip)])
+        result = stream.step(given[t % len(clip)])
+    if result.labels_tensor is not None:
+        download(result.labels_tensor)  # nothing was waited for until now
     fps = frames / (time.perf_counter() - began)
     description = model.describe()
     encoder = description["engines"]["encoder"]
     return {
-        "what": "frames",
+        "what": "frames that stay on the GPU" if stay else "frames",
+        "refine": "off" if model.manifest.masks is None else refine,
         "size": size,
         "objects": objects,
         "bundle": description["bundle"],
         "engine": f"{encoder['name']} {encoder['precision']}",
         "fps": round(fps, 1),
     }
+
+
+def to_gpu(frame: U8Array) -> DeviceTensor:
+    """A frame in memory of the GPU, on a stream of its own."""
+    queue = CudaQueue(load_cuda_library(), 0)
+    tensor = queue.allocate(frame.shape, np.uint8, "a frame")
+    queue.upload(frame, tensor)
+    return replace(tensor, owner=(queue, tensor))
+
+
+def time_refined(size: int, objects: int, *, bundle: str | None, engine: str, frames: int) -> list[Row]:
+    """Frames a second with a mask-embedding bundle: propagated only, and with no and two rounds of refinement.
+
+    Args:
+        size: as for `time_frames`.
+        objects: likewise.
+        bundle: likewise; None exports an untrained one.
+        engine: likewise.
+        frames: likewise.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        if bundle is None:
+            from untrained import export_untrained_masks
+
+            bundle = str(export_untrained_masks(Path(folder)))
+        given = {"bundle": bundle, "engine": engine, "frames": frames}
+        return [time_frames(size, objects, refine=refine, **given) for refine in ("off", 0, 2)]
 
 
 def time_torch(height: int, width: int, channels: int, *, count: int) -> list[Row]:
@@ -248,15 +320,21 @@ def measure(options: argparse.Namespace) -> None:
         for channels in (64,) if toy else (512, 256, 128):
             for objects in (1, 5):
                 add(time_core(height, width, channels, objects, count=3 if toy else 100))
+                add(time_kernels(height, width, channels, objects, count=3 if toy else 50))
     add(attempt(lambda: time_torch(*grids[0], 64 if toy else 512, count=3 if toy else 10), "dense PyTorch"))
     for size in (96,) if toy else (480, 1080):
         for objects in (1, 5):
 
             def frames(size: int = size, objects: int = objects) -> list[Row]:
                 given = {"bundle": options.bundle, "engine": options.engine, "frames": 3 if toy else 200}
-                return [time_frames(size, objects, **given)]
+                return [time_frames(size, objects, **given), time_frames(size, objects, stay=True, **given)]
+
+            def refined(size: int = size, objects: int = objects) -> list[Row]:
+                given = {"bundle": options.mask_bundle, "engine": options.engine, "frames": 3 if toy else 20}
+                return time_refined(size, objects, **given)
 
             add(attempt(frames, f"frames at {size}p"))
+            add(attempt(refined, f"refined frames at {size}p"))
 
     def many() -> list[Row]:
         model = Model.load(options.bundle, engine=options.engine, device="cuda")
@@ -276,6 +354,7 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="a tiny problem, nothing written")
     parser.add_argument("--check", action="store_true", help="parity on emulated kernels, no GPU needed")
     parser.add_argument("--bundle", default="default", help="folder made by vos-export")
+    parser.add_argument("--mask-bundle", help="of the family mask-embedding; without one, an untrained one is exported")
     parser.add_argument("--engine", default="auto", help="as for vos-run")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="vosrt-gpu-"))

@@ -479,6 +479,28 @@ def test_labels_come_to_the_host_beside_the_memorys_stream(
     assert [each for each in calls if each not in ("memory_stream", "vosrt_memory_object_ids")] == expected
 
 
+def test_stages_are_timed(cuda_core: str) -> None:
+    """On frames that count like any other."""
+    timed, plain = CudaMemory(H, W, K, OPTIONS), CudaMemory(H, W, K, OPTIONS)
+    queue = CudaQueue(load_cuda_library(), 0)
+    embedding = queue.allocate((H, W, K), np.float32, "an embedding")
+    labels = queue.allocate((50, 70), np.uint8, "labels")
+    for t, array in enumerate(video(4)):
+        queue.upload(array, embedding)
+        plain.push(array)
+        ms = timed.time_frame(embedding, labels=labels)
+        assert len(ms) == 5
+        assert all(each >= 0 for each in ms)
+        if t == 0:
+            plain.annotate(mark(1))
+            timed.annotate(mark(1))
+        else:
+            np.testing.assert_array_equal(queue.download(labels), plain.labels(50, 70)[0])
+            assert min(ms[2:]) > 0
+    assert timed.recordings == 0
+    assert re.search(r"VOSRT_CUDA_STAGES = (\d+)", (NATIVE / "include" / "vosrt_cuda.h").read_text())[1] == "5"  # type: ignore[index]
+
+
 def test_errors_name_what_was_found(cuda_emulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line each, of the kind that ends a command with exit code 2."""
 

@@ -17,6 +17,7 @@ namespace vosrt {
 
 template <> inline constexpr size_t kFirstSize<vosrt_cuda_device> = 296;
 template <> inline constexpr size_t kFirstSize<vosrt_cuda_frame> = 48;
+static_assert(VOSRT_CUDA_STAGES == Memory::kStages);
 
 }  // namespace vosrt
 
@@ -218,6 +219,14 @@ vosrt_status vosrt_cuda_memory_frame(vosrt_memory *memory, const vosrt_cuda_fram
     return guarded([&] {
         require(memory, "memory");
         memory->memory.frame(task_of(frame, true));
+    });
+}
+
+vosrt_status vosrt_cuda_memory_time_frame(vosrt_memory *memory, const vosrt_cuda_frame *frame, float *ms) {
+    return guarded([&] {
+        require(memory, "memory");
+        require(ms, "ms");
+        memory->memory.time_frame(task_of(frame, true), ms);
     });
 }
 

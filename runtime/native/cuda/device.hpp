@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace vosrt::cuda {
 
@@ -70,6 +71,22 @@ class Event {
 
    private:
     void *handle_ = nullptr;
+};
+
+// Times what is queued between its marks.
+class Stopwatch {
+   public:
+    Stopwatch(int32_t device, size_t stages);
+    ~Stopwatch();
+    Stopwatch(const Stopwatch &) = delete;
+    Stopwatch &operator=(const Stopwatch &) = delete;
+
+    void mark(class Queue &queue);  // the beginning, then the end of each stage
+    void read(float *ms) const;     // of each stage, in milliseconds; waits for the last one
+
+   private:
+    std::vector<void *> marks_;
+    size_t next_ = 0;
 };
 
 // Recorded work that is launched with one call.

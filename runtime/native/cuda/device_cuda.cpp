@@ -93,6 +93,28 @@ Event::Event(int32_t device) {
 Event::~Event() { cudaEventDestroy(static_cast<cudaEvent_t>(handle_)); }
 void Event::wait() const { check_cuda(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_)), "cudaEventSynchronize"); }
 
+Stopwatch::Stopwatch(int32_t device, size_t stages) {
+    check_cuda(cudaSetDevice(device), "cudaSetDevice");
+    marks_.reserve(stages + 1);
+    for (size_t i = 0; i <= stages; ++i) {
+        cudaEvent_t event = nullptr;
+        check_cuda(cudaEventCreate(&event), "cudaEventCreate");
+        marks_.push_back(event);
+    }
+}
+Stopwatch::~Stopwatch() {
+    for (void *mark : marks_) cudaEventDestroy(static_cast<cudaEvent_t>(mark));
+}
+void Stopwatch::mark(Queue &queue) {
+    check_cuda(cudaEventRecord(static_cast<cudaEvent_t>(marks_.at(next_++)), stream_of(queue.handle())), "cudaEventRecord");
+}
+void Stopwatch::read(float *ms) const {
+    check_cuda(cudaEventSynchronize(static_cast<cudaEvent_t>(marks_.back())), "cudaEventSynchronize");
+    for (size_t i = 0; i + 1 < marks_.size(); ++i)
+        check_cuda(cudaEventElapsedTime(ms + i, static_cast<cudaEvent_t>(marks_[i]), static_cast<cudaEvent_t>(marks_[i + 1])),
+                   "cudaEventElapsedTime");
+}
+
 struct Recording {
     cudaGraphExec_t runnable = nullptr;
 };

@@ -136,13 +136,18 @@ void Memory::begin_frame() {
     }
 }
 
-void Memory::queue_frame(const float *embedding) {
+void Memory::queue_frame(const float *embedding, cuda::Stopwatch *watch) {
+    const auto mark = [&] {
+        if (watch != nullptr) watch->mark(queue_);
+    };
     if (frames_ == 1) cuda::launch_mean(queue_, embedding, cells(), options_.channels, mean_.data<float>());
+    mark();
     cuda::launch_advance(queue_, {.options = plan_options(references_.size()),
                                   .references = table_.data<cuda::ReferenceEntry>(),
                                   .now = now_.data<int64_t>(),
                                   .contexts = contexts_.data<cuda::Context>(),
                                   .jobs = jobs_.data<cuda::Job>()});
+    mark();
     cuda::launch_store(queue_, {.embedding = embedding,
                                 .mean = mean_.data<float>(),
                                 .cells = cells(),
@@ -151,14 +156,18 @@ void Memory::queue_frame(const float *embedding) {
                                 .now = now_.data<int64_t>(),
                                 .ring_keys = ring_keys_.data<uint16_t>(),
                                 .ring_bias = ring_bias_.data<float>()});
-    if (references_.empty())
+    mark();
+    if (references_.empty()) {
+        mark();
         cuda::launch_clear(queue_, now_.data<int64_t>(), options_.context, cells(), static_cast<int32_t>(capacity_),
                            ring_soft_.data<float>());
-    else
-        match_newest();
+    } else {
+        match_newest(watch);
+    }
+    mark();
 }
 
-void Memory::match_newest() {
+void Memory::match_newest(cuda::Stopwatch *watch) {
     const cuda::PlanOptions plan = plan_options(references_.size());
     const cuda::Window window{static_cast<int32_t>(half_width_.size()) - 1, half_widths_.data<int32_t>()};
     cuda::launch_match(queue_, shape_,
@@ -173,6 +182,7 @@ void Memory::match_newest() {
                         .ring_bias = ring_bias_.data<float>(),
                         .lists = lists_.data<cuda::Packed>()},
                        plan.max_jobs());
+    if (watch != nullptr) watch->mark(queue_);
     cuda::launch_read_out(queue_, {.grid = grid_,
                                    .window = window,
                                    .context = options_.context,
@@ -224,6 +234,16 @@ void Memory::frame(const FrameTask &task) {
         ++recordings_;
     }
     queue_.launch(found->graph);
+}
+
+void Memory::time_frame(const FrameTask &task, float *ms) {
+    queue_.select();
+    cuda::Stopwatch watch(options_.device, kStages);
+    begin_frame();
+    queue_frame(task.embedding, &watch);
+    if (task.labels != nullptr) label_pixels(task);
+    watch.mark(queue_);
+    watch.read(ms);
 }
 
 void Memory::repeated() {

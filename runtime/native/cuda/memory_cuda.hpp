@@ -53,6 +53,9 @@ class Memory {
     const cuda::Gpu &gpu() const { return gpu_; }
     // push and label_pixels as one piece of work, which is recorded once it has run twice as it is.
     void frame(const FrameTask &task);
+    // frame, waited for, with the milliseconds of its stages: advance, store, match, read-out, labels.
+    static constexpr size_t kStages = 5;
+    void time_frame(const FrameTask &task, float *ms);
     // A host's own recording of frame() was launched once more.
     void repeated();
     void label_pixels(const FrameTask &task);
@@ -82,8 +85,8 @@ class Memory {
     void require_frame(const char *what) const;
     void build_window();
     void begin_frame();
-    void queue_frame(const float *embedding);
-    void match_newest();
+    void queue_frame(const float *embedding, cuda::Stopwatch *watch = nullptr);
+    void match_newest(cuda::Stopwatch *watch);
     void reserve_work(size_t references);
     void reserve_pixels(int32_t height, int32_t width);
     void upload_tables();

@@ -107,6 +107,18 @@ VOSRT_API vosrt_status vosrt_cuda_memory_repeated(vosrt_memory *memory);
  * out f32 [h*w, channels]. */
 VOSRT_API vosrt_status vosrt_cuda_memory_values(vosrt_memory *memory, int32_t reference, const float *at_reference,
                                                 const float *recent, int32_t slots, int32_t channels, float *out);
+/* The stages of a frame's work. */
+typedef enum vosrt_cuda_stage {
+    VOSRT_CUDA_STAGE_ADVANCE = 0,
+    VOSRT_CUDA_STAGE_STORE = 1,
+    VOSRT_CUDA_STAGE_MATCH = 2,
+    VOSRT_CUDA_STAGE_READ_OUT = 3,
+    VOSRT_CUDA_STAGE_LABELS = 4,
+    VOSRT_CUDA_STAGES = 5
+} vosrt_cuda_stage;
+/* vosrt_cuda_memory_frame, but not recorded and waited for: ms[VOSRT_CUDA_STAGES] are the milliseconds of its stages, by CUDA
+ * events. For measuring kernels; a whole frame takes longer than in a recorded graph. */
+VOSRT_API vosrt_status vosrt_cuda_memory_time_frame(vosrt_memory *memory, const vosrt_cuda_frame *frame, float *ms);
 /* How many CUDA graphs the memory recorded so far. */
 VOSRT_API vosrt_status vosrt_cuda_memory_recordings(const vosrt_memory *memory, int64_t *count);
 

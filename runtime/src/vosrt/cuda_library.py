@@ -107,6 +107,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "vosrt_cuda_memory_stream": (_P, _P),
     "vosrt_cuda_memory_frame": (_P, _P),
     "vosrt_cuda_memory_labels": (_P, _P),
+    "vosrt_cuda_memory_time_frame": (_P, _P, _P),
     "vosrt_cuda_memory_repeated": (_P,),
     "vosrt_cuda_memory_values": (_P, _I, _P, _P, _I, _I, _P),
     "vosrt_cuda_memory_recordings": (_P, _P),

@@ -17,6 +17,7 @@ from vosrt.errors import OptionError
 from vosrt.types import F32Array, Precision, PropagationOptions, TopK, U8Array
 
 _MOST_HELD = 8
+_STAGES = 5  # VOSRT_CUDA_STAGES of vosrt_cuda.h
 _CONFIDENCE_UNIT = 1 << 20  # of vosrt_cuda_frame.totals
 _PRECISIONS: dict[Precision, int] = {"auto": 0, "fp32": 1, "bf16": 2}
 
@@ -133,6 +134,18 @@ class CudaMemory:
         if len(self._held) > _MOST_HELD:
             self._queue().wait()
             self._held.clear()
+
+    def time_frame(
+        self, embedding: DeviceTensor, *, labels: DeviceTensor | None = None, confidence: DeviceTensor | None = None
+    ) -> list[float]:
+        """:meth:`frame` with its kernels timed by CUDA events, for measuring.
+
+        Returns:
+            Milliseconds of each stage: advance, store, match, read-out, labels.
+        """
+        task, ms = self._task(embedding, labels, confidence, None), (ctypes.c_float * _STAGES)()
+        self._call("time_frame", ctypes.byref(task), ms, family="vosrt_cuda_memory")
+        return list(ms)
 
     def _task(
         self,

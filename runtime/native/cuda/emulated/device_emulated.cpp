@@ -2,6 +2,7 @@
 // memory a block may have), "memory=1000000" (bytes of device memory), "none" (no GPU), "old" (a driver that is too old).
 #include "device_emulated.hpp"
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -93,6 +94,23 @@ void free_pinned(void *memory) noexcept { ::operator delete(memory); }
 Event::Event(int32_t) : handle_(new char) {}
 Event::~Event() { delete static_cast<char *>(handle_); }
 void Event::wait() const {}
+
+using Clock = std::chrono::steady_clock;
+
+Stopwatch::Stopwatch(int32_t, size_t stages) {
+    for (size_t i = 0; i <= stages; ++i) marks_.push_back(new Clock::time_point);
+}
+Stopwatch::~Stopwatch() {
+    for (void *mark : marks_) delete static_cast<Clock::time_point *>(mark);
+}
+void Stopwatch::mark(Queue &) { *static_cast<Clock::time_point *>(marks_.at(next_++)) = Clock::now(); }
+void Stopwatch::read(float *ms) const {
+    if (next_ != marks_.size()) throw Error(VOSRT_INTERNAL, "CUDA failed in cudaEventElapsedTime: a stage was not marked");
+    for (size_t i = 0; i + 1 < marks_.size(); ++i) {
+        const auto took = *static_cast<Clock::time_point *>(marks_[i + 1]) - *static_cast<Clock::time_point *>(marks_[i]);
+        ms[i] = std::chrono::duration<float, std::milli>(took).count();
+    }
+}
 
 Queue::Queue(int32_t device) : device_(device), own_(new char), used_(own_) {}
 Queue::~Queue() {
