@@ -6,6 +6,7 @@ import ctypes
 import enum
 import json
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,6 +145,7 @@ class FakeCuda(ModuleType):
         self.launches = 0
         self.created = 0  # events
         self.allocations = 0
+        self.working = threading.RLock()  # a stream's work is done in order, whoever waits for it
         self.memory_left = 1 << 30
 
     def submit(self, stream: int, work: Work) -> None:
@@ -195,8 +197,9 @@ class FakeCuda(ModuleType):
         if queue.captured is not None:
             return (_Status.cudaErrorStreamCaptureUnsupported,)
         self.calls.append(f"host waits for all of {stream}")
-        while queue.waiting:
-            queue.waiting.pop(0)()
+        with self.working:
+            while queue.waiting:
+                queue.waiting.pop(0)()
         return (_Status.cudaSuccess,)
 
     def cudaEventCreateWithFlags(self, flags: int) -> tuple[_Status, int]:  # noqa: N802
@@ -228,8 +231,9 @@ class FakeCuda(ModuleType):
         return (_Status.cudaSuccess,)
 
     def _work_up_to(self, mark: _Mark) -> None:
-        while not mark.reached:
-            self.queues[mark.stream].waiting.pop(0)()
+        with self.working:
+            while not mark.reached:
+                self.queues[mark.stream].waiting.pop(0)()
 
     def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: _CopyKind, stream: int) -> tuple[_Status]:  # noqa: N802
         on_host = [self._inside(address, size) in self.pinned for address in (source, target)]
