@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from vosrt.errors import OptionError
 from vosrt_train.config import EncoderConfig, LossConfig, OptimiserConfig, ScheduleConfig, TrainConfig
 from vosrt_train.config_file import build, differences, load_config, presets, to_toml
-from vosrt_train.model import build_encoder
+from vosrt_train.mask_config import MaskNetworkConfig
+from vosrt_train.model import build_encoder, build_mask_embedding
 from vosrt_train.optimiser import build_optimiser, learning_rate_at, set_learning_rate
 
 
@@ -144,3 +146,21 @@ def test_biases_have_their_own_rate_and_no_decay() -> None:
     assert len(weights["params"]) + len(biases["params"]) == len(named)
     assert (weights["lr"], weights["weight_decay"]) == (0.5, 0.1)
     assert (biases["lr"], biases["weight_decay"]) == (1.0, 0.0)
+
+
+def test_mask_networks_have_their_own_rate_and_decay() -> None:
+    shape = EncoderConfig(width=2, key_channels=2, layer4=False)
+    masks = build_mask_embedding(MaskNetworkConfig(width=2, value_channels=16), shape, seed=0)
+    networks = nn.ModuleList([build_encoder(shape, seed=0), masks])
+    config = OptimiserConfig(weight_decay=0.1, bias_rate=2, mask_weight_decay=0.2, mask_rate=0.5)
+    optimiser = build_optimiser(networks, config)
+    set_learning_rate(optimiser, 1)
+    assert [(group["lr"], group["weight_decay"]) for group in optimiser.param_groups] == [
+        (1, 0.1),
+        (2, 0),
+        (0.5, 0.2),
+        (1, 0),
+    ]
+    of_masks = [p for group in optimiser.param_groups[2:] for p in group["params"]]
+    assert {id(p) for p in of_masks} == {id(p) for p in masks.parameters()}
+    assert sum(len(group["params"]) for group in optimiser.param_groups) == len(list(networks.parameters()))

@@ -8,15 +8,20 @@ from torch import nn
 from torch.optim import Adam
 
 from vosrt_train.config import OptimiserConfig, ScheduleConfig
+from vosrt_train.model import MaskEmbedding
 
 
 def build_optimiser(network: nn.Module, config: OptimiserConfig) -> Adam:
-    """Adam in two groups: weights with decay, biases without it and at their own rate."""
-    named = list(network.named_parameters())
-    groups = [
-        {"params": [p for name, p in named if not _is_bias(name)], "rate": 1.0, "weight_decay": config.weight_decay},
-        {"params": [p for name, p in named if _is_bias(name)], "rate": config.bias_rate, "weight_decay": 0.0},
-    ]
+    """Adam in groups: weights with decay, biases without it and at their own rate; then those of mask networks."""
+    of_masks = {id(p) for module in network.modules() if isinstance(module, MaskEmbedding) for p in module.parameters()}
+    groups = []
+    for masks, rate, decay in ((False, 1.0, config.weight_decay), (True, config.mask_rate, config.mask_weight_decay)):
+        named = [(name, p) for name, p in network.named_parameters() if (id(p) in of_masks) == masks]
+        if named:
+            weights = [p for name, p in named if not _is_bias(name)]
+            biases = [p for name, p in named if _is_bias(name)]
+            groups.append({"params": weights, "rate": rate, "weight_decay": decay})
+            groups.append({"params": biases, "rate": rate * config.bias_rate, "weight_decay": 0.0})
     return Adam(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
