@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from vosrt.bundle import MAX_ROUNDS, MaskSpec
 from vosrt.cli.app import call, require, run_app
 from vosrt.errors import OptionError, WorkError
 from vosrt_export.engine_cli import engine_app
@@ -67,6 +68,12 @@ def vos_export(
     name: Name = None,
     summary: Summary = None,
     size: Size = None,
+    rounds: Annotated[
+        int, typer.Option(min=0, max=MAX_ROUNDS, help="Rounds of refinement (mask embedding), unless the user says.")
+    ] = MaskSpec.rounds,
+    feedback: Annotated[
+        bool, typer.Option(help="Refined masks are what later frames read; else they are shown alone (mask embedding).")
+    ] = MaskSpec.feedback,
     overwrite: Overwrite = False,
 ) -> None:
     """Export a checkpoint to a bundle, and prove that both compute the same."""
@@ -79,6 +86,8 @@ def vos_export(
         name=name,
         summary=summary,
         size=size,
+        rounds=rounds,
+        feedback=feedback,
     )
     comparison = export_bundle(checkpoint, output, options, overwrite=overwrite)
     print(f"{output}: PyTorch and ONNX Runtime agree on {comparison.cells} cells: {comparison}")

@@ -56,6 +56,8 @@ class ExportOptions:
         name: of the model; None makes one from what it is.
         summary: one line for people; None makes one.
         size: default short side of the working frame in pixels; None keeps the frame's own size.
+        rounds: of refinement, unless the user says otherwise; for mask embedding alone.
+        feedback: whether refined masks are what later frames read (see `vosrt.bundle.MaskSpec`).
     """
 
     feature: Feature | None = None
@@ -63,6 +65,8 @@ class ExportOptions:
     name: str | None = None
     summary: str | None = None
     size: int | None = None
+    rounds: int = MaskSpec.rounds
+    feedback: bool = MaskSpec.feedback
 
     def __post_init__(self) -> None:
         for option, text, longest in (("name", self.name, 100), ("summary", self.summary, 1000)):
@@ -119,7 +123,7 @@ def export_bundle(
     remainder = _remainder(checkpoint, feature)
     manifest = Manifest(
         family="correspondence" if checkpoint.masks is None else "mask-embedding",
-        masks=_mask_spec(checkpoint),
+        masks=_mask_spec(checkpoint, options),
         name=options.name or _name(checkpoint, feature),
         trained=checkpoint.training.trained,
         summary=options.summary or _summary(checkpoint, feature),
@@ -162,12 +166,18 @@ def _graph_file(role: str, graph: bytes, options: ExportOptions) -> GraphFile:
     )
 
 
-def _mask_spec(checkpoint: Checkpoint) -> MaskSpec | None:
+def _mask_spec(checkpoint: Checkpoint, options: ExportOptions) -> MaskSpec | None:
     if checkpoint.masks is None:
         return None
     context: Literal["context", "res3"] = "context" if checkpoint.encoder.config.layer4 else "res3"
     config = checkpoint.masks.config
-    return MaskSpec(value_channels=config.value_channels, context=context, residual=config.residual)
+    return MaskSpec(
+        value_channels=config.value_channels,
+        context=context,
+        rounds=options.rounds,
+        residual=config.residual,
+        feedback=options.feedback,
+    )
 
 
 def _mask_verification(comparison: MaskComparison | None, options: ExportOptions) -> dict[str, Any]:

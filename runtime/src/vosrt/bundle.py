@@ -94,12 +94,15 @@ class MaskSpec:
         context: the encoder's output that is the mask encoder's ``context``.
         rounds: of refinement, unless the caller says otherwise.
         residual: whether the logits correct the coarse mask, instead of drawing a mask from nothing.
+        feedback: whether refined masks are what later frames read. Without it they are shown alone, and each frame is
+            refined from what was propagated: errors of the decoder cannot feed themselves.
     """
 
     value_channels: int
     context: Literal["context", "res3"]
     rounds: int = 2
     residual: bool = False
+    feedback: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,6 +356,7 @@ def _masks(section: _Section) -> MaskSpec:
         context=cast(Literal["context", "res3"], section.choice("context", (CONTEXT, RES3))),
         rounds=section.integer("rounds", 0, MAX_ROUNDS),
         residual=section.flag("residual"),
+        feedback=section.flag("feedback") if "feedback" in section.names() else MaskSpec.feedback,  # it is newer
     )
     section.done()
     return masks

@@ -4,6 +4,7 @@ Values are read in the native core where it is built; other array work is NumPy'
 
     memory.push -> read values with its top-k -> rounds of { mask encoder, decoder, aggregate }
                 -> refined masks become the memory's, and are encoded as this frame's values
+                   (or, without feedback, propagated masks stay the memory's, and it is those that are encoded)
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ class Refiner:
         self._values = ValueMemory(self.options.context, self.options.temperature, self.threads)
 
     def step(self, embedding: Embedding, memory: Memory) -> None:
-        """Refine the masks that a memory has just propagated, and give them back to it.
+        """Refine the masks that a memory has just propagated; with feedback, give them back to it.
 
         Args:
             embedding: of the newest frame, with the encoder's maps.
@@ -173,8 +174,9 @@ class Refiner:
         for _ in range(self.rounds):
             soft = self._decode(readout, self._encode(soft), propagated)
         self._soft = soft
-        memory.set_soft_masks(reference.resize_soft(soft, h, w))
-        self._remember(soft)
+        if self.spec.feedback:
+            memory.set_soft_masks(reference.resize_soft(soft, h, w))
+        self._remember(soft if self.spec.feedback else propagated)
 
     def annotate(self, mask: U8Array, memory: Memory) -> None:
         """Take note of objects that were just marked in the newest frame.
