@@ -1,7 +1,8 @@
 """The C++ example gives the labels that Python gives on the same engine, frame by frame and pixel by pixel.
 
 It runs where ``VOSRT_VOS_EMBED`` names the example built on OpenVINO, and ``VOSRT_VOS_EMBED_ONNXRUNTIME`` the one built
-on ONNX Runtime (runtime/native/README.md says how; `.ci/run` does it).
+on ONNX Runtime (runtime/native/README.md says how; `.ci/run` does it); ``VOSRT_VOS_EMBED_SANITIZED`` names one on
+ONNX Runtime, it and the library under sanitizers. (OpenVINO opens a library in a way that they do not admit.)
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ class Example(NamedTuple):
 def example(request: pytest.FixtureRequest, skip_or_fail: Callable[..., None]) -> Example:
     library = str(request.param)
     variable = "VOSRT_VOS_EMBED" if library == "openvino" else "VOSRT_VOS_EMBED_ONNXRUNTIME"
+    return named_by(variable, library, skip_or_fail)
+
+
+def named_by(variable: str, library: str, skip_or_fail: Callable[..., None]) -> Example:
     program = os.environ.get(variable, "")
     if not program:
         skip_or_fail(f"{variable} does not name the C++ example built on {library}", required="vos_embed")
@@ -67,6 +72,12 @@ def compare(example: Example, folder: Path, frames: list[U8Array], mask: U8Array
 def test_on_a_generated_clip(example: Example, tmp_path: Path, tiny_clip: Clip) -> None:
     frames, masks = tiny_clip
     compare(example, tmp_path, list(frames), masks[0])
+
+
+def test_under_sanitizers(skip_or_fail: Callable[..., None], tmp_path: Path, tiny_clip: Clip) -> None:
+    """They end the program at the first finding, and at leaks of this library's."""
+    frames, masks = tiny_clip
+    compare(named_by("VOSRT_VOS_EMBED_SANITIZED", "onnxruntime", skip_or_fail), tmp_path, list(frames), masks[0])
 
 
 @pytest.mark.parametrize("sequence", SEQUENCES)
