@@ -19,10 +19,10 @@ from vosrt_train.optimiser import build_optimiser, learning_rate_at, set_learnin
 
 
 def test_the_presets_are_these() -> None:
-    assert list(presets()) == ["cpu-2h", "gpu-30min", "mask-embedding-cpu", "paper"]
+    assert list(presets()) == ["cpu-2h", "gpu-30min", "mask-embedding-cpu", "masks-alone-cpu", "paper"]
 
 
-@pytest.mark.parametrize("name", ["cpu-2h", "gpu-30min", "mask-embedding-cpu", "paper"])
+@pytest.mark.parametrize("name", ["cpu-2h", "gpu-30min", "mask-embedding-cpu", "masks-alone-cpu", "paper"])
 def test_presets_load_and_survive_being_written(name: str) -> None:
     """What a run writes down is what it ran with."""
     config = load_config(name)
