@@ -1,12 +1,13 @@
 """What do rounds of refinement gain, and cost? A mask-embedding bundle against its own correspondence.
 
-    python benchmarks/refinement.py BUNDLE --davis PATH --size 240   # J&F without decoding, and with R = 0 to 3
+    python benchmarks/refinement.py BUNDLE --davis PATH --size 240 480   # J&F without decoding, and with R = 0 to 3
     python benchmarks/refinement.py BUNDLE --cost                    # milliseconds per frame at 480p, 1 and 5 objects
     python benchmarks/refinement.py BUNDLE --davis PATH --picture 16 # results/refinement.jpg: rounds 0, 1, 2
     python benchmarks/refinement.py --toy                            # seconds, an untrained bundle, writes nothing
 
-Each part replaces its own rows in results/refinement.jsonl. The frames of the cost are noise, the objects discs: what
-is computed does not depend on either.
+J&F is taken with refined masks shown alone and with refined masks remembered (`MaskSpec.feedback`), whatever the bundle
+says. Each part and size replaces its own rows in results/refinement.jsonl. The frames of the cost are noise, the
+objects discs: what is computed does not depend on either.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import math
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ import cv2
 import numpy as np
 from machine import RESULTS, Watch, write
 
-from vosrt import Model
+from vosrt import Model, load_bundle
 from vosrt.metrics import score_sequence
 from vosrt.video.images import ImageFolderSource
 from vosrt_export.write_bundle import export_bundle
@@ -40,7 +43,21 @@ OBJECTS = (1, 5)
 WARM_UP = 2
 
 
-def accuracy(model: Model, root: Path, names: list[str], size: int, rounds: int | str) -> list[dict[str, Any]]:
+def variants(bundle: str, *, with_feedback: bool) -> Iterator[tuple[Model, bool, int | str]]:
+    """The bundle without feedback and, if wanted, with it, each with all rounds; nothing refined has no feedback."""
+    loaded = load_bundle(bundle)
+    if loaded.manifest.masks is None:
+        sys.exit(f"{bundle} has no mask embedding")
+    for feedback in (False, True)[: 1 + with_feedback]:
+        masks = replace(loaded.manifest.masks, feedback=feedback)
+        model = Model.load(replace(loaded, manifest=replace(loaded.manifest, masks=masks)))
+        for rounds in ROUNDS[feedback:]:
+            yield model, feedback, rounds
+
+
+def accuracy(
+    model: Model, root: Path, names: list[str], size: int, feedback: bool, rounds: int | str
+) -> list[dict[str, Any]]:
     """J&F of every sequence at one number of rounds, then the mean."""
     rows = []
     for sequence in find_sequences(root, names):
@@ -57,9 +74,17 @@ def accuracy(model: Model, root: Path, names: list[str], size: int, rounds: int 
     mean = {key: round(math.fsum(row[key] for row in rows) / len(rows), 2) for key in ("j", "f", "j_and_f")}
     rows.append({"sequence": "mean", **mean})
     print(
-        f"rounds {rounds} at {size}: " + " ".join(f"{row['sequence']} {row['j_and_f']:.1f}" for row in rows), flush=True
+        f"rounds {rounds} at {size}, feedback {feedback}: "
+        + " ".join(f"{row['sequence']} {row['j_and_f']:.1f}" for row in rows),
+        flush=True,
     )
-    common = {"part": "accuracy", "bundle": model.manifest.name, "size": size, "rounds": rounds}
+    common = {
+        "part": "accuracy",
+        "bundle": model.manifest.name,
+        "size": size,
+        "feedback": feedback,
+        "rounds": rounds,
+    }
     return [{**common, **row} for row in rows]
 
 
@@ -125,11 +150,11 @@ def untrained_bundle(folder: Path) -> Path:
 
 
 def merge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of the results with those of the same part replaced."""
+    """The rows of the results with those of the same part and size replaced."""
     path = RESULTS / f"{NAME}.jsonl"
     old = [json.loads(line) for line in path.read_text().splitlines()[1:]] if path.exists() else []
-    fresh = {row["part"] for row in rows}
-    return [row for row in old if row["part"] not in fresh] + rows
+    fresh = {(row["part"], row.get("size")) for row in rows}
+    return [row for row in old if (row["part"], row.get("size")) not in fresh] + rows
 
 
 def main() -> None:
@@ -138,7 +163,8 @@ def main() -> None:
     parser.add_argument("bundle", nargs="?")
     parser.add_argument("--davis", type=Path, help="annotated sequences in the layout of DAVIS")
     parser.add_argument("--sequences", nargs="+", default=[], help="all, unless named")
-    parser.add_argument("--size", type=int, default=480)
+    parser.add_argument("--size", type=int, nargs="+", default=[480], help="short sides")
+    parser.add_argument("--no-feedback", action="store_true", help="leave out refined masks that are remembered")
     parser.add_argument("--picture", type=int, metavar="FRAME", help="draw this frame instead of scoring")
     parser.add_argument("--cost", action="store_true")
     parser.add_argument("--frames", type=int, default=8)
@@ -152,10 +178,11 @@ def main() -> None:
         model = Model.load(bundle, threads=options.threads)
         rows: list[dict[str, Any]] = []
         if options.davis and options.picture:
-            print(draw(model, options.davis, options.sequences, options.size, options.picture))
+            print(draw(model, options.davis, options.sequences, options.size[0], options.picture))
         elif options.davis:
-            for rounds in ROUNDS:
-                rows += accuracy(model, options.davis, options.sequences, options.size, rounds)
+            for size in options.size:
+                for variant, feedback, rounds in variants(options.bundle, with_feedback=not options.no_feedback):
+                    rows += accuracy(variant, options.davis, options.sequences, size, feedback, rounds)
         if options.cost or options.toy:
             shape, frames = ((64, 96), 2) if options.toy else ((480, 854), options.frames)
             rows += [cost(model, objects, rounds, shape, frames) for objects in OBJECTS for rounds in ROUNDS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from typing import Any
 
 from report_tables import MISSING, on, read, table
 
@@ -15,15 +16,8 @@ def refinement_part() -> str:
     if not scored and not timed:
         return f"({MISSING})"
     parts = [on(machine)]
-    if scored:
-        rounds = list(dict.fromkeys(row["rounds"] for row in scored))
-        cells = {(row["sequence"], row["rounds"]): row for row in scored}
-        body: list[list[object]] = [
-            [sequence, *(f"{cells[sequence, each]['j_and_f']:.1f}" for each in rounds)]
-            for sequence in dict.fromkeys(row["sequence"] for row in scored)
-        ]
-        head = [f"J&F, short side {scored[0]['size']}, %", *map(_title, rounds)]
-        parts.append(table(head, body))
+    sizes = dict.fromkeys(row["size"] for row in scored)
+    parts += [_accuracy([row for row in scored if row["size"] == size]) for size in sizes]
     if timed:
         rounds = list(dict.fromkeys(row["rounds"] for row in timed))
         times = {(row["objects"], row["rounds"]): row for row in timed}
@@ -38,6 +32,18 @@ def refinement_part() -> str:
         parts.append(table([f"{size}, ms a frame, median", *map(_title, rounds)], body))
         parts.append(f"Other processes took up to {max(row['foreign_cores'] for row in timed):.1f} cores meanwhile.")
     return "\n\n".join(parts)
+
+
+def _accuracy(rows: list[dict[str, Any]]) -> str:
+    """J&F at one size: a line per sequence, a column per number of rounds, shown alone or remembered."""
+    columns = list(dict.fromkeys((row["feedback"], row["rounds"]) for row in rows))
+    cells = {(row["sequence"], row["feedback"], row["rounds"]): row["j_and_f"] for row in rows}
+    body: list[list[object]] = [
+        [sequence, *(f"{cells[sequence, *column]:.1f}" for column in columns)]
+        for sequence in dict.fromkeys(row["sequence"] for row in rows)
+    ]
+    titles = [f"{_title(rounds)}, remembered" if feedback else _title(rounds) for feedback, rounds in columns]
+    return table([f"J&F, short side {rows[0]['size']}, %", *titles], body)
 
 
 def pseudo_mask_part() -> str:

@@ -30,8 +30,8 @@ def train(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="paper, cpu-2h, gpu-30min, mask-embedding-cpu, masks-alone-cpu, or a TOML file. [dim]Default: gpu-30min "
-            "where there is a GPU, else cpu-2h."
+            help="paper, cpu-2h, gpu-30min, mask-embedding-cpu, masks-alone-cpu, or a TOML file. [dim]Default: "
+            "gpu-30min where there is a GPU, else cpu-2h."
         ),
     ] = None,
     change: Annotated[
