@@ -120,21 +120,32 @@ def repeat(step: Callable[[], object], wait: Callable[[], None], *, count: int, 
     return statistics.median(times)
 
 
+class FullCore:
+    """A memory on the GPU with a full context, and what its next frame needs."""
+
+    def __init__(self, height: int, width: int, channels: int, objects: int) -> None:
+        self.memory, self.queue = CudaMemory(height, width, channels, OPTIONS), CudaQueue(load_cuda_library(), 0)
+        size = (8 * height, 8 * width)
+        self.embedding = self.queue.allocate((height, width, channels), np.float32, "an embedding")
+        self.labels = self.queue.allocate(size, np.uint8, "labels")
+        self.confidence = self.queue.allocate(size, np.float32, "confidence")
+        self.queue.upload(make_video(height, width, channels, 1)[0], self.embedding)
+        self.memory.push_tensor(self.embedding)
+        self.memory.annotate(mask_of(height, width, objects))
+        for _ in range(OPTIONS.context + 1):
+            self.memory.push_tensor(self.embedding)
+
+
 def time_core(height: int, width: int, channels: int, objects: int, *, count: int) -> list[Row]:
     """Milliseconds of a frame's push, of push and labels, and of a frame's resizing, with a full context."""
-    memory, queue = CudaMemory(height, width, channels, OPTIONS), CudaQueue(load_cuda_library(), 0)
-    size = (8 * height, 8 * width)
-    embedding = queue.allocate((height, width, channels), np.float32, "an embedding")
-    labels, confidence = queue.allocate(size, np.uint8, "labels"), queue.allocate(size, np.float32, "confidence")
-    queue.upload(make_video(height, width, channels, 1)[0], embedding)
-    memory.push_tensor(embedding)
-    memory.annotate(mask_of(height, width, objects))
-    for _ in range(OPTIONS.context + 1):
-        memory.push_tensor(embedding)
+    core = FullCore(height, width, channels, objects)
+    queue, memory, size = core.queue, core.memory, (8 * height, 8 * width)
     frame, small = queue.allocate((*size, 3), np.uint8, "a frame"), queue.allocate((*size, 3), np.uint8, "a frame")
     steps: dict[str, Callable[[], None]] = {
-        "match and read-out": lambda: memory.push_tensor(embedding),
-        "match, read-out and labels": lambda: memory.frame(embedding, labels=labels, confidence=confidence),
+        "match and read-out": lambda: memory.push_tensor(core.embedding),
+        "match, read-out and labels": lambda: memory.frame(
+            core.embedding, labels=core.labels, confidence=core.confidence
+        ),
         "resize of a frame": lambda: queue.resize_bgr(frame, small),
     }
     rows: list[Row] = [
@@ -155,16 +166,10 @@ STAGES = ("advance", "store", "match", "read-out", "labels")  # vosrt_cuda_stage
 
 def time_kernels(height: int, width: int, channels: int, objects: int, *, count: int) -> list[Row]:
     """Milliseconds of a frame's kernels by CUDA events, the median of some frames, and the floors of match."""
-    memory, queue = CudaMemory(height, width, channels, OPTIONS), CudaQueue(load_cuda_library(), 0)
-    size = (8 * height, 8 * width)
-    embedding = queue.allocate((height, width, channels), np.float32, "an embedding")
-    labels, confidence = queue.allocate(size, np.uint8, "labels"), queue.allocate(size, np.float32, "confidence")
-    queue.upload(make_video(height, width, channels, 1)[0], embedding)
-    memory.push_tensor(embedding)
-    memory.annotate(mask_of(height, width, objects))
-    for _ in range(OPTIONS.context + 1):
-        memory.push_tensor(embedding)
-    taken = [memory.time_frame(embedding, labels=labels, confidence=confidence) for _ in range(count)]
+    core = FullCore(height, width, channels, objects)
+    taken = [
+        core.memory.time_frame(core.embedding, labels=core.labels, confidence=core.confidence) for _ in range(count)
+    ]
     where = {"grid": f"{height} x {width}", "channels": channels, "objects": objects}
     ms = {name: round(statistics.median(each[i] for each in taken), 4) for i, name in enumerate(STAGES)}
     rows: list[Row] = [{"what": f"kernel {name}", **where, "ms": ms[name]} for name in STAGES]

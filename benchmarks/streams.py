@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,10 @@ class Videos:
                 raise outcome
         for number in range(len(self.streams)):
             self._count(number, began)
+
+    def have_done(self, frames: int) -> bool:
+        """Whether every stream has taken so many frames."""
+        return min(self.done) >= frames
 
     def _next(self, number: int) -> U8Array:
         return self._clip[(self.done[number] + number) % len(self._clip)]
@@ -137,8 +142,8 @@ def measure(
         turns: dict[str, list[Row]] = {way: [] for way in WAYS}
         opened = {way: Videos(model, clip, count, size=size, objects=objects) for way in WAYS}
         for way, drive in WAYS.items():
-            goal = opened[way].done[0] + _WARM_UP
-            drive(opened[way], lambda videos=opened[way], goal=goal: min(videos.done) >= goal)  # type: ignore[misc]
+            videos = opened[way]
+            drive(videos, partial(videos.have_done, videos.done[0] + _WARM_UP))
         for _ in range(rounds):
             for way, drive in WAYS.items():
                 turns[way].append(_turn(opened[way], drive, seconds))

@@ -23,6 +23,7 @@ from vosrt_train.model import Encoder, build_encoder
 
 ModelOf = Callable[[Feature, WeightPrecision], bytes]
 BundleOf = Callable[[Feature, WeightPrecision], Path]
+AsIfTrained = Callable[..., None]
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -33,19 +34,28 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def small_encoder() -> Encoder:
-    """As if it had been trained: an untrained batch-norm is the identity, which would hide folding it wrongly."""
+def as_if_trained() -> AsIfTrained:
+    """Draws batch-norms of networks: an untrained one is the identity, which would hide folding it wrongly."""
+
+    def draw(*networks: nn.Module, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for norm in [module for network in networks for module in network.modules()]:
+            if isinstance(norm, nn.BatchNorm2d):
+                for tensor, low, high in (
+                    (norm.weight.data, 0.5, 1.5),
+                    (norm.bias.data, -0.5, 0.5),
+                    (norm.get_buffer("running_mean"), -0.5, 0.5),
+                    (norm.get_buffer("running_var"), 0.5, 2.0),
+                ):
+                    tensor.uniform_(low, high, generator=generator)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def small_encoder(as_if_trained: AsIfTrained) -> Encoder:
     encoder = build_encoder(EncoderConfig(width=8, key_channels=16), seed=0)
-    generator = torch.Generator().manual_seed(0)
-    for norm in encoder.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            for tensor, low, high in (
-                (norm.weight.data, 0.5, 1.5),
-                (norm.bias.data, -0.5, 0.5),
-                (norm.get_buffer("running_mean"), -0.5, 0.5),
-                (norm.get_buffer("running_var"), 0.5, 2.0),
-            ):
-                tensor.uniform_(low, high, generator=generator)
+    as_if_trained(encoder)
     return encoder.eval()
 
 

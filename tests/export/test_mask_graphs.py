@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from vosrt.bundle import MaskSpec, load_bundle
 from vosrt.errors import BundleError
@@ -22,24 +22,23 @@ from vosrt_train.model import Encoder, MaskEmbedding, build_encoder, build_mask_
 CONFIG = MaskNetworkConfig(width=4, value_channels=16)
 
 
-def networks(encoder_config: EncoderConfig, seed: int = 0) -> tuple[Encoder, MaskEmbedding]:
-    """As if trained: batch-norms that are not the identity would show if they were folded wrongly."""
-    encoder = build_encoder(encoder_config, seed=seed).eval()
-    masks = build_mask_embedding(CONFIG, encoder_config, seed=seed).eval()
-    generator = torch.Generator().manual_seed(seed)
-    for norm in [*encoder.modules(), *masks.modules()]:
-        if isinstance(norm, nn.BatchNorm2d):
-            for tensor, low, high in (
-                (norm.weight.data, 0.5, 1.5),
-                (norm.bias.data, -0.5, 0.5),
-                (norm.get_buffer("running_mean"), -0.5, 0.5),
-                (norm.get_buffer("running_var"), 0.5, 2.0),
-            ):
-                tensor.uniform_(low, high, generator=generator)
-    return encoder, masks
+Networks = Callable[..., tuple[Encoder, MaskEmbedding]]
 
 
-def test_graphs_compute_what_the_networks_do() -> None:
+@pytest.fixture(scope="module")
+def networks(as_if_trained: Callable[..., None]) -> Networks:
+    """Makes an encoder and mask networks: ``networks(encoder_config, seed=0)``."""
+
+    def make(encoder_config: EncoderConfig, seed: int = 0) -> tuple[Encoder, MaskEmbedding]:
+        encoder = build_encoder(encoder_config, seed=seed).eval()
+        masks = build_mask_embedding(CONFIG, encoder_config, seed=seed).eval()
+        as_if_trained(encoder, masks, seed=seed)
+        return encoder, masks
+
+    return make
+
+
+def test_graphs_compute_what_the_networks_do(networks: Networks) -> None:
     """In fp32, for sizes that are no multiples of 8 and one to three objects; other weights are told apart."""
     encoder, masks = networks(EncoderConfig(width=4, key_channels=8))
     graphs = export_mask_graphs(encoder, masks, "key", "fp32")
@@ -51,7 +50,7 @@ def test_graphs_compute_what_the_networks_do() -> None:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(networks: Networks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a checkpoint without layer4, whose context is res3."""
     root = tmp_path_factory.mktemp("masks")
     encoder, masks = networks(EncoderConfig(width=4, layer4=False))
@@ -84,7 +83,7 @@ def test_a_bundle_that_lacks_a_part_is_refused(bundle: Path, tmp_path: Path, key
         load_bundle(tmp_path)
 
 
-def test_checkpoints_keep_masks(bundle: Path) -> None:
+def test_checkpoints_keep_masks(networks: Networks, bundle: Path) -> None:
     loaded = load_checkpoint(bundle.parent / "masks.safetensors")
     _, masks = networks(EncoderConfig(width=4, layer4=False))
     assert loaded.masks is not None
