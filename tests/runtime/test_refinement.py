@@ -150,22 +150,37 @@ def test_a_decoder_that_sees_nothing_leaves_background(tiny_clip: tuple[U8Array,
         assert stream.soft_masks()[:, :, 0].min() > 0.99
 
 
-def test_without_feedback_refined_masks_are_shown_alone(tiny_clip: tuple[U8Array, U8Array]) -> None:
-    """The memory propagates as if nothing were decoded, and what is encoded for it is what was propagated."""
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_without_feedback_refined_masks_are_shown_alone(
+    rounds: int, tiny_clip: tuple[U8Array, U8Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory propagates as if nothing were decoded; it is given values of what was propagated, encoded once."""
+    remembered: list[F32Array] = []
+    put = ValueMemory.put
+
+    def spy(self: ValueMemory, frame: int, object_id: int, values: F32Array) -> None:
+        remembered.append(values[:, :, 0].copy())
+        put(self, frame, object_id, values)
+
+    monkeypatch.setattr(ValueMemory, "put", spy)
     frames, masks = tiny_clip
     mask_encoder, decoder = MaskEncoder(), Decoder()
     whole = model(mask_encoder, decoder)
     manifest = replace(whole.manifest, masks=MaskSpec(value_channels=V, context="res3", feedback=False))
     engines: dict[str, Engine] = {"encoder": FrameEncoder(), "mask_encoder": mask_encoder, "decoder": decoder}
-    refined, plain = Model(manifest, engines).stream(refine=2), whole.stream(refine="off")
+    refined, plain = Model(manifest, engines).stream(refine=rounds), whole.stream(refine="off")
     for stream in (refined, plain):
         stream.start(frames[0], masks[0])
     for frame in frames[1:4]:
+        mask_encoder.shown.clear()
+        remembered.clear()
         shown, propagated = refined.step(frame), plain.step(frame)
         np.testing.assert_array_equal(refined.soft_masks(), plain.soft_masks())
         assert not np.array_equal(shown.confidence, propagated.confidence)
-        first, last = mask_encoder.shown[-3], mask_encoder.shown[-1]  # of two rounds, then for the memory
-        np.testing.assert_array_equal(first, last)
+        assert len(mask_encoder.shown) == max(1, rounds)
+        coarse = reference.resize_soft(plain.soft_masks(), *frame.shape[:2])[:, :, 1:].transpose(2, 0, 1)
+        np.testing.assert_array_equal(mask_encoder.shown[0], coarse)
+        np.testing.assert_array_equal(remembered, coarse[:, 4::8, 4::8])
 
 
 def test_a_residual_decoder_without_an_opinion_leaves_what_was_propagated(tiny_clip: tuple[U8Array, U8Array]) -> None:

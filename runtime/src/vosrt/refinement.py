@@ -167,16 +167,17 @@ class Refiner:
         h, w = embedding.shape[:2]
         readout = self._values.read(memory.top_k(), self._ids).reshape(len(self._ids), h, w, -1)
         height, width = self._working_frame().shape[:2]
-        soft = reference.resize_soft(memory.soft_masks(), height, width)
-        propagated = soft
-        if self.rounds == 0:
-            soft = self._decode(readout, readout, propagated)
-        for _ in range(self.rounds):
+        soft = propagated = reference.resize_soft(memory.soft_masks(), height, width)
+        values = self._encode(propagated) if self.rounds else readout
+        soft = self._decode(readout, values, propagated)
+        for _ in range(1, self.rounds):
             soft = self._decode(readout, self._encode(soft), propagated)
         self._soft = soft
         if self.spec.feedback:
             memory.set_soft_masks(reference.resize_soft(soft, h, w))
-        self._remember(soft if self.spec.feedback else propagated)
+            self._remember(self._encode(soft))
+        else:
+            self._remember(values if self.rounds else self._encode(propagated))
 
     def annotate(self, mask: U8Array, memory: Memory) -> None:
         """Take note of objects that were just marked in the newest frame.
@@ -201,7 +202,7 @@ class Refiner:
         self._soft = soft
         cells = grid.shape[0] * grid.shape[1]
         self._values.refer(self._frame, marked, (cells, self.spec.value_channels))
-        self._remember(soft)
+        self._remember(self._encode(soft))
 
     def remove(self, object_id: int) -> None:
         """Forget an object; its area becomes background."""
@@ -219,9 +220,10 @@ class Refiner:
         index, confidence = reference.upsample_labels(self._soft, height, width)
         return np.array([0, *self._ids], dtype=np.uint8)[index], confidence
 
-    def _remember(self, soft: F32Array) -> None:
-        for object_id, values in zip(self._ids, self._encode(soft), strict=True):
-            self._values.put(self._frame, object_id, values)
+    def _remember(self, values: F32Array) -> None:
+        """Keep what the mask encoder made of the newest frame's masks, f32 [M, h, w, V]."""
+        for object_id, of_object in zip(self._ids, values, strict=True):
+            self._values.put(self._frame, object_id, of_object)
 
     def _encode(self, soft: F32Array) -> F32Array:
         """Values f32 [M, h, w, V] of soft masks f32 [H, W, 1 + M] of the newest frame."""
