@@ -117,6 +117,11 @@ def why_not(row: dict[str, Any]) -> str:
     return "not installed" if "not_installed" in row else "failed" if "failed" in row else MISSING
 
 
+def _stage(row: dict[str, Any], stage: str) -> str:
+    """The median of a stage; frames that a GPU takes whole have none."""
+    return f"{row['stages_ms'][stage]['p50']:.1f}" if stage in row["stages_ms"] else "–"
+
+
 def bench_part() -> str:
     """vos-bench: cost of objects, resolution and context; the plots beside it."""
     machine, rows = read("bench")
@@ -129,7 +134,7 @@ def bench_part() -> str:
             row["size"],
             row["context"],
             row["objects"],
-            *(f"{row['stages_ms'][stage]['p50']:.1f}" for stage in ("encoder", "match")),
+            *(_stage(row, stage) for stage in ("encoder", "match")),
             " / ".join(f"{row['stages_ms']['frame'][percent]:.0f}" for percent in ("p50", "p95", "p99")),
             f"{row['fps']:.1f}",
             f"{row['peak_memory_mb']:.0f}{'*' if row['disturbed'] else ''}",

@@ -475,7 +475,7 @@ def test_labels_come_to_the_host_beside_the_memorys_stream(
             monkeypatch.setattr(CudaLibrary, "call", call)
         calls.clear()
         memory.labels(8 * H, 8 * W)
-    expected = ["memory_labels", "memory record", "wait_for", *["download"] * 3, "wait"]
+    expected = ["memory_labels", "memory record", "wait_for", *["download"] * 3, "record", "event_wait"]
     assert [each for each in calls if each not in ("memory_stream", "vosrt_memory_object_ids")] == expected
 
 

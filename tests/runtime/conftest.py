@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import gc
 import json
 import sys
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -136,13 +139,14 @@ class FakeCuda(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("cuda.bindings.runtime")
-        self.memory: dict[int, Any] = {}
+        self.memory: dict[int, Any] = {}  # buffers, or the sizes of those that are somebody else's
         self.pinned: set[int] = set()
         self.queues: dict[int, _Queue] = {}
         self.graphs: dict[int, list[Work]] = {}
         self.events: dict[int, _Mark | None] = {}
         self.calls: list[str] = []
         self.launches = 0
+        self.streams = 0
         self.created = 0  # events
         self.allocations = 0
         self.working = threading.RLock()  # a stream's work is done in order, whoever waits for it
@@ -150,8 +154,12 @@ class FakeCuda(ModuleType):
 
     def submit(self, stream: int, work: Work) -> None:
         """Queue work, or record it while the stream is captured."""
-        queue = self.queues[stream]
+        queue = self.queue(stream)
         (queue.waiting if queue.captured is None else queue.captured).append(work)
+
+    def queue(self, stream: int) -> _Queue:
+        """What is queued on a stream, which somebody else may have made."""
+        return self.queues.setdefault(stream, _Queue())
 
     def cudaGetErrorString(self, status: _Status) -> tuple[_Status, bytes]:  # noqa: N802
         return _Status.cudaSuccess, status.name.removeprefix("cudaError").encode()
@@ -159,10 +167,18 @@ class FakeCuda(ModuleType):
     def _allocate(self, size: int) -> tuple[_Status, int | None]:
         if size > self.memory_left:
             return _Status.cudaErrorMemoryAllocation, None
-        self.allocations += 1
+        if (status := self.count_allocation()) != _Status.cudaSuccess:
+            return status, None
         buffer = (ctypes.c_char * max(size, 1))()
         self.memory[ctypes.addressof(buffer)] = buffer
         return _Status.cudaSuccess, ctypes.addressof(buffer)
+
+    def count_allocation(self) -> _Status:
+        """None is possible while a stream is captured."""
+        if any(queue.captured is not None for queue in self.queues.values()):
+            return _Status.cudaErrorStreamCaptureUnsupported
+        self.allocations += 1
+        return _Status.cudaSuccess
 
     def cudaMalloc(self, size: int) -> tuple[_Status, int | None]:  # noqa: N802
         return self._allocate(size)
@@ -174,7 +190,7 @@ class FakeCuda(ModuleType):
         return status, address
 
     def cudaFree(self, address: int) -> tuple[_Status]:  # noqa: N802
-        for stream in self.queues:
+        for stream in list(self.queues):
             self.cudaStreamSynchronize(stream)
         del self.memory[address]
         return (_Status.cudaSuccess,)
@@ -185,19 +201,20 @@ class FakeCuda(ModuleType):
 
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[_Status, int]:  # noqa: N802
         assert flags == self.cudaStreamNonBlocking
-        self.queues[len(self.queues) + 1] = _Queue()
-        return _Status.cudaSuccess, len(self.queues)
+        self.streams += 1
+        self.queues[self.streams] = _Queue()
+        return _Status.cudaSuccess, self.streams
 
     def cudaStreamDestroy(self, stream: int) -> tuple[_Status]:  # noqa: N802
         self.queues[stream].waiting.clear()
         return (_Status.cudaSuccess,)
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[_Status]:  # noqa: N802
-        queue = self.queues[stream]
+        queue = self.queue(stream)
         if queue.captured is not None:
             return (_Status.cudaErrorStreamCaptureUnsupported,)
         self.calls.append(f"host waits for all of {stream}")
-        with self.working:
+        with self._at_work():
             while queue.waiting:
                 queue.waiting.pop(0)()
         return (_Status.cudaSuccess,)
@@ -219,19 +236,31 @@ class FakeCuda(ModuleType):
         return (_Status.cudaSuccess,)
 
     def cudaStreamWaitEvent(self, stream: int, event: int, flags: int) -> tuple[_Status]:  # noqa: N802
-        if mark := self.events[event]:
+        if mark := self.events.get(event):
             self.submit(stream, lambda: self._work_up_to(mark))
         self.calls.append(f"{stream} waits for {event}")
         return (_Status.cudaSuccess,)
 
     def cudaEventSynchronize(self, event: int) -> tuple[_Status]:  # noqa: N802
-        if mark := self.events[event]:
+        if mark := self.events.get(event):
             self._work_up_to(mark)
         self.calls.append(f"host waits for {event}")
         return (_Status.cudaSuccess,)
 
-    def _work_up_to(self, mark: _Mark) -> None:
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """One thread at a time; and nothing is freed in between, which would wait for the work that is being done."""
         with self.working:
+            collecting = gc.isenabled()
+            gc.disable()
+            try:
+                yield
+            finally:
+                if collecting:
+                    gc.enable()
+
+    def _work_up_to(self, mark: _Mark) -> None:
+        with self._at_work():
             while not mark.reached:
                 self.queues[mark.stream].waiting.pop(0)()
 
@@ -256,14 +285,18 @@ class FakeCuda(ModuleType):
         return (_Status.cudaSuccess,)
 
     def _inside(self, address: int, size: int) -> int | None:
-        return next((a for a, b in self.memory.items() if a <= address and address + size <= a + len(b)), None)
+        for start, buffer in self.memory.items():
+            if start <= address and address + size <= start + (buffer if isinstance(buffer, int) else len(buffer)):
+                return start
+        return None
 
     def cudaStreamBeginCapture(self, stream: int, mode: _CaptureMode) -> tuple[_Status]:  # noqa: N802
-        self.queues[stream].captured = []
+        self.queue(stream).captured = []
         return (_Status.cudaSuccess,)
 
     def cudaStreamEndCapture(self, stream: int) -> tuple[_Status, list[Work] | None]:  # noqa: N802
-        captured, self.queues[stream].captured = self.queues[stream].captured, None
+        queue = self.queue(stream)
+        captured, queue.captured = queue.captured, None
         return _Status.cudaSuccess, captured
 
     def cudaGraphInstantiate(self, graph: list[Work], flags: int) -> tuple[_Status, int]:  # noqa: N802
@@ -281,7 +314,7 @@ class FakeCuda(ModuleType):
     def cudaGraphLaunch(self, runnable: int, stream: int) -> tuple[_Status]:  # noqa: N802
         self.launches += 1
         self.calls.append(f"graph on {stream}")
-        self.queues[stream].waiting.extend(self.graphs[runnable])
+        self.queue(stream).waiting.extend(self.graphs[runnable])
         return (_Status.cudaSuccess,)
 
 
@@ -325,6 +358,7 @@ class FakeTensorRt(ModuleType):
         self.__version__ = version
         self.cuda = cuda
         self.contexts: list[FakeContext] = []
+        self.capturable = False
         self.logger: FakeLogger | None = None
 
     def nptype(self, kind: str) -> type[Any]:
@@ -381,7 +415,7 @@ class FakeContext:
         self._shape: tuple[int, ...] | None = None
         self._addresses: dict[str, int] = {}
         self._prepared = False
-        self.fails = False
+        self.fails = self.refuses_capture = False
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         self._profile = self._engine.profiles[index]
@@ -410,7 +444,8 @@ class FakeContext:
     def execute_async_v3(self, stream: int) -> bool:
         cuda = self._engine.trt.cuda
         capturing = cuda.queues[stream].captured is not None
-        if self.fails or set(self._addresses) != {"frames", "embedding"} or (capturing and not self._prepared):
+        unready = self.refuses_capture or not self._prepared
+        if self.fails or set(self._addresses) != {"frames", "embedding"} or (capturing and unready):
             assert self._engine.trt.logger
             self._engine.trt.logger.log(_Severity.ERROR, "cannot enqueue")
             return False
@@ -418,6 +453,9 @@ class FakeContext:
         cuda.calls.append(f"network on {stream}")
         cuda.submit(stream, self._compute)
         return True
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        return self._engine.trt.capturable
 
     def _compute(self) -> None:
         views = {}
@@ -468,3 +506,108 @@ def fake_nvidia(monkeypatch: pytest.MonkeyPatch, plug_in_gpu: Callable[..., None
     ):
         monkeypatch.setitem(sys.modules, name, module)
     return machine
+
+
+class EmulatedGpu:
+    """libvosrt_cuda_emulated on a fake CUDA runtime, which both TensorRT and it then queue their work on.
+
+    Args:
+        library: its path.
+        cuda: does the work, as late as it may.
+    """
+
+    def __init__(self, library: Path, cuda: FakeCuda) -> None:
+        self._library, self._cuda = ctypes.CDLL(str(library)), cuda
+        for name in ("use", "run", "forget"):
+            getattr(self._library, f"vosrt_cuda_emulated_{name}").argtypes = (ctypes.c_void_p,)
+        status, address = ctypes.c_int, ctypes.c_void_p
+        kinds: dict[str, tuple[Any, ...]] = {
+            "submit": (None, address, address),
+            "synchronise": (status, address),
+            "is_capturing": (status, address),
+            "begin_capture": (status, address),
+            "end_capture": (ctypes.c_int, address),
+            "launch": (status, ctypes.c_int, address),
+            "destroy": (None, ctypes.c_int),
+            "record": (status, address, address),
+            "wait_for": (status, address, address),
+            "wait": (status, address),
+            "allocated": (status, address, ctypes.c_size_t, ctypes.c_int),
+            "freed": (None, address),
+        }
+        functions = [ctypes.CFUNCTYPE(*kind) for kind in kinds.values()]
+        runtime = type("Runtime", (ctypes.Structure,), {"_fields_": list(zip(kinds, functions, strict=True))})
+        self._runtime: Any = runtime(
+            *(function(getattr(self, f"_{name}")) for name, function in zip(kinds, functions, strict=True))
+        )
+
+    def __enter__(self) -> EmulatedGpu:
+        self._library.vosrt_cuda_emulated_use(ctypes.byref(self._runtime))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let everything go that was made on it, before it works by itself again."""
+        gc.collect()
+        for stream in list(self._cuda.queues):
+            self._cuda.cudaStreamSynchronize(stream)
+        self._library.vosrt_cuda_emulated_use(None)
+
+    def _submit(self, stream: int, work: int) -> None:
+        self._cuda.submit(stream, _NativeWork(self._library, work))
+
+    def _synchronise(self, stream: int) -> int:
+        return self._cuda.cudaStreamSynchronize(stream)[0]
+
+    def _is_capturing(self, stream: int) -> int:
+        return self._cuda.queue(stream).captured is not None
+
+    def _begin_capture(self, stream: int) -> int:
+        return self._cuda.cudaStreamBeginCapture(stream, _CaptureMode.cudaStreamCaptureModeThreadLocal)[0]
+
+    def _end_capture(self, stream: int) -> int:
+        return self._cuda.cudaGraphInstantiate(self._cuda.cudaStreamEndCapture(stream)[1] or [], 0)[1]
+
+    def _launch(self, graph: int, stream: int) -> int:
+        return self._cuda.cudaGraphLaunch(graph, stream)[0]
+
+    def _destroy(self, graph: int) -> None:
+        self._cuda.cudaGraphExecDestroy(graph)
+
+    def _record(self, event: int, stream: int) -> int:
+        return self._cuda.cudaEventRecord(event, stream)[0]
+
+    def _wait_for(self, stream: int, event: int) -> int:
+        return self._cuda.cudaStreamWaitEvent(stream, event, 0)[0]
+
+    def _wait(self, event: int) -> int:
+        return self._cuda.cudaEventSynchronize(event)[0]
+
+    def _allocated(self, memory: int, size: int, pinned: int) -> int:
+        if (status := self._cuda.count_allocation()) == _Status.cudaSuccess:
+            self._cuda.memory[memory] = size
+            if pinned:
+                self._cuda.pinned.add(memory)
+        return status
+
+    def _freed(self, memory: int) -> None:
+        self._cuda.pinned.discard(memory)
+        if memory in self._cuda.memory:  # not what was there before
+            self._cuda.cudaFree(memory)
+
+
+class _NativeWork:
+    """Work of the library, to be done once or, in a graph, again and again."""
+
+    def __init__(self, library: ctypes.CDLL, work: int) -> None:
+        self._run, self._work = library.vosrt_cuda_emulated_run, work
+        weakref.finalize(self, library.vosrt_cuda_emulated_forget, work)
+
+    def __call__(self) -> None:
+        self._run(self._work)
+
+
+@pytest.fixture
+def whole_nvidia(fake_nvidia: FakeNvidia, cuda_emulated: Path) -> Iterator[FakeNvidia]:
+    """A machine whose memories are on the GPU, too."""
+    with EmulatedGpu(cuda_emulated, fake_nvidia.cuda):
+        yield fake_nvidia

@@ -14,6 +14,7 @@ import pytest
 
 from vosrt.errors import BrokenVideoError, EngineError, MaskError, VosrtError, WorkError
 from vosrt.pipeline import STAGES, Channel, Pipeline
+from vosrt.stream import PendingStep
 from vosrt.types import StepResult, U8Array
 from vosrt.video.base import Frame, SegmentedFrame, SourceInfo
 
@@ -43,17 +44,17 @@ class Parts:
             self.before("decode", index)
             yield self._frame(index)
 
-    def encode(self, frame: U8Array, size: int | None = None) -> int:
+    def prepare(self, frame: U8Array) -> int:
         index = 256 * int(frame[0, 0, 0]) + int(frame[0, 0, 1])
         self.before("encode", index)
         self.encoded.append(index)
         return index
 
-    def step(self, frame: Any, mask: U8Array | None = None) -> StepResult:
+    def submit(self, frame: Any, mask: U8Array | None = None) -> PendingStep:
         self.before("track", frame)
         self.tracked.append((frame, mask is not None))
         labels = np.full((HEIGHT, WIDTH), 1, np.uint8)
-        return StepResult(frame, labels, labels.astype(np.float32), (1,), {1: 1.0}, {"match": 2.0})
+        return PendingStep(StepResult(frame, labels, labels.astype(np.float32), (1,), {1: 1.0}, {"match": 2.0}))
 
     def write(self, item: SegmentedFrame) -> None:
         self.before("write", item.frame.index)
@@ -68,7 +69,7 @@ class Parts:
     def pipeline(self, annotated: tuple[int, ...] = (0,)) -> Pipeline:
         mask = np.ones((HEIGHT, WIDTH), np.uint8)
         annotations = dict.fromkeys(annotated, mask)
-        return Pipeline(self, encoder=self, tracker=self, annotations=annotations, sink=self)
+        return Pipeline(self, tracker=self, annotations=annotations, sink=self)
 
     @property
     def indexes(self) -> list[int]:

@@ -122,6 +122,7 @@ void Memory::push(const float *embedding) {
     queue_.select();
     queue_.upload(embedding_.data(), embedding, embedding_.bytes());
     begin_frame();
+    queue_mean(embedding_.data<float>());
     queue_frame(embedding_.data<float>());
     queue_.wait();  // the caller's array is free again
 }
@@ -136,11 +137,15 @@ void Memory::begin_frame() {
     }
 }
 
+// Keys are differences from the first frame's mean.
+void Memory::queue_mean(const float *embedding) {
+    if (frames_ == 1) cuda::launch_mean(queue_, embedding, cells(), options_.channels, mean_.data<float>());
+}
+
 void Memory::queue_frame(const float *embedding, cuda::Stopwatch *watch) {
     const auto mark = [&] {
         if (watch != nullptr) watch->mark(queue_);
     };
-    if (frames_ == 1) cuda::launch_mean(queue_, embedding, cells(), options_.channels, mean_.data<float>());
     mark();
     cuda::launch_advance(queue_, {.options = plan_options(references_.size()),
                                   .references = table_.data<cuda::ReferenceEntry>(),
@@ -209,13 +214,17 @@ void Memory::match_newest(cuda::Stopwatch *watch) {
 
 void Memory::frame(const FrameTask &task) {
     queue_.select();
-    const bool first = frames_ == 0;
     const auto work = [&] {
         queue_frame(task.embedding);
         if (task.labels != nullptr) label_pixels(task);
     };
+    if (queue_.capturing()) {  // by a host, with everything else that it queues; it counts when it is launched
+        require_frame("recording a frame");
+        return work();
+    }
     begin_frame();
-    if (first || queue_.capturing()) return work();  // a host that records does so with everything else it queues
+    queue_mean(task.embedding);
+    if (frames_ == 1) return work();
     auto found = std::find_if(recorded_.begin(), recorded_.end(), [&](const Recorded &each) { return each.task == task; });
     if (found == recorded_.end()) {
         if (recorded_.size() == kMaxRecorded) recorded_.erase(recorded_.begin());
@@ -240,6 +249,7 @@ void Memory::time_frame(const FrameTask &task, float *ms) {
     queue_.select();
     cuda::Stopwatch watch(options_.device, kStages);
     begin_frame();
+    queue_mean(task.embedding);
     queue_frame(task.embedding, &watch);
     if (task.labels != nullptr) label_pixels(task);
     watch.mark(queue_);
@@ -247,7 +257,7 @@ void Memory::time_frame(const FrameTask &task, float *ms) {
 }
 
 void Memory::repeated() {
-    require_frame("repeating");
+    require_frame("a recording that was launched");
     begin_frame();
 }
 

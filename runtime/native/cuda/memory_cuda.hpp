@@ -56,7 +56,7 @@ class Memory {
     // frame, waited for, with the milliseconds of its stages: advance, store, match, read-out, labels.
     static constexpr size_t kStages = 5;
     void time_frame(const FrameTask &task, float *ms);
-    // A host's own recording of frame() was launched once more.
+    // A host's own recording of frame() was launched.
     void repeated();
     void label_pixels(const FrameTask &task);
     // V_q of the objects of a reference, counted from the oldest: see cuda::ValuesParams.
@@ -85,6 +85,7 @@ class Memory {
     void require_frame(const char *what) const;
     void build_window();
     void begin_frame();
+    void queue_mean(const float *embedding);
     void queue_frame(const float *embedding, cuda::Stopwatch *watch = nullptr);
     void match_newest(cuda::Stopwatch *watch);
     void reserve_work(size_t references);

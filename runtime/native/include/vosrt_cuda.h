@@ -15,8 +15,8 @@
  *
  * From its third call with the same arrays on, vosrt_cuda_memory_frame launches a recorded CUDA graph, until objects or references change.
  * In the steady state nothing is allocated. If the caller is recording the stream itself, the work becomes part of the
- * caller's graph; say vosrt_cuda_memory_repeated after each launch of it. The frame's number lives on the GPU, so one recording
- * fits every frame.
+ * caller's graph, and counts when that is launched: say vosrt_cuda_memory_repeated after each launch. The first frame cannot be
+ * recorded. The frame's number lives on the GPU, so one recording fits every frame until objects or references change.
  *
  * Errors: a failed CUDA call is VOSRT_INTERNAL and named in vosrt_last_error, except for VOSRT_OUT_OF_MEMORY, and
  * VOSRT_UNSUPPORTED where there is no driver, no GPU, or one that this build has no code for. After VOSRT_INTERNAL the GPU's context may be
@@ -99,8 +99,7 @@ VOSRT_API vosrt_status vosrt_cuda_memory_stream(const vosrt_memory *memory, void
 VOSRT_API vosrt_status vosrt_cuda_memory_frame(vosrt_memory *memory, const vosrt_cuda_frame *frame);
 /* vosrt_memory_labels of the newest frame; frame->embedding is not read. */
 VOSRT_API vosrt_status vosrt_cuda_memory_labels(vosrt_memory *memory, const vosrt_cuda_frame *frame);
-/* The caller's recording of one vosrt_cuda_memory_frame was launched. The launch that follows the recording counts too, if work was
- * recorded and not done: it was counted when it was recorded, so say this from the second launch on. */
+/* The caller's recording of one vosrt_cuda_memory_frame was launched, for the first time or again. */
 VOSRT_API vosrt_status vosrt_cuda_memory_repeated(vosrt_memory *memory);
 /* V_q: values read with the newest frame's top-k of a reference (0 = oldest, see vosrt_memory_top_k), weighted as soft masks are.
  * at_reference f32 [h*w, channels]: values at the reference; recent f32 [slots, h*w, channels]: frame t in slot t mod slots, slots >= context;

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 import weakref
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,20 @@ _CONFIDENCE_UNIT = 1 << 20  # of vosrt_cuda_frame.totals
 _PRECISIONS: dict[Precision, int] = {"auto": 0, "fp32": 1, "bf16": 2}
 
 
+class LabelArrays(NamedTuple):
+    """What a frame's work writes, on the GPU.
+
+    Attributes:
+        labels: u8 [H, W].
+        confidence: f32 [H, W].
+        totals: u64 [256, 2]: per label, the sum of confidence in units of 2^-20, and pixels.
+    """
+
+    labels: DeviceTensor
+    confidence: DeviceTensor
+    totals: DeviceTensor
+
+
 class CudaMemory:
     """The memory on a GPU. Not safe for use by several threads at the same time.
 
@@ -35,6 +49,7 @@ class CudaMemory:
 
     Attributes:
         device: as given.
+        changes: of objects and references so far; work that was recorded fits as long as there is no other.
         mean_confidence: per tracked object its mean confidence over its pixels, 0 where it has none, as :meth:`labels`
             last gave them.
 
@@ -77,6 +92,7 @@ class CudaMemory:
         self._stream: int | None = None
         self._held: list[DeviceTensor] = []  # what queued work may still read
         self._results = _Results(self._library, device)
+        self.changes = 0
         self.mean_confidence: dict[int, float] = {}
 
     @property
@@ -164,9 +180,8 @@ class CudaMemory:
         ):
             if tensor is not None:
                 self._check(name, tensor, shape, dtype)
-        if embedding.stream is not None and embedding.stream != self._stream:
-            self._call("use_stream", embedding.stream, family="vosrt_cuda_memory")
-            self._stream = embedding.stream
+        if embedding.stream is not None:
+            self.use_stream(embedding.stream)
         return new_struct(
             "vosrt_cuda_frame",
             height=size[0],
@@ -177,9 +192,19 @@ class CudaMemory:
             totals=totals.pointer if totals else None,
         )
 
+    def use_stream(self, stream: int) -> None:
+        """Queue this memory's work on a stream from now on, behind what it was queued on before."""
+        if stream != self._stream:
+            self._call("use_stream", stream, family="vosrt_cuda_memory")
+            self._stream = stream
+
+    def repeated(self) -> None:
+        """A recording of :meth:`frame` that somebody else made was launched: a frame was taken."""
+        self._call("repeated", family="vosrt_cuda_memory")
+
     @property
     def recordings(self) -> int:
-        """How many CUDA graphs were recorded so far."""
+        """How many CUDA graphs this memory recorded by itself so far."""
         count = ctypes.c_int64()
         self._call("recordings", ctypes.byref(count), family="vosrt_cuda_memory")
         return count.value
@@ -189,10 +214,12 @@ class CudaMemory:
         if mask.ndim != 2 or mask.dtype != np.uint8:
             raise OptionError(f"mask is {mask.dtype.name} {list(mask.shape)}; expected uint8 [H, W]")
         dense = np.ascontiguousarray(mask)
+        self.changes += 1
         self._call("annotate", dense.ctypes.data, dense.shape[0], dense.shape[1], dense.shape[1])
 
     def remove(self, object_id: int) -> None:
         """Forget one object; see `vosrt.memory.Memory`."""
+        self.changes += 1
         self._call("remove", object_id)
 
     def labels(self, height: int, width: int) -> tuple[U8Array, F32Array]:
@@ -201,13 +228,16 @@ class CudaMemory:
         They come through pinned memory on a stream beside the memory's, and that alone is waited for: work that others
         have queued on the memory's stream meanwhile, such as the next frame's encoder, is not.
         """
-        there = self._label(height, width)
-        labels, confidence, totals = self._results.download(there, self._queue())
+        labels, confidence, self.mean_confidence = self.bring_labels(self._label(height, width)).take()
         self._held.clear()
-        self.mean_confidence = {
-            each: float(totals[each, 0]) / _CONFIDENCE_UNIT / max(int(totals[each, 1]), 1) for each in self.object_ids
-        }
         return labels, confidence
+
+    def bring_labels(self, there: LabelArrays) -> LabelsOnTheirWay:
+        """Queue labels' way to the host, behind the work that writes them, without waiting for it.
+
+        Two can be on their way; the third one waits for the first.
+        """
+        return self._results.bring(there, self._queue(), self.object_ids)
 
     def labels_there(self, height: int, width: int) -> tuple[DeviceTensor, DeviceTensor]:
         """Labels u8 and confidence f32 [height, width] of the newest frame, left on the GPU.
@@ -218,8 +248,7 @@ class CudaMemory:
         Raises:
             OptionError: no frame was pushed, or there is no memory for them.
         """
-        labels, confidence, _ = self._label(height, width)
-        return labels, confidence
+        return self._label(height, width)[:2]
 
     def upload_labels(self, labels: U8Array, confidence: F32Array) -> tuple[DeviceTensor, DeviceTensor]:
         """Labels and confidence from the host, in place of :meth:`labels_there`."""
@@ -230,17 +259,23 @@ class CudaMemory:
         queue.wait()  # the arrays are the caller's again
         return there[0], there[1]
 
-    def _label(self, height: int, width: int) -> tuple[DeviceTensor, DeviceTensor, DeviceTensor]:
-        """Labels, confidence and totals of the newest frame, see :meth:`frame`, queued."""
+    def label_arrays(self, height: int, width: int) -> LabelArrays:
+        """Room for a frame's labels, to be written on this memory's stream; used again when nobody holds it.
+
+        Raises:
+            OptionError: there is no memory for it.
+        """
         queue, size = self._queue(), (max(height, 1), max(width, 1))
-        labels, confidence, totals = (
-            self._results.take(queue, shape, np.dtype(dtype))
-            for shape, dtype in ((size, np.uint8), (size, np.float32), ((256, 2), np.uint64))
-        )
-        pointers = {"labels": labels.pointer, "confidence": confidence.pointer, "totals": totals.pointer}
+        kinds = ((size, np.uint8), (size, np.float32), ((256, 2), np.uint64))
+        return LabelArrays(*(self._results.take(queue, shape, np.dtype(kind)) for shape, kind in kinds))
+
+    def _label(self, height: int, width: int) -> LabelArrays:
+        """Labels of the newest frame, queued."""
+        there = self.label_arrays(height, width)
+        pointers = {name: tensor.pointer for name, tensor in there._asdict().items()}
         task = new_struct("vosrt_cuda_frame", height=height, width=width, **pointers)
         self._call("labels", ctypes.byref(task), family="vosrt_cuda_memory")
-        return labels, confidence, totals
+        return there
 
     def _queue(self) -> CudaQueue:
         """The stream that this memory's work is queued on."""
@@ -301,10 +336,9 @@ class _Results:
     def __init__(self, library: CudaLibrary, device: int) -> None:
         self._library, self._device = library, device
         self._pool = TensorPool("the labels")
-        self._pinned: dict[tuple[tuple[int, ...], np.dtype[Any]], NDArray[Any]] = {}
+        self._landings: list[_Landing] = []
         self._queues: dict[int, CudaQueue] = {}  # the memory's stream, and the one before
         self._copies: CudaQueue | None = None
-        self._written: CudaEvent | None = None
 
     @property
     def bytes(self) -> int:
@@ -318,24 +352,81 @@ class _Results:
     def take(self, queue: CudaQueue, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceTensor:
         return self._pool.take(queue, shape, dtype)
 
-    def download(self, tensors: Sequence[DeviceTensor], written_on: CudaQueue) -> list[NDArray[Any]]:
-        """Copies in host memory, once they are whole."""
+    def bring(self, there: LabelArrays, written_on: CudaQueue, object_ids: tuple[int, ...]) -> LabelsOnTheirWay:
+        """Queue copies to the host on a stream of their own; the one of two landings that was free for longer."""
         if self._copies is None:
             self._copies = CudaQueue(self._library, self._device)
-        if self._written is None:
-            self._written = CudaEvent(self._library, self._device)
-        written_on.record(self._written)
-        self._copies.wait_for(self._written)
-        for tensor in tensors:
-            self._copies.download_to(tensor, self._landing(tensor))
-        self._copies.wait()
-        return [self._landing(tensor).copy() for tensor in tensors]
+        if len(self._landings) < 2:
+            self._landings.append(_Landing(self._library, self._device))
+        else:
+            self._landings.append(self._landings.pop(0))
+        landing = self._landings[-1]
+        if (before := landing.taken_by) is not None:
+            before.finish()
+        written_on.record(landing.written)
+        self._copies.wait_for(landing.written)
+        arrays = [landing.pinned(tensor) for tensor in there]
+        for tensor, array in zip(there, arrays, strict=True):
+            self._copies.download_to(tensor, array)
+        self._copies.record(landing.landed)
+        landing.taken_by = LabelsOnTheirWay(there, arrays, landing, object_ids)
+        return landing.taken_by
 
-    def _landing(self, tensor: DeviceTensor) -> NDArray[Any]:
+
+class _Landing:
+    """Pinned memory for one frame's labels.
+
+    Attributes:
+        written: the labels are whole on the GPU.
+        landed: they are whole in host memory.
+        taken_by: whose labels are there; None once they have been taken.
+    """
+
+    def __init__(self, library: CudaLibrary, device: int) -> None:
+        self._library = library
+        self._pinned: dict[tuple[tuple[int, ...], np.dtype[Any]], NDArray[Any]] = {}
+        self.written, self.landed = CudaEvent(library, device), CudaEvent(library, device)
+        self.taken_by: LabelsOnTheirWay | None = None
+
+    def pinned(self, tensor: DeviceTensor) -> NDArray[Any]:
         key = (tensor.shape, tensor.dtype)
         if key not in self._pinned:
             self._pinned[key] = pinned_array(self._library, *key)
         return self._pinned[key]
+
+
+class LabelsOnTheirWay:
+    """Labels that come to the host. Safe to use from several threads.
+
+    Args:
+        there: on the GPU, kept from being written anew until they have landed.
+        arrays: pinned memory, in the same order.
+        landing: that the memory belongs to.
+        object_ids: tracked when the labels were queued.
+    """
+
+    def __init__(
+        self, there: LabelArrays, arrays: list[NDArray[Any]], landing: _Landing, object_ids: tuple[int, ...]
+    ) -> None:
+        self._there: LabelArrays | None = there
+        self._arrays, self._landing, self._ids = arrays, landing, object_ids
+        self._lock = threading.Lock()
+
+    def take(self) -> tuple[U8Array, F32Array, dict[int, float]]:
+        """Labels u8 [H, W], confidence f32 [H, W] and its mean per object (0 where it has no pixel), waited for."""
+        self.finish()
+        labels, confidence, totals = self._arrays
+        means = {each: float(totals[each, 0]) / _CONFIDENCE_UNIT / max(int(totals[each, 1]), 1) for each in self._ids}
+        return labels, confidence, means
+
+    def finish(self) -> None:
+        """Wait for them, and let the landing be used for others."""
+        with self._lock:
+            if self._there is None:
+                return
+            self._landing.landed.wait()
+            self._arrays = [array.copy() for array in self._arrays]
+            self._there = self._landing.taken_by = None
 
 
 class TensorPool:

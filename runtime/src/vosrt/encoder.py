@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vosrt.bundle import EncoderSpec
 from vosrt.cuda_memory import download
 from vosrt.encoder_on_gpu import EncoderOnGpu, check_frame_on_gpu
-from vosrt.engines.base import DeviceEngine, Engine, largest_batch
+from vosrt.engines.base import DeviceEngine, Engine, Sequel, SequelEngine, largest_batch
 from vosrt.engines.device import DeviceTensor, GpuArray, adopt, is_on_gpu
 from vosrt.errors import EngineError, InputError, VosrtError
 from vosrt.ops import resize_bgr
@@ -24,7 +24,7 @@ FrameArray: TypeAlias = U8Array | GpuArray
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class WorkingFrame:
     """A frame on its way to the engine, and the size that the engine sees it at.
 
     Attributes:
@@ -119,6 +119,10 @@ class FrameEncoder:
         default_size: short side of the working frame where a call names none, in pixels; None keeps the frame's own.
         device: number of the GPU on which embeddings are wanted; they stay there if the engine leaves them there. None
             wants them in host memory.
+
+    Attributes:
+        spec: as given.
+        takes_sequels: whether :meth:`encode_with` can be used.
     """
 
     def __init__(
@@ -130,13 +134,15 @@ class FrameEncoder:
         self._there: EncoderOnGpu | None = None
         if device is not None and isinstance(engine, DeviceEngine) and engine.info.name in ENGINES_ON_GPU:
             self._there = EncoderOnGpu(engine, device)
+        self.takes_sequels = self._there is not None and isinstance(engine, SequelEngine)
 
-    def encode(self, frame: FrameArray, size: int | None = None) -> Embedding:
+    def encode(self, frame: FrameArray | WorkingFrame, size: int | None = None) -> Embedding:
         """Resize a frame to the working size and run the encoder.
 
         Args:
-            frame: u8 [H, W, 3], BGR; on the GPU of ``device``, if the engine runs there, or in host memory. One on a
-                GPU may be overwritten on the stream that it names when this returns; if it names none, at once.
+            frame: what :meth:`prepare` gave; or u8 [H, W, 3], BGR; on the GPU of ``device``, if the engine runs there,
+                or in host memory. One on a GPU may be overwritten on the stream that it names when this returns; if it
+                names none, at once.
             size: short side of the working frame in pixels; frames are enlarged only where it says so. None is
                 the default, which never enlarges.
 
@@ -149,7 +155,9 @@ class FrameEncoder:
             raise encoded
         return encoded
 
-    def encode_each(self, frames: Sequence[FrameArray], sizes: Sequence[int | None]) -> list[Embedding | VosrtError]:
+    def encode_each(
+        self, frames: Sequence[FrameArray | WorkingFrame], sizes: Sequence[int | None]
+    ) -> list[Embedding | VosrtError]:
         """Encode frames of several videos; those of the same working size go through the engine together.
 
         Args:
@@ -162,10 +170,10 @@ class FrameEncoder:
             the frames in this run.
         """
         encoded: dict[int, Embedding | VosrtError] = {}
-        groups: dict[tuple[int, int, bool], dict[int, _Prepared]] = {}
+        groups: dict[tuple[int, int, bool], dict[int, WorkingFrame]] = {}
         for position, (frame, size) in enumerate(zip(frames, sizes, strict=True)):
             try:
-                prepared = self._prepare(frame, size)
+                prepared = frame if isinstance(frame, WorkingFrame) else self.prepare(frame, size)
             except InputError as error:
                 encoded[position] = error
             else:
@@ -181,7 +189,25 @@ class FrameEncoder:
                     encoded.update(dict.fromkeys(chosen, error))
         return [encoded[position] for position in range(len(frames))]
 
-    def _prepare(self, given: FrameArray, size: int | None) -> _Prepared:
+    def encode_with(self, frame: WorkingFrame, sequel: Sequel) -> None:
+        """Run the encoder and, behind it on the GPU, what follows it, see `vosrt.engines.base.SequelEngine`.
+
+        Raises:
+            EngineError: the engine failed.
+        """
+        assert self._there is not None
+        self._there.run_with(self.spec.input_name, frame.frame, frame.height, frame.width, sequel)
+
+    def prepare(self, given: FrameArray, size: int | None) -> WorkingFrame:
+        """Check a frame and, if it is in host memory, resize it.
+
+        Args:
+            given: as for :meth:`encode`.
+            size: likewise.
+
+        Raises:
+            InputError: the frame is no such array, or its working size is out of the encoder's range.
+        """
         started = time.perf_counter()
         frame = self._on_gpu(given) if is_on_gpu(given) else check_frame(given)
         frame_height, frame_width = frame.shape[:2]
@@ -191,7 +217,7 @@ class FrameEncoder:
         if isinstance(frame, np.ndarray):
             frame = np.ascontiguousarray(resize_bgr(frame, height, width))
         took_ms = 1e3 * (time.perf_counter() - started)
-        return _Prepared(frame, height, width, frame_height, frame_width, took_ms)
+        return WorkingFrame(frame, height, width, frame_height, frame_width, took_ms)
 
     def _on_gpu(self, given: Any) -> DeviceTensor:
         if self._there is None:
@@ -202,7 +228,7 @@ class FrameEncoder:
             )
         return check_frame_on_gpu(adopt(given), self._there.device)
 
-    def _run(self, batch: list[_Prepared]) -> Iterator[Embedding]:
+    def _run(self, batch: list[WorkingFrame]) -> Iterator[Embedding]:
         """The embeddings of frames of one working size, computed in one run."""
         started = time.perf_counter()
         height, width = batch[0].height, batch[0].width
@@ -229,7 +255,7 @@ class FrameEncoder:
     def _embedding(
         self,
         i: int,
-        prepared: _Prepared,
+        prepared: WorkingFrame,
         embeddings: F32Array | DeviceTensor,
         maps: Mapping[str, F32Array | DeviceTensor],
         encoder_ms: float,

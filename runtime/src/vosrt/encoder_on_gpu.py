@@ -9,7 +9,7 @@ import numpy as np
 
 from vosrt.cuda_library import load_cuda_library
 from vosrt.cuda_memory import CudaEvent, CudaQueue, TensorPool
-from vosrt.engines.base import DeviceEngine
+from vosrt.engines.base import DeviceEngine, Input, Sequel, SequelEngine
 from vosrt.engines.device import DEFAULT_STREAM, DeviceTensor
 from vosrt.errors import InputError, OptionError
 from vosrt.types import U8Array
@@ -59,11 +59,31 @@ class EncoderOnGpu:
             The engine's outputs, and, if there are several, the frames that it saw by the name of its input.
         """
         with self._lock:
-            queue = self._own_queue(getattr(self._engine, "stream", None))
-            batch = self._batch((len(frames), height, width, 3), queue)
-            self._bring(frames, batch, queue)
+            batch = self._gather(frames, height, width)
             outputs = {key: self._keep(tensor) for key, tensor in self._engine.run_on_device({name: batch}).items()}
             return outputs if len(outputs) == 1 else {**outputs, name: self._keep(batch)}
+
+    def run_with(self, name: str, frame: U8Array | DeviceTensor, height: int, width: int, sequel: Sequel) -> None:
+        """Run the engine on one frame, and what follows it, see `vosrt.engines.base.SequelEngine`.
+
+        Args:
+            name: of the engine's input.
+            frame: u8 [height, width, 3] in host memory, or as for :meth:`run_frames`.
+            height: of the frame that the engine sees, in pixels.
+            width: likewise.
+            sequel: takes the outputs where the engine leaves them; they are overwritten by its next run.
+        """
+        assert isinstance(self._engine, SequelEngine)
+        with self._lock:
+            given: Input = self._gather([frame], height, width) if isinstance(frame, DeviceTensor) else frame[None]
+            self._engine.run_with({name: given}, sequel)
+
+    def _gather(self, frames: list[DeviceTensor], height: int, width: int) -> DeviceTensor:
+        """Frames in one array for the engine, queued on its stream."""
+        queue = self._own_queue(getattr(self._engine, "stream", None))
+        batch = self._batch((len(frames), height, width, 3), queue)
+        self._bring(frames, batch, queue)
+        return batch
 
     def _own_queue(self, stream: int | None) -> CudaQueue:
         if self._queue is None:

@@ -32,18 +32,21 @@ _ABANDON_S = 3.0  # how long a source may take to notice that nobody reads it
 Item = TypeVar("Item")
 
 
-class Encoder(Protocol):
-    """What turns a frame into features: `vosrt.Model`."""
+class Pending(Protocol):
+    """A result that may still be on its way."""
 
-    def encode(self, frame: U8Array, size: int | None = None) -> Any:
-        """Return the embedding of u8 [H, W, 3] BGR at working size ``size`` (short side, pixels)."""
+    def result(self) -> StepResult:
+        """Wait for it."""
 
 
 class Tracker(Protocol):
     """What carries labels from frame to frame: `vosrt.Stream`."""
 
-    def step(self, frame: Any, mask: U8Array | None = None) -> StepResult:
-        """Take an embedding, with the annotation u8 [H, W] of this frame if there is one."""
+    def prepare(self, frame: U8Array) -> Any:
+        """Do for u8 [H, W, 3] BGR what can be done ahead of its turn, in another thread: encode it, mostly."""
+
+    def submit(self, frame: Any, mask: U8Array | None = None) -> Pending:
+        """Take what ``prepare`` gave, with the annotation u8 [H, W] of this frame if there is one."""
 
 
 @dataclass(frozen=True)
@@ -172,11 +175,9 @@ class Pipeline:
 
     Args:
         source: opened; it is closed at the end.
-        encoder: makes embeddings.
         tracker: makes labels; annotations are given to it in the order of the frames.
         annotations: per frame index, u8 [H, W]. Frames before the first are background, and cost nothing.
         sink: receives every result in order; it is closed at the end.
-        size: working size for the encoder, short side in pixels.
         on_result: called after each written result, in the writing thread.
     """
 
@@ -184,19 +185,15 @@ class Pipeline:
         self,
         source: FrameSource,
         *,
-        encoder: Encoder,
         tracker: Tracker,
         annotations: Mapping[int, U8Array],
         sink: FrameSink,
-        size: int | None = None,
         on_result: Callable[[SegmentedFrame], None] | None = None,
     ) -> None:
         self._source = source
-        self._encoder = encoder
         self._tracker = tracker
         self._annotations = annotations
         self._sink = sink
-        self._size = size
         self._on_result = on_result
         self._watch = _Stopwatch()
         self._errors: list[BaseException] = []
@@ -208,8 +205,8 @@ class Pipeline:
         self._frames: Channel[Frame] = Channel(
             1 if live else _FRAMES_AHEAD, (lambda frame: frame.index not in annotations) if live else None
         )
-        self._embeddings: Channel[tuple[Frame, Any]] = Channel(1 if live else _EMBEDDINGS_AHEAD)
-        self._results: Channel[SegmentedFrame] = Channel(_RESULTS_AHEAD)
+        self._prepared: Channel[tuple[Frame, Any]] = Channel(1 if live else _EMBEDDINGS_AHEAD)
+        self._results: Channel[tuple[Frame, Pending | None]] = Channel(_RESULTS_AHEAD)
 
     def run(self) -> PipelineReport:
         """Run to the end of the source.
@@ -235,7 +232,7 @@ class Pipeline:
         except KeyboardInterrupt:
             interrupted = True
             self._frames.cancel()
-            self._embeddings.cancel()
+            self._prepared.cancel()
             _wait_for(ended[1:])
             ended[0].wait(_ABANDON_S)
         return self._report(time.perf_counter() - began, interrupted)
@@ -243,7 +240,7 @@ class Pipeline:
     def _guarded(self, stage: Callable[[], None], ended: threading.Event) -> None:
         """Run one stage, keep its error, and let the neighbours and ``run`` know that it has ended."""
         position = STAGES.index(stage.__name__.lstrip("_"))
-        channels: tuple[Channel[Any], ...] = (self._frames, self._embeddings, self._results)
+        channels: tuple[Channel[Any], ...] = (self._frames, self._prepared, self._results)
         try:
             stage()
         except BaseException as error:
@@ -269,42 +266,48 @@ class Pipeline:
     def _encode(self) -> None:
         first_annotated = min(self._annotations, default=0)
         for frame in self._frames:
-            embedding = None
+            prepared = None
             if frame.index >= first_annotated:
                 began = time.perf_counter()
-                embedding = self._encoder.encode(frame.image, self._size)
+                prepared = self._tracker.prepare(frame.image)
                 self._watch.since("encode", began)
-            if not self._embeddings.send((frame, embedding)):
+            if not self._prepared.send((frame, prepared)):
                 break
 
     def _track(self) -> None:
-        for frame, embedding in self._embeddings:
-            if embedding is None:
-                result = SegmentedFrame(frame, np.zeros(frame.image.shape[:2], np.uint8), (), {})
-            else:
+        for frame, prepared in self._prepared:
+            pending = None
+            if prepared is not None:
                 began = time.perf_counter()
-                step = self._tracker.step(embedding, self._annotations.get(frame.index))
+                pending = self._tracker.submit(prepared, self._annotations.get(frame.index))
                 self._watch.since("track", began)
-                for name, milliseconds in step.timings_ms.items():
-                    self._watch.add(name, milliseconds)
-                result = SegmentedFrame(frame, step.labels, step.object_ids, step.object_confidence)
-            if not self._results.send(result):
+            if not self._results.send((frame, pending)):
                 break
 
     def _write(self) -> None:
         try:
-            for result in self._results:
+            for frame, pending in self._results:
+                result = self._segmented(frame, pending)
                 began = time.perf_counter()
                 self._sink.write(result)
                 self._watch.since("write", began)
                 self._last_s = time.perf_counter()
                 self._first_s = self._first_s or self._last_s
                 self._written += 1
-                self._last_index = result.frame.index
+                self._last_index = frame.index
                 if self._on_result is not None:
                     self._on_result(result)
         finally:
             self._sink.close()
+
+    def _segmented(self, frame: Frame, pending: Pending | None) -> SegmentedFrame:
+        """A frame with its result, waited for if a GPU is still at work on it."""
+        if pending is None:
+            return SegmentedFrame(frame, np.zeros(frame.image.shape[:2], np.uint8), (), {})
+        step = pending.result()
+        for name, milliseconds in step.timings_ms.items():
+            self._watch.add(name, milliseconds)
+        return SegmentedFrame(frame, step.labels, step.object_ids, step.object_confidence)
 
     def _report(self, wall_s: float, interrupted: bool) -> PipelineReport:
         for error in self._errors:

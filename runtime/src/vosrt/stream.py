@@ -4,25 +4,54 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vosrt.cuda_memory import CudaMemory
-from vosrt.encoder import Embedding, FrameArray, FrameEncoder, frame_size
+from vosrt.cuda_memory import CudaMemory, LabelsOnTheirWay
+from vosrt.encoder import Embedding, FrameArray, FrameEncoder, WorkingFrame, frame_size
 from vosrt.engines.device import DeviceTensor
 from vosrt.errors import InputError, MaskError, OptionError, SessionError
 from vosrt.memory import Memory, create_memory, load_session
 from vosrt.refinement import Refiner
 from vosrt.types import MAX_OBJECT_ID, F32Array, Precision, PropagationOptions, StepResult, U8Array
+from vosrt.whole_frame import WholeFrames
 
 LabelsOn = Literal["host", "gpu"]
 MaskArray = NDArray[np.integer[Any]] | NDArray[np.bool_]
 
 _NO_LABELS: U8Array = np.empty((0, 0), np.uint8)
 _NO_CONFIDENCE: F32Array = np.empty((0, 0), np.float32)
+
+
+class PendingStep:
+    """A frame that was taken; its result may still be on its way.
+
+    Args:
+        result: as far as it is known.
+        labels: are missing in it; None if none are.
+    """
+
+    def __init__(self, result: StepResult, labels: LabelsOnTheirWay | None = None) -> None:
+        self._result, self._labels = result, labels
+
+    def result(self) -> StepResult:
+        """Wait for the result; may be called in any thread.
+
+        Raises:
+            EngineError: the GPU failed.
+        """
+        if self._labels is None:
+            return self._result
+        started = time.perf_counter()
+        labels, confidence, means = self._labels.take()
+        timings_ms = {**self._result.timings_ms, "wait": 1e3 * (time.perf_counter() - started)}
+        return replace(
+            self._result, labels=labels, confidence=confidence, object_confidence=means, timings_ms=timings_ms
+        )
 
 
 class Stream:
@@ -76,6 +105,9 @@ class Stream:
         self._options = options
         self._precision = precision
         self._threads = threads
+        # A refiner's networks read the embedding on the host, between network and labels.
+        self._takes_whole_frames = device != "cpu" and encoder.takes_sequels and refiner is None
+        self._whole: WholeFrames | None = None
         self._memory: Memory | None = None
         self._shape: tuple[int, ...] = ()  # frame height and width, then the embedding's h, w, K
         self._index = -1
@@ -87,7 +119,7 @@ class Stream:
         """Tracked objects, ascending."""
         return self._memory.object_ids if self._memory else ()
 
-    def start(self, frame: FrameArray | Embedding, mask: MaskArray) -> StepResult:
+    def start(self, frame: FrameArray | WorkingFrame | Embedding, mask: MaskArray) -> StepResult:
         """Take the first frame with its objects.
 
         Args:
@@ -102,14 +134,14 @@ class Stream:
             raise InputError("the stream has begun; mark objects with step(frame, mask) or add(mask), or open another")
         return self.step(frame, mask)
 
-    def step(self, frame: FrameArray | Embedding, mask: MaskArray | None = None) -> StepResult:
+    def step(self, frame: FrameArray | WorkingFrame | Embedding, mask: MaskArray | None = None) -> StepResult:
         """Take the next frame and follow the objects into it.
 
         Frames may come before the first mask; they are background. If an object of the mask turns out to be too
         small to represent, the frame counts as taken without a mask.
 
         Args:
-            frame: u8 [H, W, 3] BGR, or its embedding.
+            frame: u8 [H, W, 3] BGR, what :meth:`prepare` made of it, or its embedding.
             mask: [H, W], objects that appear or are marked anew in this very frame.
 
         Raises:
@@ -117,13 +149,68 @@ class Stream:
             MaskError: the mask does not fit the frame, is empty, or holds an object too small to represent.
             EngineError: the encoder failed.
         """
+        return self.submit(frame, mask).result()
+
+    def prepare(self, frame: FrameArray) -> WorkingFrame | Embedding:
+        """Do for a frame what can be done ahead of its turn; may be called from several threads.
+
+        That is to encode it; or only to resize it, where the network is queued together with the memory's work.
+
+        Args:
+            frame: u8 [H, W, 3] BGR. One on a GPU stays as it is until its turn.
+
+        Raises:
+            InputError: the frame is no such array, or its working size is out of the encoder's range.
+            EngineError: the encoder failed.
+        """
+        if self._takes_whole_frames:
+            return self.encoder.prepare(frame, self.size)
+        return self.encoder.encode(frame, self.size)
+
+    def submit(self, frame: FrameArray | WorkingFrame | Embedding, mask: MaskArray | None = None) -> PendingStep:
+        """:meth:`step` that does not wait for a GPU, so that it goes on with the next frame meanwhile.
+
+        Args:
+            frame: as for :meth:`step`.
+            mask: likewise.
+
+        Raises:
+            VosrtError: as for :meth:`step`.
+        """
         marks = self.check(frame, mask)
+        if marks is None and not isinstance(frame, Embedding) and self._takes_whole_frames and self._memory is not None:
+            working = frame if isinstance(frame, WorkingFrame) else self.encoder.prepare(frame, self.size)
+            return self._submit_whole(working)
         embedding = frame if isinstance(frame, Embedding) else self.encoder.encode(frame, self.size)
-        return self.result(self.take(embedding, marks))
+        return PendingStep(self.result(self.take(embedding, marks)))
+
+    def _submit_whole(self, frame: WorkingFrame) -> PendingStep:
+        """Queue a frame that is not annotated, after the first one, which made the memory."""
+        spec, memory = self.encoder.spec, self._memory
+        assert isinstance(memory, CudaMemory)
+        self._check_shape((frame.frame_height, frame.frame_width, *spec.grid(frame.height, frame.width), spec.channels))
+        started = time.perf_counter()
+        if self._whole is None:
+            self._whole = WholeFrames(self.encoder, memory)
+        there = self._whole.queue(frame)
+        self._index += 1
+        self._annotation = None
+        on_gpu = self._labels_on == "gpu"
+        on_their_way = None if on_gpu else memory.bring_labels(there)
+        result = StepResult(
+            index=self._index,
+            labels=_NO_LABELS,
+            confidence=_NO_CONFIDENCE,
+            object_ids=memory.object_ids,
+            timings_ms={"resize": frame.resize_ms, "queue": 1e3 * (time.perf_counter() - started)},
+            labels_tensor=there.labels if on_gpu else None,
+            confidence_tensor=there.confidence if on_gpu else None,
+        )
+        return PendingStep(result, on_their_way)
 
     # The stages of a step, which `step_all` goes through for several streams side by side.
 
-    def check(self, frame: FrameArray | Embedding, mask: MaskArray | None) -> U8Array | None:
+    def check(self, frame: FrameArray | WorkingFrame | Embedding, mask: MaskArray | None) -> U8Array | None:
         """A step's first stage: the mask as u8 [H, W], before anything is done for the frame.
 
         Raises:
@@ -260,7 +347,7 @@ class Stream:
     def close(self) -> None:
         """Free the memory; the stream cannot be used afterwards."""
         self._closed = True
-        self._memory = None
+        self._memory = self._whole = None
         self._annotation = None
 
     def __enter__(self) -> Stream:
@@ -315,10 +402,13 @@ class Stream:
                 device=self._device,
             )
             self._shape = shape
+        self._check_shape(shape)
+        return self._memory
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
         if shape != self._shape:
             was, now = (f"{w} x {h} pixels (grid {gw} x {gh} x {k})" for h, w, gh, gw, k in (self._shape, shape))
             raise InputError(f"the frame size changed within the stream from {was} to {now}; open a stream per size")
-        return self._memory
 
     def _annotate(self, memory: Memory, mask: U8Array) -> None:
         memory.annotate(mask)
@@ -338,9 +428,9 @@ def _push(memory: Memory, embedding: Embedding) -> None:
         raise InputError("the embedding is on a GPU, this stream's memory is not; open the stream on device 'cuda'")
 
 
-def _frame_size(frame: FrameArray | Embedding) -> tuple[int, int]:
+def _frame_size(frame: FrameArray | WorkingFrame | Embedding) -> tuple[int, int]:
     """Rows and columns of the frame, in pixels."""
-    if isinstance(frame, Embedding):
+    if isinstance(frame, Embedding | WorkingFrame):
         return frame.frame_height, frame.frame_width
     return frame_size(frame)
 

@@ -94,7 +94,8 @@ class StepResult:
         confidence: f32 [H, W]; the winning channel's soft mask, 0 to 1.
         object_ids: ids that are tracked at this frame, ascending.
         object_confidence: per object id, the mean confidence over its pixels (0 if it has none).
-        timings_ms: milliseconds per stage (``resize``, ``encoder``, ``match``, ``upsample``).
+        timings_ms: milliseconds per stage (``resize``, ``encoder``, ``match``, ``upsample``); of a frame that a GPU
+            takes whole, the host's (``resize``, ``queue``, ``wait``).
         labels_tensor: the labels of a stream that leaves them on its GPU (``labels_on="gpu"``), whole for work that is
             queued on their stream; ``labels``, ``confidence`` and ``object_confidence`` are then empty.
         confidence_tensor: the confidence likewise.

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <new>
 #include <vector>
@@ -13,6 +14,13 @@
 
 namespace vosrt::cuda {
 namespace {
+
+emulated::Runtime host{};  // nothing in it: work is done at once
+bool hosted() { return host.submit != nullptr; }
+
+void check(int status, const char *call) {
+    if (status != 0) throw Error(VOSRT_INTERNAL, std::string("CUDA failed in ") + call + ": " + std::to_string(status));
+}
 
 int64_t setting(const char *name, int64_t otherwise) {
     const char *text = std::getenv("VOSRT_CUDA_EMULATED");
@@ -28,8 +36,12 @@ int64_t used_bytes = 0;
 
 struct Recording {
     std::vector<std::function<void()>> work;
+    int of_host = 0;
 };
-void FreeRecording::operator()(Recording *recording) const { delete recording; }
+void FreeRecording::operator()(Recording *recording) const {
+    if (recording->of_host != 0 && hosted()) host.destroy(recording->of_host);
+    delete recording;
+}
 
 namespace {
 
@@ -38,9 +50,21 @@ std::map<const void *, Recording *> &recordings() {
     return all;
 }
 
+// Pinned memory by its address, to its size.
+std::map<const char *, size_t> &pinned() {
+    static std::map<const char *, size_t> all;
+    return all;
+}
+bool is_pinned(const void *memory) {
+    const auto *at = static_cast<const char *>(memory);
+    const auto after = pinned().upper_bound(at);
+    return after != pinned().begin() && at < std::prev(after)->first + std::prev(after)->second;
+}
+
 }  // namespace
 
 void emulated::enqueue(Queue &queue, std::function<void()> work) {
+    if (hosted()) return host.submit(queue.handle(), new std::function<void()>(std::move(work)));
     const auto found = recordings().find(queue.handle());
     if (found == recordings().end())
         work();
@@ -77,23 +101,36 @@ Buffer::Buffer(int32_t device, size_t bytes, const char *what) : device_(device)
     if (static_cast<int64_t>(bytes) > free)
         throw Error(VOSRT_OUT_OF_MEMORY, std::string("CUDA failed in cudaMalloc of ") + std::to_string(bytes) + " bytes for " + what +
                                              ": out of memory (" + std::to_string(free) + " bytes are free)");
-    used_bytes += static_cast<int64_t>(bytes);
     data_ = ::operator new(bytes, std::align_val_t{256});
+    used_bytes += static_cast<int64_t>(bytes);
+    if (hosted()) check(host.allocated(data_, bytes, 0), "cudaMalloc");
     std::memset(data_, 0xff, bytes);  // memory of a GPU is not zero
 }
 
 Buffer::~Buffer() {
     if (data_ == nullptr) return;
+    if (hosted()) host.freed(data_);
     used_bytes -= static_cast<int64_t>(bytes_);
     ::operator delete(data_, std::align_val_t{256});
 }
 
-void *allocate_pinned(size_t bytes) { return ::operator new(bytes); }
-void free_pinned(void *memory) noexcept { ::operator delete(memory); }
+void *allocate_pinned(size_t bytes) {
+    void *memory = ::operator new(bytes);
+    if (hosted()) check(host.allocated(memory, bytes, 1), "cudaMallocHost");
+    pinned().emplace(static_cast<const char *>(memory), bytes);
+    return memory;
+}
+void free_pinned(void *memory) noexcept {
+    if (hosted()) host.freed(memory);
+    pinned().erase(static_cast<const char *>(memory));
+    ::operator delete(memory);
+}
 
 Event::Event(int32_t) : handle_(new char) {}
 Event::~Event() { delete static_cast<char *>(handle_); }
-void Event::wait() const {}
+void Event::wait() const {
+    if (hosted()) check(host.wait(handle_), "cudaEventSynchronize");
+}
 
 using Clock = std::chrono::steady_clock;
 
@@ -120,8 +157,18 @@ Queue::~Queue() {
 void Queue::use(void *stream) { used_ = stream == nullptr ? own_ : stream; }
 void Queue::select() const {}
 
-void Queue::upload(void *device, const void *host, size_t bytes) { copy(device, host, bytes); }
-void Queue::download(void *host, const void *device, size_t bytes) { copy(host, device, bytes); }
+// From memory that is not pinned, the bytes are taken before the call returns; into such memory, the call waits.
+void Queue::upload(void *device, const void *source, size_t bytes) {
+    if (!hosted() || is_pinned(source)) return copy(device, source, bytes);
+    const auto *from = static_cast<const char *>(source);
+    emulated::enqueue(*this, [device, staged = std::vector<char>(from, from + bytes)] {
+        std::memcpy(device, staged.data(), staged.size());
+    });
+}
+void Queue::download(void *target, const void *device, size_t bytes) {
+    copy(target, device, bytes);
+    if (hosted() && !is_pinned(target)) wait();
+}
 void Queue::copy(void *to, const void *from, size_t bytes) {
     emulated::enqueue(*this, [=] { std::memcpy(to, from, bytes); });
 }
@@ -136,21 +183,47 @@ void Queue::zero(void *device, size_t bytes) {
 }
 void Queue::wait() {
     if (capturing()) throw Error(VOSRT_INTERNAL, "CUDA failed in cudaStreamSynchronize: the stream is being captured");
+    if (hosted()) check(host.synchronise(used_), "cudaStreamSynchronize");
 }
 
-void Queue::record(const Event &) {}
-void Queue::wait_for(const Event &) {}
+void Queue::record(const Event &event) {
+    if (hosted()) check(host.record(event.handle(), used_), "cudaEventRecord");
+}
+void Queue::wait_for(const Event &event) {
+    if (hosted()) check(host.wait_for(used_, event.handle()), "cudaStreamWaitEvent");
+}
 
-bool Queue::capturing() const { return recordings().count(used_) > 0; }
-void Queue::begin_capture() { recordings()[used_] = new Recording; }
+bool Queue::capturing() const { return hosted() ? host.is_capturing(used_) != 0 : recordings().count(used_) > 0; }
+void Queue::begin_capture() {
+    if (hosted()) return check(host.begin_capture(used_), "cudaStreamBeginCapture");
+    recordings()[used_] = new Recording;
+}
 Graph Queue::end_capture() {
+    if (hosted()) {
+        Graph graph(new Recording);
+        graph->of_host = host.end_capture(used_);
+        check(graph->of_host == 0, "cudaStreamEndCapture");
+        return graph;
+    }
     Graph graph(recordings().at(used_));
     recordings().erase(used_);
     return graph;
 }
-void Queue::drop_capture() noexcept { end_capture(); }
+void Queue::drop_capture() noexcept {
+    try {
+        end_capture();
+    } catch (const Error &) {  // what was recorded is of no use
+    }
+}
 void Queue::launch(const Graph &graph) {
+    if (hosted()) return check(host.launch(graph->of_host, used_), "cudaGraphLaunch");
     for (const auto &work : graph->work) work();
 }
 
 }  // namespace vosrt::cuda
+
+void vosrt_cuda_emulated_use(const vosrt::cuda::emulated::Runtime *runtime) {
+    vosrt::cuda::host = runtime == nullptr ? vosrt::cuda::emulated::Runtime{} : *runtime;
+}
+void vosrt_cuda_emulated_run(void *work) { (*static_cast<std::function<void()> *>(work))(); }
+void vosrt_cuda_emulated_forget(void *work) { delete static_cast<std::function<void()> *>(work); }

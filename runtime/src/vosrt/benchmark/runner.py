@@ -19,7 +19,19 @@ from vosrt.benchmark.cases import AUTO, Case
 from vosrt.benchmark.worker import Turn, Worker, WorkerFailedError
 
 # Stages in the order of a frame; others that a model reports come before "write".
-STAGES = ("decode", "resize", "upload", "encoder", "match", "read-out", "refinement", "upsample", "write")
+STAGES = (
+    "decode",
+    "resize",
+    "upload",
+    "encoder",
+    "match",
+    "read-out",
+    "refinement",
+    "upsample",
+    "queue",
+    "wait",
+    "write",
+)
 _PERCENTILES = (50, 95, 99)
 
 

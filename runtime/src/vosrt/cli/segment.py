@@ -151,11 +151,9 @@ def _run(
     ):
         report = Pipeline(
             source,
-            encoder=model,
             tracker=stream,
             annotations=annotations.masks,
             sink=results,
-            size=request.size,
             on_result=progress.advance,
         ).run()
     return report, results.started

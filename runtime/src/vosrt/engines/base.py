@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -58,6 +58,40 @@ class DeviceEngine(Engine, Protocol):
         Args:
             inputs: in host memory, or in the memory that outputs are left in. Those are whole for work that is queued
                 on the stream that outputs name, or whole already where they name none.
+
+        Raises:
+            EngineError: the back end failed; the message carries its own words.
+        """
+
+
+class Sequel(Protocol):
+    """What follows a network on its stream, for one video after one frame."""
+
+    @property
+    def kind(self) -> Hashable:
+        """A recording of it fits as long as this is the same."""
+
+    @property
+    def recordings(self) -> Any:
+        """Where recordings of it are kept, with the network: an `vosrt.engines.cuda.Recordings`."""
+
+    def queue(self, outputs: Mapping[str, DeviceTensor]) -> None:
+        """Queue it behind the network whose outputs these are, or, while the stream is recorded, have it recorded."""
+
+    def launched(self) -> None:
+        """A recording of it was queued."""
+
+
+@runtime_checkable
+class SequelEngine(DeviceEngine, Protocol):
+    """A device engine that can record its network and what follows it as one CUDA graph."""
+
+    def run_with(self, inputs: Mapping[str, Input], sequel: Sequel) -> None:
+        """Run the graph and what follows it; one launch does both once they came twice as they are.
+
+        Args:
+            inputs: as for ``run_on_device``.
+            sequel: is queued on the stream that outputs are written on.
 
         Raises:
             EngineError: the back end failed; the message carries its own words.

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import logging
 import weakref
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vosrt.errors import EngineError, MissingExtraError
+from vosrt.errors import EngineError, MissingExtraError, VosrtError
+
+logger = logging.getLogger(__name__)
+
+_MOST_RECORDED = 8  # kinds of work: two sets of labels, and what comes when objects change
 
 
 class Cuda:
@@ -142,6 +150,84 @@ class Graph:
     def launch(self, stream: Stream) -> None:
         """Queue it once more."""
         self._cuda.call("cudaGraphLaunch", self._runnable, stream.handle)
+
+
+Recordings: TypeAlias = OrderedDict[Hashable, "Graph | None"]
+"""Graphs by what they were recorded for, the last used one at the end; None: done once, not recorded."""
+
+
+class Recorder:
+    """Records work that comes again and again as CUDA graphs.
+
+    Where something cannot be recorded (some networks cannot), it is done as if nobody had tried, a warning is logged,
+    and this recorder records nothing more.
+
+    Args:
+        name: of whose work it is, for the warning.
+
+    Attributes:
+        refused: why nothing more is recorded; None as long as everything was.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.refused: str | None = None
+
+    def run(self, stream: Stream, recordings: Recordings, kind: Hashable, work: Callable[[], None]) -> bool:
+        """Do work on a stream the first time, record it the second time, and from then on launch the recording.
+
+        Args:
+            stream: what the work is queued on.
+            recordings: of the caller. It clears them when they no longer fit; beyond eight kinds, what was not used
+                for longest is forgotten.
+            kind: a recording fits as long as this is the same.
+            work: queues it.
+
+        Returns:
+            Whether a recording was launched: ``work`` itself was then not done, but recorded now or earlier.
+        """
+        if self.refused is None and kind in recordings:
+            recordings.move_to_end(kind)
+            graph = recordings[kind]
+            if graph is None:
+                graph, why = self._record(stream, work)
+                if graph is None:
+                    work()  # if this fails too, the work is to blame and not its recording
+                    self._refuse(why, recordings)
+                    return False
+                recordings[kind] = graph
+            graph.launch(stream)
+            return True
+        work()
+        if self.refused is None:
+            recordings[kind] = None
+            if len(recordings) > _MOST_RECORDED:
+                recordings.popitem(last=False)
+        return False
+
+    @staticmethod
+    def _record(stream: Stream, work: Callable[[], None]) -> tuple[Graph | None, str]:
+        """A graph, or why there is none."""
+        stream.begin_capture()
+        try:
+            work()
+        except BaseException as error:
+            with suppress(EngineError):  # the stream must not stay in capture
+                stream.end_capture()
+            if isinstance(error, VosrtError):
+                return None, str(error)
+            raise
+        try:
+            return stream.end_capture(), ""
+        except EngineError as error:
+            return None, str(error)
+
+    def _refuse(self, why: str, recordings: Recordings) -> None:
+        recordings.clear()
+        self.refused = why
+        logger.warning(
+            "%s cannot be recorded as a CUDA graph, so its work is queued piece by piece: %s", self._name, why
+        )
 
 
 class DeviceArray:

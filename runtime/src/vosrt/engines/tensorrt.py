@@ -6,7 +6,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vosrt.bundle import file_sha256
-from vosrt.engines.base import EngineInfo, Input
-from vosrt.engines.cuda import Cuda, DeviceArray, Event, Graph, Stream
+from vosrt.engines.base import EngineInfo, Input, Sequel
+from vosrt.engines.cuda import Cuda, DeviceArray, Event, Recorder, Recordings, Stream
 from vosrt.engines.device import DeviceTensor
 from vosrt.engines.nvidia import Gpu, find_gpu
 from vosrt.engines.static_shape import BATCH_AXIS, Axes, Sizes, StaticShapeEngine, one_line
@@ -78,8 +77,9 @@ class TensorRtEngine(StaticShapeEngine):
         flavour: which TensorRT.
         precisions: acceptable ones, best first.
         reason: for :class:`EngineInfo`.
-        cuda_graph: record the work of a size once and repeat it with one call; None is what the environment variable
-            ``VOSRT_CUDA_GRAPH`` says (``1`` or ``0``, which is the default).
+        cuda_graph: record the work of a size once and repeat it with one call, with what follows it where
+            :meth:`run_with` is told; None is what the environment variable ``VOSRT_CUDA_GRAPH`` says (``1``, which is
+            the default, or ``0``). What cannot be recorded is queued piece by piece, after a warning.
 
     Raises:
         MissingExtraError: TensorRT or the CUDA bindings are not installed.
@@ -111,6 +111,7 @@ class TensorRtEngine(StaticShapeEngine):
         self._stream, self._uploads = self._cuda.create_stream(), self._cuda.create_stream()
         self._queue = threading.Lock()  # of the stream: one run at a time
         self._engine = self._deserialise(plan)
+        self._recorder = Recorder(f"the network of {self._record.stem}")
 
     @property
     def record(self) -> EngineRecord:
@@ -143,20 +144,23 @@ class TensorRtEngine(StaticShapeEngine):
         Raises:
             EngineError: no profile takes these shapes, or TensorRT failed.
         """
-        session = self._session_for(self._sizes(inputs))
+        session: _Session = self._session_for(self._sizes(inputs))
         with self._queue:
             session.enqueue(inputs)
-            return {
-                name: DeviceTensor(
-                    pointer=array.pointer,
-                    shape=array.shape,
-                    dtype=array.dtype,
-                    device="cuda",
-                    owner=(session, self._stream),
-                    stream=self._stream.handle,
-                )
-                for name, array in session.outputs.items()
-            }
+            return session.tensors()
+
+    def run_with(self, inputs: Mapping[str, Input], sequel: Sequel) -> None:
+        """Run the graph and, behind it, what follows it; both are one CUDA graph from the second time on.
+
+        Inputs are queued plainly, so that those from the host may come in through two landings by turns. TensorRT-RTX
+        says itself whether it can be recorded; if not, it keeps the graphs that it records by itself.
+
+        Raises:
+            EngineError: no profile takes these shapes, or TensorRT or what follows failed.
+        """
+        session = self._session_for(self._sizes(inputs))
+        with self._queue:
+            session.enqueue(inputs, sequel)
 
     def _create_session(self, sizes: Sizes) -> _Session:
         size_of = dict(sizes)
@@ -195,9 +199,15 @@ class TensorRtEngine(StaticShapeEngine):
             for name, array in {**inputs, **outputs}.items():
                 if not context.set_tensor_address(name, array.pointer):
                     raise self._failure(f"refuses the address of {name!r}")
-            capture = self._cuda_graph and self._flavour is not TENSORRT_RTX
-            submit = self._submitter(context)
-            return _Session(self._cuda, self._stream, self._uploads, submit, inputs, outputs, capture=capture)
+            network = _Network(self._submitter(context), self._recorder, *self._recordable(context))
+            return _Session(self._cuda, self._stream, self._uploads, network, inputs, outputs)
+
+    def _recordable(self, context: Any) -> tuple[bool, bool]:
+        """Whether to record the network alone, and with a sequel; TensorRT-RTX records itself alone."""
+        if self._flavour is not TENSORRT_RTX:
+            return self._cuda_graph, self._cuda_graph
+        asked = getattr(context, "is_stream_capturable", None)  # from 1.2 on
+        return False, self._cuda_graph and asked is not None and bool(asked(self._stream.handle))
 
     def _command(self, sizes: Sequence[Profile | str], batch: int) -> str:
         """What builds an engine for these sizes."""
@@ -297,6 +307,43 @@ class _Results:
             self.lock.release()
 
 
+@dataclass(frozen=True)
+class _Network:
+    """A network that is queued on a stream, alone or with what follows it.
+
+    The first time, TensorRT prepares itself; the second time it may be recorded.
+
+    Attributes:
+        submit: queues it.
+        recorder: of CUDA graphs.
+        alone: record it alone.
+        together: record it with what follows.
+    """
+
+    submit: Callable[[], None]
+    recorder: Recorder
+    alone: bool
+    together: bool
+
+    def run_alone(self, stream: Stream, recordings: Recordings) -> None:
+        if self.alone:
+            self.recorder.run(stream, recordings, None, self.submit)
+        else:
+            self.submit()
+
+    def run_with(
+        self, stream: Stream, sequel: Sequel, identity: object, outputs: Callable[[], dict[str, DeviceTensor]]
+    ) -> None:
+        def both() -> None:
+            self.submit()
+            sequel.queue(outputs())
+
+        if not self.together:
+            both()
+        elif self.recorder.run(stream, sequel.recordings, (identity, sequel.kind), both):
+            sequel.launched()
+
+
 class _Session:
     """Buffers of one frame size, and the work on them.
 
@@ -307,10 +354,9 @@ class _Session:
         cuda: where the buffers come from.
         stream: what the network is queued on.
         uploads: what uploads are queued on.
-        submit: queues the network itself.
+        network: what is queued between inputs and outputs.
         inputs: by name.
         outputs: by name.
-        capture: from the second run on, repeat one recording of the network.
     """
 
     def __init__(
@@ -318,22 +364,35 @@ class _Session:
         cuda: Cuda,
         stream: Stream,
         uploads: Stream,
-        submit: Callable[[], None],
+        network: _Network,
         inputs: dict[str, DeviceArray],
         outputs: dict[str, DeviceArray],
-        *,
-        capture: bool,
     ) -> None:
-        self._cuda, self._stream, self._uploads, self._submit = cuda, stream, uploads, submit
-        self._inputs, self._capture = inputs, capture
+        self._cuda, self._stream, self._uploads, self._network = cuda, stream, uploads, network
+        self._inputs = inputs
         self._landings = tuple(self._landing() for _ in range(2))
         self.outputs = outputs
         self._results: tuple[_Results, ...] = ()  # made by the first run whose outputs come to the host
         self._runs = 0
-        self._graph: Graph | None = None
+        self._recordings = Recordings()  # of the network alone
+        self._identity = object()  # of these buffers: a recording with others' does not fit
 
-    def enqueue(self, inputs: Mapping[str, Input]) -> None:
-        """Queue the inputs' way to the network, and the network."""
+    def tensors(self) -> dict[str, DeviceTensor]:
+        """The outputs, for whoever queues work on them."""
+        return {
+            name: DeviceTensor(
+                pointer=array.pointer,
+                shape=array.shape,
+                dtype=array.dtype,
+                device="cuda",
+                owner=(self, self._stream),
+                stream=self._stream.handle,
+            )
+            for name, array in self.outputs.items()
+        }
+
+    def enqueue(self, inputs: Mapping[str, Input], sequel: Sequel | None = None) -> None:
+        """Queue the inputs' way to the network, the network, and what follows it."""
         for name, array in self._inputs.items():
             if inputs[name].dtype != array.dtype:
                 raise EngineError(f"{name!r} is {inputs[name].dtype}; expected {array.dtype}")
@@ -343,12 +402,10 @@ class _Session:
         for name, each in inputs.items():
             if isinstance(each, DeviceTensor):
                 self._stream.copy(each.pointer, self._inputs[name])
-        if self._capture and self._runs == 1:  # not the first: TensorRT prepares itself then
-            self._graph = self._record()
-        if self._graph is None:
-            self._submit()
+        if sequel is None:
+            self._network.run_alone(self._stream, self._recordings)
         else:
-            self._graph.launch(self._stream)
+            self._network.run_with(self._stream, sequel, self._identity, self.tensors)
         self._runs += 1
 
     def download(self) -> _Results:
@@ -393,16 +450,6 @@ class _Session:
         arrays = {name: self._cuda.pinned_array(array.shape, array.dtype) for name, array in self.outputs.items()}
         return _Results(arrays, self._cuda.create_event(), threading.Lock())
 
-    def _record(self) -> Graph:
-        self._stream.begin_capture()
-        try:
-            self._submit()
-        except BaseException:
-            with suppress(EngineError):  # the stream must not stay in capture; the first failure is the one to tell
-                self._stream.end_capture()
-            raise
-        return self._stream.end_capture()
-
 
 @cache
 def _log(trt: ModuleType) -> Any:
@@ -425,7 +472,7 @@ def _log(trt: ModuleType) -> Any:
 
 
 def _cuda_graph_wanted() -> bool:
-    value = os.environ.get(CUDA_GRAPH_VARIABLE, "0")
+    value = os.environ.get(CUDA_GRAPH_VARIABLE, "1")
     if value not in ("0", "1"):
         raise OptionError(f"{CUDA_GRAPH_VARIABLE} is {value!r}; expected 1 or 0")
     return value == "1"

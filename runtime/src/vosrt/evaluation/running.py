@@ -218,11 +218,9 @@ class _Worker:
         with model.stream(size=self.request.size, options=self._options) as stream:
             report = Pipeline(
                 _Stoppable(source, self.stop),
-                encoder=model,
                 tracker=stream,
                 annotations=starts,
                 sink=_WantedMasks(part, sequence, dataset),
-                size=self.request.size,
                 on_result=self._on_frame,
             ).run()
         if report.error is not None:
