@@ -41,6 +41,16 @@ vosrt::FrameTask task_of(const vosrt_cuda_frame *given, bool whole) {
     return {frame.embedding, frame.height, frame.width, frame.labels, frame.confidence, frame.totals};
 }
 
+vosrt::cuda::SoftView view_of(const float *planes, int32_t height, int32_t width, const char *name) {
+    require(planes, name);
+    vosrt::check_image(height, width, width, 1);
+    return vosrt::cuda::view_of_planes({height, width}, planes);
+}
+
+vosrt::cuda::Planes planes_of(float *planes, int32_t height, int32_t width) {
+    return {view_of(planes, height, width, "planes").grid, planes};
+}
+
 }  // namespace
 
 extern "C" {
@@ -253,6 +263,38 @@ vosrt_status vosrt_cuda_memory_values(vosrt_memory *memory, int32_t reference, c
         require(recent, "recent");
         require(out, "out");
         memory->memory.values(reference, at_reference, recent, slots, channels, out);
+    });
+}
+
+vosrt_status vosrt_cuda_memory_planes(vosrt_memory *memory, float *planes, int32_t height, int32_t width) {
+    return guarded([&] {
+        require(memory, "memory");
+        memory->memory.draw(planes_of(planes, height, width));
+    });
+}
+
+vosrt_status vosrt_cuda_memory_refine(vosrt_memory *memory, const float *logits, int32_t logits_height, int32_t logits_width,
+                                      int32_t residual, float *planes, int32_t height, int32_t width) {
+    return guarded([&] {
+        require(memory, "memory");
+        memory->memory.refine(view_of(logits, logits_height, logits_width, "logits"), residual != 0,
+                              planes_of(planes, height, width));
+    });
+}
+
+vosrt_status vosrt_cuda_memory_set_planes(vosrt_memory *memory, const float *planes, int32_t height, int32_t width) {
+    return guarded([&] {
+        require(memory, "memory");
+        memory->memory.keep(view_of(planes, height, width, "planes"));
+    });
+}
+
+vosrt_status vosrt_cuda_memory_label_planes(vosrt_memory *memory, const float *planes, int32_t height, int32_t width,
+                                            const vosrt_cuda_frame *frame) {
+    return guarded([&] {
+        require(memory, "memory");
+        memory->memory.queue().select();
+        memory->memory.label_pixels(task_of(frame, false), view_of(planes, height, width, "planes"));
     });
 }
 

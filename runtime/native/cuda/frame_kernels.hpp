@@ -1,4 +1,5 @@
-// The kernels around match, one function each: what a frame becomes, what is read out of its lists, what its labels are.
+// The kernels around match, one function each: what a frame becomes, what is read out of its lists (mask_kernels.hpp: masks
+// at the size of pixels).
 // `Thread` as in match_tile.hpp; threads() is the number of threads of a block. Loops have strides so that any grid fits.
 #pragma once
 
@@ -286,61 +287,7 @@ VOSRT_KERNEL void release_channel(Thread &t, float *soft, int32_t cells, int32_t
     }
 }
 
-// ---- pixels ------------------------------------------------------------------------------------------------
-
-constexpr float kConfidenceUnit = 1 << 20;  // sums of confidence are integers, so that their order does not matter
-
-struct LabelParams {
-    Grid grid;
-    int32_t context, capacity, height, width, count;
-    const int64_t *now;
-    const float *ring_soft;
-    const int32_t *channels;  // [count] in tie-breaking order
-    const uint8_t *ids;       // [count]
-    uint8_t *labels;          // [height, width]
-    float *confidence;        // [height, width] or nullptr
-    uint64_t *totals;         // [256][2]: sum of confidence in units of 1 / kConfidenceUnit, and pixels, per label; or nullptr
-};
-
-// Bilinear, corners aligned; the largest channel wins, the first of equals.
-template <class Thread>
-VOSRT_KERNEL void label_pixels(Thread &t, const LabelParams &p) {
-    auto *sums = reinterpret_cast<uint64_t *>(t.shared());
-    if (p.totals != nullptr) {
-        for (int32_t i = t.thread(); i < 512; i += t.threads()) sums[i] = 0;
-        t.sync();
-    }
-    const float *soft = p.ring_soft + static_cast<size_t>(ring_slot(*p.now, p.context)) * p.grid.cells() * p.capacity;
-    const int32_t pixels = p.height * p.width;
-    for (int32_t i = t.block() * t.threads() + t.thread(); i < pixels; i += t.blocks() * t.threads()) {
-        const Tap y = aligned_tap(i / p.width, p.grid.height, p.height), x = aligned_tap(i % p.width, p.grid.width, p.width);
-        const float *above = soft + static_cast<size_t>(y.first) * p.grid.width * p.capacity;
-        const float *below = soft + static_cast<size_t>(y.second) * p.grid.width * p.capacity;
-        const int32_t left = x.first * p.capacity, right = x.second * p.capacity;
-        float best = 0.0f;
-        int32_t winner = 0;
-        for (int32_t n = 0; n < p.count; ++n) {
-            const int32_t c = p.channels[n];
-            const float value = (1 - y.weight) * ((1 - x.weight) * above[left + c] + x.weight * above[right + c]) +
-                                y.weight * ((1 - x.weight) * below[left + c] + x.weight * below[right + c]);
-            if (n == 0 || value > best) {
-                best = value;
-                winner = n;
-            }
-        }
-        p.labels[i] = p.ids[winner];
-        if (p.confidence != nullptr) p.confidence[i] = best;
-        if (p.totals != nullptr) {
-            t.add(sums + 2 * p.ids[winner], static_cast<uint64_t>(best * kConfidenceUnit));
-            t.add(sums + 2 * p.ids[winner] + 1, 1);
-        }
-    }
-    if (p.totals != nullptr) {
-        t.sync();
-        for (int32_t i = t.thread(); i < 512; i += t.threads())
-            if (sums[i] != 0) t.add(p.totals + i, sums[i]);
-    }
-}
+// ---- frames ------------------------------------------------------------------------------------------------
 
 struct ResizeParams {
     const uint8_t *source;  // u8 [source_height, source_width, 3], rows of source_stride bytes

@@ -97,7 +97,14 @@ VOSRT_BOTH inline Tap aligned_tap(int32_t i, int32_t inputs, int32_t outputs) {
     return {first, smaller(first + 1, inputs - 1), position - static_cast<float>(first)};
 }
 
-// The same with pixel centres at half-integers and 11-bit weights. As HalfPixelAxis in src/resample.cpp.
+// The same where cell c lies on output c * stride; outputs behind the last cell have what it has.
+VOSRT_BOTH inline Tap strided_tap(int32_t i, int32_t inputs, int32_t stride) {
+    const int32_t first = smaller(i / stride, inputs - 1);
+    const float weight = first == inputs - 1 ? 0.0f : static_cast<float>(i % stride) / static_cast<float>(stride);
+    return {first, smaller(first + 1, inputs - 1), weight};
+}
+
+// As aligned_tap with pixel centres at half-integers and 11-bit weights. As HalfPixelAxis in src/resample.cpp.
 constexpr int32_t kWeightBits = 11;
 struct IntegerTap {
     int32_t first, second, weight;

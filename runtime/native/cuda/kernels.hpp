@@ -3,6 +3,7 @@
 
 #include "device.hpp"
 #include "frame_kernels.hpp"
+#include "mask_kernels.hpp"
 #include "match_tile.hpp"
 
 namespace vosrt::cuda {
@@ -31,6 +32,9 @@ void launch_read_out(Queue &queue, const ReadOutParams &params);
 void launch_values(Queue &queue, const ValuesParams &params);
 void launch_clear(Queue &queue, const int64_t *now, int32_t context, int32_t cells, int32_t capacity, float *ring_soft);
 void launch_release(Queue &queue, float *soft, int32_t cells, int32_t capacity, int32_t channel);
+void launch_draw(Queue &queue, const NewestMasks &masks, const Planes &out);
+void launch_refine(Queue &queue, const RefineParams &params);
+void launch_keep(Queue &queue, const NewestMasks &masks, const SoftView &planes);
 void launch_labels(Queue &queue, const LabelParams &params);
 void launch_resize(Queue &queue, const ResizeParams &params);
 

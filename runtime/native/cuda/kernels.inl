@@ -86,6 +86,35 @@ struct ReleaseKernel {
     }
 };
 
+struct DrawKernel {
+    static constexpr int32_t kThreads = 256;
+    NewestMasks masks;
+    Planes out;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        draw_planes(t, masks, out);
+    }
+};
+
+struct RefineKernel {
+    static constexpr int32_t kThreads = 256;
+    RefineParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        refine_pixels(t, params);
+    }
+};
+
+struct KeepKernel {
+    static constexpr int32_t kThreads = 256;
+    NewestMasks masks;
+    SoftView planes;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        keep_planes(t, masks, planes);
+    }
+};
+
 struct LabelKernel {
     static constexpr int32_t kThreads = 256;
     LabelParams params;
@@ -174,9 +203,21 @@ void launch_release(Queue &queue, float *soft, int32_t cells, int32_t capacity, 
     launch(queue, ReleaseKernel{soft, cells, capacity, channel}, ceil_divide(cells, ReleaseKernel::kThreads), 1, 0);
 }
 
+void launch_draw(Queue &queue, const NewestMasks &masks, const Planes &out) {
+    launch(queue, DrawKernel{masks, out}, ceil_divide(out.size.cells(), DrawKernel::kThreads), 1, 0);
+}
+
+void launch_refine(Queue &queue, const RefineParams &params) {
+    launch(queue, RefineKernel{params}, ceil_divide(params.out.size.cells(), RefineKernel::kThreads), 1, 0);
+}
+
+void launch_keep(Queue &queue, const NewestMasks &masks, const SoftView &planes) {
+    launch(queue, KeepKernel{masks, planes}, ceil_divide(masks.grid.cells(), KeepKernel::kThreads), 1, 0);
+}
+
 void launch_labels(Queue &queue, const LabelParams &params) {
     constexpr int32_t kMostBlocks = 1024;  // each adds its totals up before it writes them
-    const int32_t blocks = smaller(kMostBlocks, ceil_divide(params.height * params.width, LabelKernel::kThreads));
+    const int32_t blocks = smaller(kMostBlocks, ceil_divide(params.size.cells(), LabelKernel::kThreads));
     launch(queue, LabelKernel{params}, blocks, 1, params.totals == nullptr ? 0 : 512 * sizeof(uint64_t));
 }
 

@@ -283,6 +283,29 @@ void Memory::values(int32_t reference, const float *at_reference, const float *r
                                  .out = out});
 }
 
+void Memory::draw(const cuda::Planes &out) {
+    require_frame("reading soft masks");
+    queue_.select();
+    cuda::launch_draw(queue_, newest_masks(), out);
+}
+
+void Memory::refine(const cuda::SoftView &logits, bool residual, const cuda::Planes &out) {
+    require_frame("refining");
+    const int32_t height = cuda::ceil_divide(out.size.height, cuda::kStride), width = cuda::ceil_divide(out.size.width, cuda::kStride);
+    if (residual && (logits.grid.height != height || logits.grid.width != width))
+        invalid("logits are " + std::to_string(logits.grid.height) + " x " + std::to_string(logits.grid.width) +
+                "; a residual decoder's for frames of " + std::to_string(out.size.height) + " x " +
+                std::to_string(out.size.width) + " are " + std::to_string(height) + " x " + std::to_string(width));
+    queue_.select();
+    cuda::launch_refine(queue_, {.coarse = newest_masks(), .logits = logits, .residual = residual, .out = out});
+}
+
+void Memory::keep(const cuda::SoftView &planes) {
+    require_frame("setting soft masks");
+    queue_.select();
+    cuda::launch_keep(queue_, newest_masks(), planes);
+}
+
 // ---- objects -------------------------------------------------------------------------------------------
 
 void Memory::reserve_work(size_t references) {
@@ -359,6 +382,16 @@ void Memory::update_order() {
 float *Memory::newest_soft() const {
     const auto slot = static_cast<size_t>(cuda::ring_slot(frames_ - 1, options_.context));
     return ring_soft_.data<float>() + slot * cells() * capacity_;
+}
+
+cuda::NewestMasks Memory::newest_masks() const {
+    return {.grid = grid_,
+            .context = options_.context,
+            .capacity = static_cast<int32_t>(capacity_),
+            .count = static_cast<int32_t>(order_ids_.size()),
+            .now = now_.data<int64_t>(),
+            .ring_soft = ring_soft_.data<float>(),
+            .channels = channels_.data<int32_t>()};
 }
 
 std::vector<float> Memory::download_soft() const {
@@ -476,18 +509,12 @@ void Memory::reserve_pixels(int32_t height, int32_t width) {
     labels_ = std::move(labels);  // what is looked at above, last
 }
 
-void Memory::label_pixels(const FrameTask &task) {
+void Memory::label_pixels(const FrameTask &task, const cuda::SoftView &planes) {
     require_frame("labelling");
     if (task.totals != nullptr) queue_.zero(task.totals, 512 * sizeof(uint64_t));
-    cuda::launch_labels(queue_, {.grid = grid_,
-                                 .context = options_.context,
-                                 .capacity = static_cast<int32_t>(capacity_),
-                                 .height = task.height,
-                                 .width = task.width,
-                                 .count = static_cast<int32_t>(order_ids_.size()),
-                                 .now = now_.data<int64_t>(),
-                                 .ring_soft = ring_soft_.data<float>(),
-                                 .channels = channels_.data<int32_t>(),
+    cuda::launch_labels(queue_, {.masks = newest_masks(),
+                                 .planes = planes,
+                                 .size = {task.height, task.width},
                                  .ids = ids_.data<uint8_t>(),
                                  .labels = task.labels,
                                  .confidence = task.confidence,

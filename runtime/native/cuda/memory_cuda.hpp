@@ -58,7 +58,14 @@ class Memory {
     void time_frame(const FrameTask &task, float *ms);
     // A host's own recording of frame() was launched.
     void repeated();
-    void label_pixels(const FrameTask &task);
+    void label_pixels(const FrameTask &task) { label_pixels(task, {}); }
+    // Labels of planes [1 + objects] in place of the newest frame's soft masks, if they have values.
+    void label_pixels(const FrameTask &task, const cuda::SoftView &planes);
+    // The newest frame's soft masks as planes [1 + objects] of any size; refined by a decoder's logits, a plane per
+    // object; and planes as its soft masks. See mask_kernels.hpp.
+    void draw(const cuda::Planes &out);
+    void refine(const cuda::SoftView &logits, bool residual, const cuda::Planes &out);
+    void keep(const cuda::SoftView &planes);
     // V_q of the objects of a reference, counted from the oldest: see cuda::ValuesParams.
     void values(int32_t reference, const float *at_reference, const float *recent, int32_t slots, int32_t channels,
                 float *out);
@@ -96,6 +103,7 @@ class Memory {
     void forget_recordings() { recorded_.clear(); }
     cuda::PlanOptions plan_options(size_t references) const;
     float *newest_soft() const;
+    cuda::NewestMasks newest_masks() const;
     std::vector<float> download_soft() const;
     void upload_soft(const std::vector<float> &soft);
     cuda::Buffer buffer(size_t bytes, const char *what) const { return {options_.device, bytes, what}; }

@@ -232,6 +232,75 @@ void check_recorded_frames() {
     vosrt_cuda_queue_destroy(queue);
 }
 
+// Masks as planes: drawn at any size, taken back, labelled, and refined by logits that say nothing or all there is to say.
+// tests/parity/test_cuda_refinement.py compares the arithmetic with the NumPy reference.
+void check_planes() {
+    constexpr int kHeight = 9, kWidth = 12, kCells = kHeight * kWidth, kPixels = kOutHeight * kOutWidth, kIds = 6;
+    vosrt_memory_options options{};
+    options.struct_size = sizeof options;
+    options.height = kHeight, options.width = kWidth, options.channels = 32, options.context = 2;
+    vosrt_memory *memory = nullptr;
+    vosrt_cuda_queue *queue = nullptr;
+    CHECK(vosrt_memory_create(&options, &memory) == VOSRT_OK && vosrt_cuda_queue_create(0, &queue) == VOSRT_OK);
+    DeviceArray<float> planes((1 + kIds) * kPixels), confidence(kPixels), logits(kIds * 10 * 11);
+    DeviceArray<uint8_t> labels(kPixels);
+    CHECK(vosrt_cuda_memory_planes(memory, planes.data(), kHeight, kWidth) == VOSRT_INVALID_ARGUMENT);
+    std::mt19937 random(3);
+    const auto base = random_embedding(random, kCells, 32);
+    std::vector<uint8_t> mask(kCells);
+    for (int cell = 0; cell < kCells; ++cell) mask[cell] = static_cast<uint8_t>(cell / 8 % 7 * 2);
+    vosrt_cuda_frame frame{};
+    frame.struct_size = sizeof frame;
+    frame.height = kOutHeight, frame.width = kOutWidth;
+    frame.labels = labels.data(), frame.confidence = confidence.data();
+    const auto soft_masks = [&] {
+        std::vector<float> soft(kCells * (1 + kIds));
+        CHECK(vosrt_memory_soft_masks(memory, soft.data()) == VOSRT_OK);
+        return soft;
+    };
+    const auto say = [&](float background, float first) {
+        std::vector<float> values(kIds * 10 * 11, background);
+        std::fill_n(values.begin(), 10 * 11, first);
+        CHECK(vosrt_cuda_queue_upload(queue, logits.data(), values.data(), values.size() * sizeof(float)) == VOSRT_OK);
+    };
+    int64_t steady = 0;
+    for (int t = 0; t < 5; ++t) {
+        CHECK(vosrt_memory_push(memory, random_embedding(random, kCells, 32, &base).data()) == VOSRT_OK);
+        if (t == 0) CHECK(vosrt_memory_annotate(memory, mask.data(), kHeight, kWidth, kWidth) == VOSRT_OK);
+        if (t == 2) steady = free_bytes();
+        // At the grid's size: there and back, and a transposition.
+        const auto soft = soft_masks();
+        CHECK(vosrt_cuda_memory_planes(memory, planes.data(), kHeight, kWidth) == VOSRT_OK);
+        const auto drawn = planes.host(queue, (1 + kIds) * kCells);
+        for (int cell = 0; cell < kCells; ++cell)
+            for (int n = 0; n <= kIds; ++n) CHECK(drawn[n * kCells + cell] == soft[cell * (1 + kIds) + n]);
+        CHECK(vosrt_cuda_memory_set_planes(memory, planes.data(), kHeight, kWidth) == VOSRT_OK);
+        CHECK(soft_masks() == soft);
+        // At another size: labels as those of the memory.
+        std::vector<uint8_t> expected(kPixels);
+        std::vector<float> expected_confidence(kPixels);
+        CHECK(vosrt_memory_labels(memory, kOutHeight, kOutWidth, expected.data(), expected_confidence.data()) == VOSRT_OK);
+        CHECK(vosrt_cuda_memory_planes(memory, planes.data(), kOutHeight, kOutWidth) == VOSRT_OK);
+        CHECK(vosrt_cuda_memory_label_planes(memory, planes.data(), kOutHeight, kOutWidth, &frame) == VOSRT_OK);
+        CHECK(labels.host(queue, kPixels) == expected && confidence.host(queue, kPixels) == expected_confidence);
+        say(0, 30);
+        CHECK(vosrt_cuda_memory_refine(memory, logits.data(), 10, 11, 1, planes.data(), kOutHeight, kOutWidth) == VOSRT_OK);
+        CHECK(vosrt_cuda_memory_label_planes(memory, planes.data(), kOutHeight, kOutWidth, &frame) == VOSRT_OK);
+        CHECK(labels.host(queue, kPixels) == std::vector<uint8_t>(kPixels, 2));
+        say(-90, -90);
+        CHECK(vosrt_cuda_memory_refine(memory, logits.data(), 5, 3, 0, planes.data(), kOutHeight, kOutWidth) == VOSRT_OK);
+        const auto refined = planes.host(queue, (1 + kIds) * kPixels);
+        for (int i = 0; i < kPixels; ++i) CHECK(refined[i] > 0.9999f);
+    }
+    CHECK(free_bytes() == steady);
+    CHECK(vosrt_cuda_memory_refine(memory, logits.data(), 9, 11, 1, planes.data(), kOutHeight, kOutWidth) == VOSRT_INVALID_ARGUMENT);
+    CHECK(std::strstr(vosrt_last_error(), "logits are 9 x 11; a residual decoder's for frames of 37 x 41 are 10 x 11") != nullptr);
+    CHECK(vosrt_cuda_memory_set_planes(memory, planes.data(), 0, 3) == VOSRT_INVALID_ARGUMENT);
+    CHECK(vosrt_cuda_memory_label_planes(memory, nullptr, 3, 3, &frame) == VOSRT_INVALID_ARGUMENT);
+    vosrt_memory_destroy(memory);
+    vosrt_cuda_queue_destroy(queue);
+}
+
 void check_resizing() {
     vosrt_cuda_queue *queue = nullptr;
     CHECK(vosrt_cuda_queue_create(0, &queue) == VOSRT_OK);
@@ -325,6 +394,7 @@ int main(int argc, char **argv) {
     if (argc > 1) return 0;
     setenv("VOSRT_CUDA_EMULATED", "", 1);
     check_recorded_frames();
+    check_planes();
     check_resizing();
     check_failures();
     return 0;
