@@ -110,6 +110,10 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "vosrt_cuda_memory_time_frame": (_P, _P, _P),
     "vosrt_cuda_memory_repeated": (_P,),
     "vosrt_cuda_memory_values": (_P, _I, _P, _P, _I, _I, _P),
+    "vosrt_cuda_memory_planes": (_P, _P, _I, _I),
+    "vosrt_cuda_memory_refine": (_P, _P, _I, _I, _I, _P, _I, _I),
+    "vosrt_cuda_memory_set_planes": (_P, _P, _I, _I),
+    "vosrt_cuda_memory_label_planes": (_P, _P, _I, _I, _P),
     "vosrt_cuda_memory_recordings": (_P, _P),
 }
 _WITHOUT_STATUS: dict[str, tuple[Any, tuple[Any, ...]]] = {

@@ -50,6 +50,8 @@ class CudaMemory:
     Attributes:
         device: as given.
         changes: of objects and references so far; work that was recorded fits as long as there is no other.
+        shown: planes f32 [1 + objects, H, W] that labels are made of in place of the newest frame's soft masks. None,
+            as after every new frame, annotation and removal: these.
         mean_confidence: per tracked object its mean confidence over its pixels, 0 where it has none, as :meth:`labels`
             last gave them.
 
@@ -93,6 +95,7 @@ class CudaMemory:
         self._held: list[DeviceTensor] = []  # what queued work may still read
         self._results = _Results(self._library, device)
         self.changes = 0
+        self.shown: DeviceTensor | None = None
         self.mean_confidence: dict[int, float] = {}
 
     @property
@@ -114,6 +117,7 @@ class CudaMemory:
     def push(self, embedding: F32Array) -> None:
         """Take the next frame from host memory; see `vosrt.memory.Memory`."""
         array = _dense("embedding", embedding, self._shape, np.float32)
+        self.shown = None
         self._call("push", array.ctypes.data)
 
     def push_tensor(self, embedding: DeviceTensor) -> None:
@@ -148,7 +152,7 @@ class CudaMemory:
         # On a stream of its own, the embedding's memory is given to others behind this work.
         self._held = [*(self._held if embedding.stream is None else []), embedding]
         if len(self._held) > _MOST_HELD:
-            self._queue().wait()
+            self.queue.wait()
             self._held.clear()
 
     def time_frame(
@@ -172,6 +176,7 @@ class CudaMemory:
     ) -> Any:
         """A frame's arrays, checked; work is queued on the embedding's stream from now on."""
         self._check("embedding", embedding, self._shape, np.float32)
+        self.shown = None
         size = (0, 0) if labels is None else (labels.shape[0], labels.shape[1])
         for name, tensor, shape, dtype in (
             ("labels", labels, size, np.uint8),
@@ -200,7 +205,8 @@ class CudaMemory:
 
     def repeated(self) -> None:
         """A recording of :meth:`frame` that somebody else made was launched: a frame was taken."""
-        self._call("repeated", family="vosrt_cuda_memory")
+        self.shown = None
+        self.call_there("repeated")
 
     @property
     def recordings(self) -> int:
@@ -215,11 +221,13 @@ class CudaMemory:
             raise OptionError(f"mask is {mask.dtype.name} {list(mask.shape)}; expected uint8 [H, W]")
         dense = np.ascontiguousarray(mask)
         self.changes += 1
+        self.shown = None
         self._call("annotate", dense.ctypes.data, dense.shape[0], dense.shape[1], dense.shape[1])
 
     def remove(self, object_id: int) -> None:
         """Forget one object; see `vosrt.memory.Memory`."""
         self.changes += 1
+        self.shown = None
         self._call("remove", object_id)
 
     def labels(self, height: int, width: int) -> tuple[U8Array, F32Array]:
@@ -237,7 +245,7 @@ class CudaMemory:
 
         Two can be on their way; the third one waits for the first.
         """
-        return self._results.bring(there, self._queue(), self.object_ids)
+        return self._results.bring(there, self.queue, self.object_ids)
 
     def labels_there(self, height: int, width: int) -> tuple[DeviceTensor, DeviceTensor]:
         """Labels u8 and confidence f32 [height, width] of the newest frame, left on the GPU.
@@ -252,7 +260,7 @@ class CudaMemory:
 
     def upload_labels(self, labels: U8Array, confidence: F32Array) -> tuple[DeviceTensor, DeviceTensor]:
         """Labels and confidence from the host, in place of :meth:`labels_there`."""
-        queue, there = self._queue(), []
+        queue, there = self.queue, []
         for array in (labels, confidence):
             there.append(self._results.take(queue, array.shape, array.dtype))
             queue.upload(np.ascontiguousarray(array), there[-1])
@@ -265,7 +273,7 @@ class CudaMemory:
         Raises:
             OptionError: there is no memory for it.
         """
-        queue, size = self._queue(), (max(height, 1), max(width, 1))
+        queue, size = self.queue, (max(height, 1), max(width, 1))
         kinds = ((size, np.uint8), (size, np.float32), ((256, 2), np.uint64))
         return LabelArrays(*(self._results.take(queue, shape, np.dtype(kind)) for shape, kind in kinds))
 
@@ -274,10 +282,23 @@ class CudaMemory:
         there = self.label_arrays(height, width)
         pointers = {name: tensor.pointer for name, tensor in there._asdict().items()}
         task = new_struct("vosrt_cuda_frame", height=height, width=width, **pointers)
-        self._call("labels", ctypes.byref(task), family="vosrt_cuda_memory")
+        if (planes := self.shown) is None:
+            self.call_there("labels", ctypes.byref(task))
+        else:
+            self.call_there("label_planes", planes.pointer, *planes.shape[1:], ctypes.byref(task))
         return there
 
-    def _queue(self) -> CudaQueue:
+    def call_there(self, function: str, *arguments: Any) -> None:
+        """Call ``vosrt_cuda_memory_…`` of vosrt_cuda.h: work with arrays on this GPU, queued.
+
+        Raises:
+            OptionError: an impossible value.
+            EngineError: CUDA failed.
+        """
+        self._call(function, *arguments, family="vosrt_cuda_memory")
+
+    @property
+    def queue(self) -> CudaQueue:
         """The stream that this memory's work is queued on."""
         stream = ctypes.c_void_p()
         self._call("stream", ctypes.byref(stream), family="vosrt_cuda_memory")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +110,11 @@ def batch_sizes(count: int, largest: int) -> Iterator[int]:
 ENGINES_ON_GPU = ("tensorrt-direct", "tensorrt-rtx-direct", "tensorrt", "cuda")  # whose outputs stay there
 
 
+def stays_on_gpu(engine: Engine) -> TypeGuard[DeviceEngine]:
+    """Whether an engine runs on a GPU and can leave its outputs there."""
+    return isinstance(engine, DeviceEngine) and engine.info.name in ENGINES_ON_GPU
+
+
 class FrameEncoder:
     """Encodes frames with one engine. Keeps no state between calls; safe to use from several threads.
 
@@ -132,7 +137,7 @@ class FrameEncoder:
         self._engine = engine
         self._default_size = default_size
         self._there: EncoderOnGpu | None = None
-        if device is not None and isinstance(engine, DeviceEngine) and engine.info.name in ENGINES_ON_GPU:
+        if device is not None and stays_on_gpu(engine):
             self._there = EncoderOnGpu(engine, device)
         self.takes_sequels = self._there is not None and isinstance(engine, SequelEngine)
 

@@ -121,17 +121,26 @@ class EncoderOnGpu:
             read.wait()
 
     def _keep(self, tensor: DeviceTensor) -> DeviceTensor:
-        if (tensor.device, tensor.device_id) != ("cuda", self.device):
-            raise OptionError(
-                f"the {self._engine.info.name} engine runs on {tensor.device}:{tensor.device_id}, the core on "
-                f"cuda:{self.device}; use device 'cuda' and let CUDA_VISIBLE_DEVICES say which GPU that is"
-            )
+        check_on_gpu(tensor, self.device, self._engine)
         if tensor.stream is None:  # whole, and memory of its own
             return tensor
         queue = self._own_queue(tensor.stream)
         kept = self._pool.take(queue, tensor.shape, tensor.dtype)
         queue.copy(tensor, kept)
         return kept
+
+
+def check_on_gpu(tensor: DeviceTensor, device: int, engine: DeviceEngine) -> None:
+    """Nothing, if an engine left its output on a GPU, by number.
+
+    Raises:
+        OptionError: it is elsewhere.
+    """
+    if (tensor.device, tensor.device_id) != ("cuda", device):
+        raise OptionError(
+            f"the {engine.info.name} engine runs on {tensor.device}:{tensor.device_id}, the core on "
+            f"cuda:{device}; use device 'cuda' and let CUDA_VISIBLE_DEVICES say which GPU that is"
+        )
 
 
 def check_frame_on_gpu(frame: DeviceTensor, device: int | None = None) -> DeviceTensor:

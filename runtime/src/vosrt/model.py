@@ -13,12 +13,14 @@ import numpy as np
 from vosrt.bundle import MAX_ROUNDS, Bundle, Manifest, load_bundle
 from vosrt.cuda_library import parse_device
 from vosrt.cuda_memory import describe_core
-from vosrt.encoder import Embedding, FrameArray, FrameEncoder
+from vosrt.encoder import Embedding, FrameArray, FrameEncoder, stays_on_gpu
 from vosrt.engines.base import Engine
 from vosrt.engines.select import MASK_AXES, create_encoder_engine, create_mask_engine
 from vosrt.errors import InputError, OptionError, VosrtError
+from vosrt.graph_on_gpu import GraphOnGpu
 from vosrt.memory import create_memory
 from vosrt.refinement import Refiner
+from vosrt.refinement_on_gpu import RefinerOnGpu
 from vosrt.stream import LabelsOn, Stream
 from vosrt.types import Precision, PropagationOptions
 
@@ -54,6 +56,7 @@ class Model:
         self._threads = threads
         self._source = source
         self._encoder = FrameEncoder(manifest.encoder, self._engines["encoder"], manifest.size, gpu)
+        self._mask_graphs = None if gpu is None else _mask_graphs(self._engines, gpu)
 
     @classmethod
     def load(
@@ -187,7 +190,7 @@ class Model:
             labels_on=labels_on,
         )
 
-    def _refiner(self, refine: int | str, options: PropagationOptions, threads: int) -> Refiner | None:
+    def _refiner(self, refine: int | str, options: PropagationOptions, threads: int) -> Refiner | RefinerOnGpu | None:
         masks = self._manifest.masks
         if masks is None:
             if refine not in ("default", "off"):
@@ -198,6 +201,8 @@ class Model:
         rounds = masks.rounds if refine == "default" else refine
         if type(rounds) is not int or not 0 <= rounds <= MAX_ROUNDS:
             raise OptionError(f"refine is {refine!r}; expected 0 to {MAX_ROUNDS} rounds, 'default' or 'off'")
+        if self._mask_graphs is not None:
+            return RefinerOnGpu(masks, *self._mask_graphs, options, rounds)
         return Refiner(masks, self._engines["mask_encoder"], self._engines["decoder"], options, rounds, threads)
 
     def describe(self) -> dict[str, Any]:
@@ -215,6 +220,14 @@ class Model:
             "core": core,
             "versions": {"vosrt": _version(), "python": platform.python_version(), "numpy": np.__version__},
         }
+
+
+def _mask_graphs(engines: Mapping[str, Engine], device: int) -> tuple[GraphOnGpu, GraphOnGpu] | None:
+    """Mask encoder and decoder on a GPU; None where an engine is missing or does not run there."""
+    mask_encoder, decoder = engines.get("mask_encoder"), engines.get("decoder")
+    if mask_encoder is None or decoder is None or not (stays_on_gpu(mask_encoder) and stays_on_gpu(decoder)):
+        return None
+    return GraphOnGpu(mask_encoder, "values", device), GraphOnGpu(decoder, "logits", device)
 
 
 def _version() -> str:

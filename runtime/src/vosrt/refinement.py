@@ -25,6 +25,8 @@ from vosrt.memory import Memory
 from vosrt.ops import reference
 from vosrt.types import F32Array, I32Array, PropagationOptions, TopK, U8Array
 
+NO_MAPS = "this embedding was made without the maps that refinement needs; encode the frame again"
+
 
 @dataclass
 class _Block:
@@ -189,16 +191,10 @@ class Refiner:
         Raises:
             EngineError: an engine failed.
         """
-        marked = [int(object_id) for object_id in np.unique(mask) if object_id]
         height, width = self._working_frame().shape[:2]
-        planes = np.stack([(mask == object_id).astype(np.float32) for object_id in marked], axis=-1)
-        planes = reference.resize_soft(planes, height, width)
         self._ids = memory.object_ids
         grid = memory.soft_masks()
-        soft = reference.resize_soft(grid, height, width)
-        soft *= np.maximum(0, 1 - planes.sum(axis=-1, keepdims=True))
-        for channel, object_id in enumerate(marked):
-            soft[:, :, 1 + self._ids.index(object_id)] = planes[:, :, channel]
+        marked, soft = mark(grid, self._ids, mask, height, width)
         self._soft = soft
         cells = grid.shape[0] * grid.shape[1]
         self._values.refer(self._frame, marked, (cells, self.spec.value_channels))
@@ -248,8 +244,31 @@ class Refiner:
 
     def _working_frame(self) -> U8Array:
         if self._working is None:
-            raise InputError("this embedding was made without the maps that refinement needs; encode the frame again")
+            raise InputError(NO_MAPS)
         return self._working
+
+
+def mark(grid: F32Array, ids: tuple[int, ...], mask: U8Array, height: int, width: int) -> tuple[list[int], F32Array]:
+    """Objects that were just marked, and soft masks of the frame with them as they were drawn.
+
+    Args:
+        grid: f32 [h, w, 1 + M], the memory's.
+        ids: the M objects.
+        mask: u8 [H, W] in the frame's own size, 0 where nothing was said.
+        height: rows of the result.
+        width: its columns.
+
+    Returns:
+        The marked ids, ascending, and f32 [height, width, 1 + M].
+    """
+    marked = [int(object_id) for object_id in np.unique(mask) if object_id]
+    planes = np.stack([(mask == object_id).astype(np.float32) for object_id in marked], axis=-1)
+    planes = reference.resize_soft(planes, height, width)
+    soft = reference.resize_soft(grid, height, width)
+    soft *= np.maximum(0, 1 - planes.sum(axis=-1, keepdims=True))
+    for channel, object_id in enumerate(marked):
+        soft[:, :, 1 + ids.index(object_id)] = planes[:, :, channel]
+    return marked, soft
 
 
 def _only(outputs: dict[str, F32Array], name: str) -> F32Array:

@@ -17,6 +17,7 @@ from vosrt.engines.device import DeviceTensor
 from vosrt.errors import InputError, MaskError, OptionError, SessionError
 from vosrt.memory import Memory, create_memory, load_session
 from vosrt.refinement import Refiner
+from vosrt.refinement_on_gpu import RefinerOnGpu
 from vosrt.types import MAX_OBJECT_ID, F32Array, Precision, PropagationOptions, StepResult, U8Array
 from vosrt.whole_frame import WholeFrames
 
@@ -87,7 +88,7 @@ class Stream:
         *,
         precision: Precision = "auto",
         threads: int = 0,
-        refiner: Refiner | None = None,
+        refiner: Refiner | RefinerOnGpu | None = None,
         model_sha256: str = "",
         device: str = "cpu",
         size: int | None = None,
@@ -105,7 +106,7 @@ class Stream:
         self._options = options
         self._precision = precision
         self._threads = threads
-        # A refiner's networks read the embedding on the host, between network and labels.
+        # A refiner's networks run between the encoder's and the labels.
         self._takes_whole_frames = device != "cpu" and encoder.takes_sequels and refiner is None
         self._whole: WholeFrames | None = None
         self._memory: Memory | None = None
@@ -372,7 +373,7 @@ class Stream:
 
     def _labels_here(self, memory: Memory) -> tuple[U8Array, F32Array, dict[int, float]]:
         """Labels, confidence and its means in host memory."""
-        refined = None if self._refiner is None else self._refiner.labels(*self._shape[:2])
+        refined = self._refiner.labels(*self._shape[:2]) if isinstance(self._refiner, Refiner) else None
         labels, confidence = memory.labels(*self._shape[:2]) if refined is None else refined
         if self._annotation is not None:
             _overrule(labels, confidence, self._annotation)
@@ -382,7 +383,7 @@ class Stream:
 
     def _labels_there(self, memory: CudaMemory) -> tuple[DeviceTensor, DeviceTensor]:
         """Labels and confidence on the GPU; they come from the host where it has to have a say in them."""
-        if self._refiner is None and self._annotation is None:
+        if self._annotation is None and not isinstance(self._refiner, Refiner):
             return memory.labels_there(*self._shape[:2])
         labels, confidence, _ = self._labels_here(memory)
         return memory.upload_labels(labels, confidence)
