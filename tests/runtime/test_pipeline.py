@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vosrt.engines.device import DeviceTensor
 from vosrt.errors import BrokenVideoError, EngineError, MaskError, VosrtError, WorkError
 from vosrt.pipeline import STAGES, Channel, Pipeline
 from vosrt.stream import PendingStep
@@ -44,7 +45,8 @@ class Parts:
             self.before("decode", index)
             yield self._frame(index)
 
-    def prepare(self, frame: U8Array) -> int:
+    def prepare(self, frame: U8Array | DeviceTensor) -> int:
+        assert isinstance(frame, np.ndarray)
         index = 256 * int(frame[0, 0, 0]) + int(frame[0, 0, 1])
         self.before("encode", index)
         self.encoded.append(index)

@@ -174,6 +174,28 @@ vosrt_status vosrt_cuda_queue_resize_bgr(vosrt_cuda_queue *queue, const uint8_t 
     });
 }
 
+vosrt_status vosrt_cuda_queue_nv12_to_bgr(vosrt_cuda_queue *queue, const uint8_t *luma, const uint8_t *chroma, int64_t stride,
+                                          int32_t height, int32_t width, int32_t bt709, int32_t full_range, uint8_t *target) {
+    return guarded([&] {
+        require(queue, "queue");
+        require(luma, "luma");
+        require(chroma, "chroma");
+        require(target, "target");
+        vosrt::check_image(height, width, stride, 1);
+        vosrt::check_image(height, width, int64_t{3} * width, 3);
+        queue->queue.select();
+        vosrt::cuda::launch_nv12(queue->queue, {.luma = luma,
+                                                .chroma = chroma,
+                                                .stride = stride,
+                                                .height = height,
+                                                .width = width,
+                                                .red = bt709 ? 0.2126f : 0.299f,
+                                                .blue = bt709 ? 0.0722f : 0.114f,
+                                                .full_range = full_range != 0,
+                                                .target = target});
+    });
+}
+
 vosrt_status vosrt_cuda_event_create(int32_t device, vosrt_cuda_event **event) {
     return guarded([&] {
         require(event, "event");

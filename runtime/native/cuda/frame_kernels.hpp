@@ -315,4 +315,38 @@ VOSRT_KERNEL void resize_pixels(Thread &t, const ResizeParams &p) {
     }
 }
 
+struct Nv12Params {
+    const uint8_t *luma;    // u8 [height, width], rows of stride bytes
+    const uint8_t *chroma;  // u8 [height / 2, width / 2, 2], Cb and Cr, rows of stride bytes; halves are rounded up
+    int64_t stride;
+    int32_t height, width;
+    float red, blue;  // weights in luma: Kr, Kb of BT.601 or BT.709
+    bool full_range;  // luma 0 to 255 and not 16 to 235, chroma likewise
+    uint8_t *target;  // u8 [height, width, 3], BGR, dense
+};
+
+// ITU-R BT.601-7 and BT.709-6, section 3: Y' = Kr R' + Kg G' + Kb B', Cb = (B' - Y') / (2 - 2 Kb), Cr = (R' - Y') / (2 - 2 Kr).
+// Two by two pixels share their chroma.
+template <class Thread>
+VOSRT_KERNEL void nv12_pixels(Thread &t, const Nv12Params &p) {
+    const float luma_scale = p.full_range ? 1.0f : 255.0f / 219.0f, chroma_scale = p.full_range ? 1.0f : 255.0f / 224.0f;
+    const float of_blue = 2.0f - 2.0f * p.blue, of_red = 2.0f - 2.0f * p.red, green = 1.0f - p.red - p.blue;
+    const int32_t pixels = p.height * p.width;
+    for (int32_t i = t.block() * t.threads() + t.thread(); i < pixels; i += t.blocks() * t.threads()) {
+        const int32_t y = i / p.width, x = i % p.width;
+        const uint8_t *pair = p.chroma + y / 2 * p.stride + x / 2 * 2;
+        const float light = luma_scale * (static_cast<float>(p.luma[y * p.stride + x]) - (p.full_range ? 0.0f : 16.0f));
+        const float cb = chroma_scale * (static_cast<float>(pair[0]) - 128.0f);
+        const float cr = chroma_scale * (static_cast<float>(pair[1]) - 128.0f);
+        const float colours[3] = {light + of_blue * cb,
+                                  light - (p.blue * of_blue * cb + p.red * of_red * cr) / green,
+                                  light + of_red * cr};
+        for (int32_t c = 0; c < 3; ++c) {
+            const float rounded = colours[c] + 0.5f;
+            p.target[3 * static_cast<size_t>(i) + c] =
+                static_cast<uint8_t>(rounded < 0.0f ? 0.0f : rounded > 255.0f ? 255.0f : rounded);
+        }
+    }
+}
+
 }  // namespace vosrt::cuda

@@ -37,5 +37,6 @@ void launch_refine(Queue &queue, const RefineParams &params);
 void launch_keep(Queue &queue, const NewestMasks &masks, const SoftView &planes);
 void launch_labels(Queue &queue, const LabelParams &params);
 void launch_resize(Queue &queue, const ResizeParams &params);
+void launch_nv12(Queue &queue, const Nv12Params &params);
 
 }  // namespace vosrt::cuda

@@ -133,6 +133,15 @@ struct ResizeKernel {
     }
 };
 
+struct Nv12Kernel {
+    static constexpr int32_t kThreads = 256;
+    Nv12Params params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        nv12_pixels(t, params);
+    }
+};
+
 // Call `body` with the variant of the match kernel that a shape names.
 template <class Body>
 void with_match_kernel(const MatchShape &shape, const Body &body) {
@@ -223,6 +232,10 @@ void launch_labels(Queue &queue, const LabelParams &params) {
 
 void launch_resize(Queue &queue, const ResizeParams &params) {
     launch(queue, ResizeKernel{params}, ceil_divide(params.height * params.width, ResizeKernel::kThreads), 1, 0);
+}
+
+void launch_nv12(Queue &queue, const Nv12Params &params) {
+    launch(queue, Nv12Kernel{params}, ceil_divide(params.height * params.width, Nv12Kernel::kThreads), 1, 0);
 }
 
 }  // namespace vosrt::cuda

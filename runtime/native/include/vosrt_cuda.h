@@ -70,6 +70,10 @@ VOSRT_API vosrt_status vosrt_cuda_queue_wait(vosrt_cuda_queue *queue);
 VOSRT_API vosrt_status vosrt_cuda_queue_resize_bgr(vosrt_cuda_queue *queue, const uint8_t *source, int32_t source_height,
                                                    int32_t source_width, int64_t source_stride, uint8_t *target,
                                                    int32_t target_height, int32_t target_width);
+/* What video decoders give, as u8 [height, width, 3] in BGR order, dense: luma u8 [height, width] and chroma u8 [height / 2, width / 2, 2],
+ * Cb and Cr, halves rounded up, both with rows of `stride` bytes; BT.709 or, if not set, BT.601; full range or 16 to 235. */
+VOSRT_API vosrt_status vosrt_cuda_queue_nv12_to_bgr(vosrt_cuda_queue *queue, const uint8_t *luma, const uint8_t *chroma, int64_t stride,
+                                                    int32_t height, int32_t width, int32_t bt709, int32_t full_range, uint8_t *target);
 
 VOSRT_API vosrt_status vosrt_cuda_event_create(int32_t device, vosrt_cuda_event **event);
 VOSRT_API void vosrt_cuda_event_destroy(vosrt_cuda_event *event);

@@ -99,6 +99,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "vosrt_cuda_queue_copy": (_P, _P, _P, _Z),
     "vosrt_cuda_queue_wait": (_P,),
     "vosrt_cuda_queue_resize_bgr": (_P, _P, _I, _I, ctypes.c_int64, _P, _I, _I),
+    "vosrt_cuda_queue_nv12_to_bgr": (_P, _P, _P, ctypes.c_int64, _I, _I, _I, _I, _P),
     "vosrt_cuda_event_create": (_I, _P),
     "vosrt_cuda_event_wait": (_P,),
     "vosrt_cuda_queue_record": (_P, _P),

@@ -583,6 +583,33 @@ class CudaQueue:
             "vosrt_cuda_queue_resize_bgr", self._handle, image.pointer, height, width, 3 * width, *target
         )
 
+    def nv12_to_bgr(
+        self, luma: int, chroma: int, stride: int, to: DeviceTensor, *, bt709: bool, full_range: bool
+    ) -> None:
+        """Queue the conversion of what video decoders give into u8 [H, W, 3].
+
+        Args:
+            luma: address on the GPU of u8 [H, W].
+            chroma: address of u8 [H / 2, W / 2, 2], Cb and Cr, halves rounded up.
+            stride: of the rows of both, in bytes.
+            to: receives the picture in BGR order.
+            bt709: the colours are BT.709's and not BT.601's.
+            full_range: luma goes from 0 to 255 and not from 16 to 235.
+        """
+        height, width = to.shape[:2]
+        self._library.call(
+            "vosrt_cuda_queue_nv12_to_bgr",
+            self._handle,
+            luma,
+            chroma,
+            stride,
+            height,
+            width,
+            bt709,
+            full_range,
+            to.pointer,
+        )
+
     def record(self, event: CudaEvent) -> None:
         """Mark what is queued so far."""
         self._library.call("vosrt_cuda_queue_record", self._handle, event.handle)

@@ -127,6 +127,7 @@ class FrameEncoder:
 
     Attributes:
         spec: as given.
+        takes_frames_on_gpu: whether frames may be on that GPU.
         takes_sequels: whether :meth:`encode_with` can be used.
     """
 
@@ -139,6 +140,7 @@ class FrameEncoder:
         self._there: EncoderOnGpu | None = None
         if device is not None and stays_on_gpu(engine):
             self._there = EncoderOnGpu(engine, device)
+        self.takes_frames_on_gpu = self._there is not None
         self.takes_sequels = self._there is not None and isinstance(engine, SequelEngine)
 
     def encode(self, frame: FrameArray | WorkingFrame, size: int | None = None) -> Embedding:

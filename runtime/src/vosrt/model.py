@@ -112,6 +112,11 @@ class Model:
         )
 
     @property
+    def takes_frames_on_gpu(self) -> bool:
+        """Whether frames may be on the model's GPU already, because its engine runs there."""
+        return self._encoder.takes_frames_on_gpu
+
+    @property
     def manifest(self) -> Manifest:
         """What the bundle says about itself."""
         return self._manifest

@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from vosrt.engines.device import DeviceTensor
 from vosrt.errors import VosrtError
 from vosrt.types import StepResult, U8Array
 from vosrt.video.base import Frame, FrameSink, FrameSource, SegmentedFrame
@@ -42,8 +43,8 @@ class Pending(Protocol):
 class Tracker(Protocol):
     """What carries labels from frame to frame: `vosrt.Stream`."""
 
-    def prepare(self, frame: U8Array) -> Any:
-        """Do for u8 [H, W, 3] BGR what can be done ahead of its turn, in another thread: encode it, mostly."""
+    def prepare(self, frame: U8Array | DeviceTensor) -> Any:
+        """Do for u8 [H, W, 3] BGR, also on a GPU, what can be done ahead of its turn: encode it, mostly."""
 
     def submit(self, frame: Any, mask: U8Array | None = None) -> Pending:
         """Take what ``prepare`` gave, with the annotation u8 [H, W] of this frame if there is one."""
@@ -269,7 +270,7 @@ class Pipeline:
             prepared = None
             if frame.index >= first_annotated:
                 began = time.perf_counter()
-                prepared = self._tracker.prepare(frame.image)
+                prepared = self._tracker.prepare(frame.picture)
                 self._watch.since("encode", began)
             if not self._prepared.send((frame, prepared)):
                 break
@@ -303,7 +304,7 @@ class Pipeline:
     def _segmented(self, frame: Frame, pending: Pending | None) -> SegmentedFrame:
         """A frame with its result, waited for if a GPU is still at work on it."""
         if pending is None:
-            return SegmentedFrame(frame, np.zeros(frame.image.shape[:2], np.uint8), (), {})
+            return SegmentedFrame(frame, np.zeros(frame.picture.shape[:2], np.uint8), (), {})
         step = pending.result()
         for name, milliseconds in step.timings_ms.items():
             self._watch.add(name, milliseconds)

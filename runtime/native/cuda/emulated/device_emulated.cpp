@@ -2,11 +2,13 @@
 // memory a block may have), "memory=1000000" (bytes of device memory), "none" (no GPU), "old" (a driver that is too old).
 #include "device_emulated.hpp"
 
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <iterator>
 #include <map>
+#include <mutex>
 #include <new>
 #include <vector>
 
@@ -14,6 +16,8 @@
 
 namespace vosrt::cuda {
 namespace {
+
+std::recursive_mutex gpu;  // there is one, and several threads may use it
 
 emulated::Runtime host{};  // nothing in it: work is done at once
 bool hosted() { return host.submit != nullptr; }
@@ -30,7 +34,7 @@ int64_t setting(const char *name, int64_t otherwise) {
     return *found == '=' ? std::atoll(found + 1) : 1;
 }
 
-int64_t used_bytes = 0;
+std::atomic<int64_t> used_bytes = 0;
 
 }  // namespace
 
@@ -56,6 +60,7 @@ std::map<const char *, size_t> &pinned() {
     return all;
 }
 bool is_pinned(const void *memory) {
+    const std::lock_guard lock(gpu);
     const auto *at = static_cast<const char *>(memory);
     const auto after = pinned().upper_bound(at);
     return after != pinned().begin() && at < std::prev(after)->first + std::prev(after)->second;
@@ -65,6 +70,7 @@ bool is_pinned(const void *memory) {
 
 void emulated::enqueue(Queue &queue, std::function<void()> work) {
     if (hosted()) return host.submit(queue.handle(), new std::function<void()>(std::move(work)));
+    const std::lock_guard lock(gpu);
     const auto found = recordings().find(queue.handle());
     if (found == recordings().end())
         work();
@@ -117,11 +123,13 @@ Buffer::~Buffer() {
 void *allocate_pinned(size_t bytes) {
     void *memory = ::operator new(bytes);
     if (hosted()) check(host.allocated(memory, bytes, 1), "cudaMallocHost");
+    const std::lock_guard lock(gpu);
     pinned().emplace(static_cast<const char *>(memory), bytes);
     return memory;
 }
 void free_pinned(void *memory) noexcept {
     if (hosted()) host.freed(memory);
+    const std::lock_guard lock(gpu);
     pinned().erase(static_cast<const char *>(memory));
     ::operator delete(memory);
 }
@@ -151,6 +159,7 @@ void Stopwatch::read(float *ms) const {
 
 Queue::Queue(int32_t device) : device_(device), own_(new char), used_(own_) {}
 Queue::~Queue() {
+    const std::lock_guard lock(gpu);
     recordings().erase(used_);
     delete static_cast<char *>(own_);
 }
@@ -193,9 +202,14 @@ void Queue::wait_for(const Event &event) {
     if (hosted()) check(host.wait_for(used_, event.handle()), "cudaStreamWaitEvent");
 }
 
-bool Queue::capturing() const { return hosted() ? host.is_capturing(used_) != 0 : recordings().count(used_) > 0; }
+bool Queue::capturing() const {
+    if (hosted()) return host.is_capturing(used_) != 0;
+    const std::lock_guard lock(gpu);
+    return recordings().count(used_) > 0;
+}
 void Queue::begin_capture() {
     if (hosted()) return check(host.begin_capture(used_), "cudaStreamBeginCapture");
+    const std::lock_guard lock(gpu);
     recordings()[used_] = new Recording;
 }
 Graph Queue::end_capture() {
@@ -205,6 +219,7 @@ Graph Queue::end_capture() {
         check(graph->of_host == 0, "cudaStreamEndCapture");
         return graph;
     }
+    const std::lock_guard lock(gpu);
     Graph graph(recordings().at(used_));
     recordings().erase(used_);
     return graph;
@@ -217,6 +232,7 @@ void Queue::drop_capture() noexcept {
 }
 void Queue::launch(const Graph &graph) {
     if (hosted()) return check(host.launch(graph->of_host, used_), "cudaGraphLaunch");
+    const std::lock_guard lock(gpu);
     for (const auto &work : graph->work) work();
 }
 
@@ -225,5 +241,8 @@ void Queue::launch(const Graph &graph) {
 void vosrt_cuda_emulated_use(const vosrt::cuda::emulated::Runtime *runtime) {
     vosrt::cuda::host = runtime == nullptr ? vosrt::cuda::emulated::Runtime{} : *runtime;
 }
-void vosrt_cuda_emulated_run(void *work) { (*static_cast<std::function<void()> *>(work))(); }
+void vosrt_cuda_emulated_run(void *work) {
+    const std::lock_guard lock(vosrt::cuda::gpu);
+    (*static_cast<std::function<void()> *>(work))();
+}
 void vosrt_cuda_emulated_forget(void *work) { delete static_cast<std::function<void()> *>(work); }

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vosrt.errors import VosrtError
+from vosrt.errors import MissingExtraError, VosrtError
 
 _REINSTALL = "pip install --force-reinstall --no-deps PATH/TO/vosrt"  # vosrt is installed from a clone
 _ISA_NAMES = {
@@ -199,7 +199,21 @@ def _codecs() -> list[Finding]:
     for codec, files in _DECODERS.items():
         found = has(codec, "r")
         findings.append(Finding("codec", f"read {codec}", found, files, "" if found else wheel))
-    return findings
+    return [*findings, _nvdec()]
+
+
+def _nvdec() -> Finding:
+    from vosrt.video.nvdec import PACKAGE, nvdec_version, why_not_nvdec
+
+    try:
+        version = nvdec_version()
+    except MissingExtraError as error:
+        return Finding("codec", "NVDEC", False, str(error).split("; ")[0], _extra(error.extra))
+    except VosrtError as error:
+        return Finding("codec", "NVDEC", False, str(error).removesuffix("; use --decoder cpu"))
+    if (why_not := why_not_nvdec(0)) is not None:
+        return Finding("codec", "NVDEC", False, why_not.split("; ")[0])
+    return Finding("codec", "NVDEC", True, f"{PACKAGE} {version}: vos-run --device cuda decodes on the GPU")
 
 
 def _inputs() -> list[Finding]:

@@ -85,6 +85,13 @@ def run(
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.", rich_help_panel=_MODEL)] = "auto",
     threads: Threads = 0,
     device: Device = "cpu",
+    decoder: Annotated[
+        str,
+        typer.Option(
+            help="auto, cpu or nvdec, which decodes a file on the GPU of --device.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = "auto",
     context: Annotated[
         int | None, typer.Option(help="Recent frames that are attended.", rich_help_panel=_PROPAGATION)
     ] = None,
@@ -129,6 +136,7 @@ def run(
         precision=cast(Precision, precision),
         threads=threads,
         device=device,
+        decoder=decoder,
         propagation={name: value for name, value in given.items() if value is not None},
         refine=int(refine) if refine.isdecimal() else refine,
         video=video,

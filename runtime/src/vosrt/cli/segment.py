@@ -13,11 +13,12 @@ from vosrt.benchmark.machine import peak_memory_mb
 from vosrt.cli import output
 from vosrt.cli.output import OutputFolder
 from vosrt.cli.report import Progress, print_summary
+from vosrt.cuda_library import parse_device
 from vosrt.errors import OptionError
 from vosrt.types import Precision
 from vosrt.video.prompts import Annotations, Prompts, load_annotations
 from vosrt.video.sinks import OverlayVideo, PaletteMasks, ResultFolder, RleLines, write_json
-from vosrt.video.source import is_live, open_source
+from vosrt.video.source import is_live, is_video_file, open_source
 
 if TYPE_CHECKING:
     from vosrt.model import Model
@@ -37,6 +38,7 @@ class Request:
     Attributes:
         propagation: values that replace those of the bundle, by name of `PropagationOptions`.
         refine: rounds of refinement, as for `Model.stream`.
+        decoder: ``"auto"``, ``"cpu"`` or ``"nvdec"``.
     """
 
     source: str
@@ -50,6 +52,7 @@ class Request:
     precision: Precision = "auto"
     threads: int = 0
     device: str = "cpu"
+    decoder: str = "cpu"
     propagation: dict[str, Any] = field(default_factory=dict)
     refine: int | str = "default"
     video: bool = True
@@ -77,9 +80,11 @@ def segment(request: Request) -> int:
     folder = OutputFolder(request.out, request.overwrite, _inputs(request))
     folder.check()
     _give_large_blocks_back()
-    # A camera waits for the model; anything else is checked first, because that is quick.
-    model = _load_model(request) if is_live(request.source) else None
-    source = open_source(request.source, start=request.start, end=request.end)
+    # A camera waits for the model, and so does who may decode for it on a GPU; anything else is checked first, because
+    # that is quick.
+    decode_on = _decoding_gpu(request)
+    model = _load_model(request) if is_live(request.source) or decode_on is not None else None
+    source = _open(request, decode_on, model)
     try:
         annotations = load_annotations(request.prompts, source, start=request.start, end=request.end)
         model = model or _load_model(request)
@@ -117,6 +122,51 @@ def _inputs(request: Request) -> tuple[Path, ...]:
     given = [request.source, *request.prompts.masks, *request.prompts.polygons]
     paths = [Path(text) for text in given] + [Path(text.split(":", 1)[-1]) for text in given]
     return tuple(path for path in paths if path.exists())
+
+
+def _decoding_gpu(request: Request) -> int | None:
+    """The GPU that is to decode; None is the processor.
+
+    Raises:
+        OptionError: NVDEC was asked for and cannot be had.
+    """
+    if request.decoder not in ("auto", "cpu", "nvdec"):
+        raise OptionError(f"--decoder is {request.decoder!r}; expected auto, cpu or nvdec")
+    gpu, why_not = parse_device(request.device), None
+    if request.decoder == "cpu":
+        return None
+    if gpu is None:
+        why_not = "the memory is not on a GPU; add --device cuda"
+    elif not is_video_file(request.source):
+        why_not = f"{request.source} is no video file"
+    else:
+        from vosrt.video.nvdec import why_not_nvdec
+
+        why_not = why_not_nvdec(gpu)
+    if why_not is None:
+        return gpu
+    _take_the_processor(request, why_not)
+    return None
+
+
+def _take_the_processor(request: Request, why: str) -> None:
+    """Unless NVDEC was asked for by name."""
+    if request.decoder == "nvdec":
+        raise OptionError(f"--decoder nvdec cannot be used: {why}")
+
+
+def _open(request: Request, decode_on: int | None, model: Model | None) -> FrameSource:
+    """The source; ``auto`` takes the processor where the GPU cannot decode this."""
+    if decode_on is not None and model is not None and not model.takes_frames_on_gpu:
+        _take_the_processor(request, "the engine takes frames from host memory")
+        decode_on = None
+    if decode_on is not None:
+        try:
+            return open_source(request.source, start=request.start, end=request.end, decode_on=decode_on)
+        except OptionError:
+            if request.decoder == "nvdec":
+                raise
+    return open_source(request.source, start=request.start, end=request.end)
 
 
 def _load_model(request: Request) -> Model:

@@ -42,6 +42,9 @@ class VideoSource:
         source: path or URL, anything that FFmpeg opens.
         frames: the part that is wanted.
 
+    Attributes:
+        turned: whether a frame so far had to be turned upright.
+
     Raises:
         SourceError: it cannot be opened, has no video, or its first wanted frame cannot be decoded.
     """
@@ -49,6 +52,7 @@ class VideoSource:
     def __init__(self, source: str, frames: FrameRange = FrameRange()) -> None:  # noqa: B008 (frozen)
         self._name = source
         self._range = frames
+        self.turned = False
         self._container = _open(source)
         self._decoder = self._decode()
         try:
@@ -109,6 +113,7 @@ class VideoSource:
             if index < self._range.start:
                 continue
             image = _upright(picture)
+            self.turned = self.turned or picture.rotation != 0
             if shape is not None and image.shape != shape:
                 raise BrokenVideoError(
                     f"{self._name}: the frame size changes from {shape[1]}×{shape[0]} to "
@@ -141,19 +146,23 @@ class VideoSource:
         if reason is not None:
             with suppress(av.error.FFmpegError):
                 yield from self._stream.decode(None)
-        reason = reason or self._what_is_missing()
+        reason = reason or self.what_is_missing(self._last_time_s)
         if reason is not None and self._decoded:
             raise BrokenVideoError(f"{self._name}: the video breaks at frame {self._decoded} ({reason})", self._decoded)
 
-    def _what_is_missing(self) -> str | None:
-        """Compare a file that ended quietly with what its header promised."""
+    def what_is_missing(self, last_time_s: float) -> str | None:
+        """Compare a file that ended quietly with what its header promised.
+
+        Args:
+            last_time_s: of its last frame, in seconds.
+        """
         if is_url(self._name):
             return None
         if self._container.format.name == "gif" and not _ends_with(self._name, b";"):
             return "the end of the file is missing"
         promised_s = _promised_seconds(self._container, self._stream)
         frame_s = 1.0 / float(self._stream.average_rate or _DEFAULT_FPS)
-        if promised_s is not None and self._last_time_s + max(_MISSING_S, 3 * frame_s) < promised_s:
+        if promised_s is not None and last_time_s + max(_MISSING_S, 3 * frame_s) < promised_s:
             return f"its header promises {promised_s:.1f} s"
         return None
 

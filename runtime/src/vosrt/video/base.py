@@ -5,8 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
+from vosrt.cuda_memory import download
+from vosrt.engines.device import DeviceTensor
 from vosrt.types import U8Array
 
 
@@ -25,6 +28,38 @@ class Frame:
     index: int
     time_s: float
     name: str
+
+    @property
+    def picture(self) -> U8Array | DeviceTensor:
+        """The image where it is, for a model."""
+        return self.image
+
+
+class FrameOnGpu(Frame):
+    """One picture that was decoded on a GPU; it comes to the host when its ``image`` is asked for.
+
+    Args:
+        tensor: u8 [H, W, 3], BGR, upright, in memory of its own.
+        index: as of every frame.
+        time_s: likewise.
+        name: likewise.
+    """
+
+    def __init__(self, tensor: DeviceTensor, index: int, time_s: float, name: str) -> None:
+        for field, value in (("_tensor", tensor), ("index", index), ("time_s", time_s), ("name", name)):
+            object.__setattr__(self, field, value)
+
+    @cached_property
+    def image(self) -> U8Array:
+        """u8 [H, W, 3] in host memory."""
+        return download(self._tensor)
+
+    @property
+    def picture(self) -> DeviceTensor:
+        """The image on its GPU."""
+        return self._tensor
+
+    _tensor: DeviceTensor
 
 
 @dataclass(frozen=True)
