@@ -1,37 +1,21 @@
-"""Refinement that stays on a GPU against that by way of the host, on emulated kernels and, if there is one, a GPU."""
+"""What the memory on a GPU does to planes against the NumPy reference, emulated and, if there is one, on a GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from vosrt.bundle import EncoderSpec, MaskSpec
-from vosrt.cuda_library import load_cuda_library
 from vosrt.cuda_masks import draw_planes, keep_planes, refine_planes
-from vosrt.cuda_memory import CudaMemory, CudaQueue, download
-from vosrt.encoder import FrameEncoder
-from vosrt.engines.base import EngineInfo, Input
+from vosrt.cuda_memory import CudaMemory, download
 from vosrt.engines.device import DeviceTensor
-from vosrt.engines.fake import FakeEngine
 from vosrt.errors import OptionError
-from vosrt.graph_on_gpu import GraphOnGpu
 from vosrt.ops import reference
-from vosrt.refinement import Refiner
-from vosrt.refinement_on_gpu import RefinerOnGpu
-from vosrt.stream import Stream
-from vosrt.types import F32Array, PropagationOptions, StepResult, U8Array
+from vosrt.types import F32Array, PropagationOptions
 
-K, V = 40, 3
+K = 40
 OPTIONS = PropagationOptions(context=2, radius=4)
-Arrays = Mapping[str, NDArray[Any]]
-
-
-# ---- kernels ---------------------------------------------------------------------------------------------
 
 
 def memory_of(height: int, width: int, ids: list[int]) -> CudaMemory:
@@ -127,146 +111,3 @@ def test_planes_are_shown_until_the_memory_changes(cuda_core: str) -> None:
         assert memory.shown is None
     with pytest.raises(OptionError, match="logits are 4 x 7; a residual decoder's for frames of 20 x 28 are 5 x 7"):
         refine_planes(memory, put(memory, np.zeros((4, 7, 1), np.float32)), planes, residual=True)
-
-
-# ---- streams ---------------------------------------------------------------------------------------------
-
-
-class OnGpu:
-    """Has a function of host arrays run on the GPU; a queued one overwrites its outputs with the next run's."""
-
-    def __init__(self, function: Callable[[Arrays], Arrays], *, queued: bool = True) -> None:
-        self.info = EngineInfo("tensorrt-direct" if queued else "cuda", "fp32", "", "for this test")
-        self._function, self._queue = function, CudaQueue(load_cuda_library(), 0)
-        self.stream = self._queue.stream if queued else None
-        self._outputs: dict[tuple[str, tuple[int, ...]], DeviceTensor] = {}
-
-    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """On the host."""
-        return dict(self._function(inputs))
-
-    def run_on_device(self, inputs: Mapping[str, Input]) -> dict[str, DeviceTensor]:
-        """Inputs of either kind."""
-        here = {
-            name: self._queue.download(each) if isinstance(each, DeviceTensor) else each
-            for name, each in inputs.items()
-        }
-        there = {}
-        for name, array in self.run(here).items():
-            key = (name, array.shape)
-            if key not in self._outputs or self.stream is None:
-                self._outputs[key] = self._queue.allocate(array.shape, array.dtype, "an output")
-            self._queue.upload(np.ascontiguousarray(array), self._outputs[key])
-            there[name] = replace(self._outputs[key], stream=self.stream)
-        self._queue.wait()
-        return there
-
-
-def encode(inputs: Arrays) -> Arrays:
-    """Cells embedded by colour, and maps of what the frame shows."""
-    frames = inputs["frames"]
-    quarter = np.ascontiguousarray(frames[:, ::4, ::4].transpose(0, 3, 1, 2).astype(np.float32) / 255)
-    embedding = FakeEngine(EncoderSpec(channels=K, feature="key")).run(inputs)["embedding"]
-    return {"embedding": embedding, "res3": quarter[:, :, ::2, ::2].copy(), "res2": quarter}
-
-
-def encode_masks(inputs: Arrays) -> Arrays:
-    """Values f32 [M, h, w, V] that depend on everything: the mask, the context, the frame."""
-    masks, frames = inputs["masks"], inputs["frames"]
-    values = np.zeros((*masks[:, ::8, ::8].shape, V), np.float32)
-    values[..., 0] = masks[:, ::8, ::8]
-    values[..., 1] = inputs["context"][0].mean(axis=0) * (1 + masks[:, ::8, ::8])
-    values[..., 2] = frames[0, ::8, ::8].mean(axis=-1) / 255
-    return {"values": values}
-
-
-def decode(inputs: Arrays) -> Arrays:
-    """Logits f32 [M, h2, w2] that depend on everything."""
-    read, shown = inputs["readout"], inputs["values"]
-    cells = 5 * (read[..., 0] + shown[..., 0] - 0.9) + read[..., 1] - shown[..., 1] + inputs["res3"][0].mean(axis=0)
-    res2 = inputs["res2"][0].mean(axis=0)
-    fine = np.repeat(np.repeat(cells, 2, axis=1), 2, axis=2)[:, : res2.shape[0], : res2.shape[1]]
-    return {"logits": (fine - res2 * 0.5).astype(np.float32)}
-
-
-def refiner_of(spec: MaskSpec, rounds: int, *, there: bool, queued: bool = True) -> Refiner | RefinerOnGpu:
-    """By way of the host, or where the memory is."""
-    engines = OnGpu(encode_masks, queued=queued), OnGpu(decode, queued=queued)
-    if not there:
-        return Refiner(spec, *engines, OPTIONS, rounds)
-    mask_encoder, decoder = GraphOnGpu(engines[0], "values", 0), GraphOnGpu(engines[1], "logits", 0)
-    return RefinerOnGpu(spec, mask_encoder, decoder, OPTIONS, rounds)
-
-
-def open_stream(spec: MaskSpec, rounds: int, *, there: bool, encoder_there: bool = True, queued: bool = True) -> Stream:
-    """A stream whose memory is on the GPU."""
-    encoder = FrameEncoder(
-        EncoderSpec(channels=K, feature="key"), OnGpu(encode, queued=queued), device=0 if encoder_there else None
-    )
-    return Stream(encoder, OPTIONS, device="cuda", refiner=refiner_of(spec, rounds, there=there, queued=queued))
-
-
-def check_same(given: Stream, expected: Stream, result: StepResult, other: StepResult) -> None:
-    """Equal labels, soft masks and confidence within 1e-5."""
-    np.testing.assert_allclose(given.soft_masks(), expected.soft_masks(), atol=1e-5)
-    np.testing.assert_allclose(result.confidence, other.confidence, atol=1e-5)
-    np.testing.assert_array_equal(result.labels, other.labels)
-    assert result.object_ids == other.object_ids
-    assert result.object_confidence == pytest.approx(other.object_confidence, abs=1e-5)
-
-
-@pytest.mark.parametrize("feedback", [True, False], ids=["feedback", "shown alone"])
-@pytest.mark.parametrize("residual", [True, False], ids=["residual", "aggregated"])
-@pytest.mark.parametrize("rounds", [0, 1, 2])
-def test_streams_are_those_by_way_of_the_host(
-    cuda_core: str, tiny_clip: tuple[U8Array, U8Array], rounds: int, residual: bool, feedback: bool
-) -> None:
-    """With one object, then three, one of them removed, one marked anew; frames of odd sizes."""
-    frames, masks = tiny_clip[0][:, :61, :93], tiny_clip[1][:, :61, :93]
-    spec = MaskSpec(value_channels=V, context="res3", residual=residual, feedback=feedback)
-    expected, given = (open_stream(spec, rounds, there=there) for there in (False, True))
-    third = np.where((masks[2] == 0) & (np.arange(93) > 70), 3, 0)
-    marks = {1: np.where(masks[1] == 1, 1, 0), 2: np.where(masks[2] == 2, 2, third), 5: np.where(masks[5] == 2, 2, 0)}
-    refined = 0
-    for t in range(6):
-        other, result = (stream.step(frames[t], marks.get(t)) for stream in (expected, given))
-        check_same(given, expected, result, other)
-        refined += len(np.unique(result.labels)) > 1
-        if t == 3:
-            for stream in (expected, given):
-                stream.remove(1)
-            check_same(given, expected, given.result({}), expected.result({}))
-    assert refined == 5
-    for stream in (expected, given):
-        stream.remove(2)
-        stream.remove(3)
-    check_same(given, expected, given.step(frames[0]), expected.step(frames[0]))
-
-
-@pytest.mark.parametrize("queued", [True, False], ids=["engines that queue", "synchronous engines"])
-@pytest.mark.parametrize("encoder_there", [True, False], ids=["encoder there", "encoder here"])
-def test_any_engines(cuda_core: str, tiny_clip: tuple[U8Array, U8Array], queued: bool, encoder_there: bool) -> None:
-    """Maps come from the GPU or from the host; engines queue their work or have done it when they return."""
-    frames, masks = tiny_clip
-    spec = MaskSpec(value_channels=V, context="res3", residual=True, feedback=False)
-    expected = open_stream(spec, 2, there=False)
-    given = open_stream(spec, 2, there=True, encoder_there=encoder_there, queued=queued)
-    for t in range(4):
-        mask = masks[t] if t == 0 else None
-        other, result = (stream.step(frames[t], mask) for stream in (expected, given))
-        check_same(given, expected, result, other)
-
-
-def test_labels_of_refined_frames_may_stay_there(cuda_core: str, tiny_clip: tuple[U8Array, U8Array]) -> None:
-    """The same labels; only an annotated frame's come by way of the host."""
-    frames, masks = tiny_clip
-    spec = MaskSpec(value_channels=V, context="res3", residual=True)
-    here, there = open_stream(spec, 1, there=True), open_stream(spec, 1, there=True)
-    there = Stream(there.encoder, OPTIONS, device="cuda", refiner=refiner_of(spec, 1, there=True), labels_on="gpu")
-    for t in range(4):
-        mask = masks[t] if t == 0 else None
-        expected, result = here.step(frames[t], mask), there.step(frames[t], mask)
-        assert result.labels_tensor is not None
-        assert result.confidence_tensor is not None
-        np.testing.assert_array_equal(download(result.labels_tensor), expected.labels)
-        np.testing.assert_array_equal(download(result.confidence_tensor), expected.confidence)

@@ -90,8 +90,9 @@ vosrt_status vosrt_cuda_allocate(int32_t device, size_t bytes, const char *what,
 }
 
 void vosrt_cuda_free(void *memory) {
+    std::map<void *, vosrt::cuda::Buffer>::node_type freed;  // at the end: that waits for the GPU, and nobody is to wait with it
     const std::lock_guard lock(allocated_lock);
-    allocated().erase(memory);
+    freed = allocated().extract(memory);
 }
 
 vosrt_status vosrt_cuda_allocate_host(size_t bytes, void **memory) {
