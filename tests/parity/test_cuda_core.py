@@ -521,8 +521,6 @@ def test_errors_name_what_was_found(cuda_emulated: Path, monkeypatch: pytest.Mon
     memory.push(video(1)[0])
     with pytest.raises(MaskError, match="marks no object"):
         memory.annotate(np.zeros((8, 8), np.uint8))
-    with pytest.raises(OptionError, match="cannot be saved yet"):
-        memory.save(8, 8, None, bytes(32))
 
 
 def test_out_of_memory_keeps_what_was_done(

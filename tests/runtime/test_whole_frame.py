@@ -268,6 +268,24 @@ def test_failures_are_told_and_the_stream_goes_on(encoder_of: Encoders, whole_nv
     assert stream.step(frames[1][0]).index == 1
 
 
+def test_a_saved_stream_continues_with_whole_frames(encoder_of: Encoders, whole_nvidia: Any) -> None:
+    """From its first frame on, on the network's stream; labels may stay there."""
+    frames = list(clip(7))
+    stream, loaded = Stream(encoder_of(), OPTIONS, device="cuda"), Stream(encoder_of(), OPTIONS, device="cuda")
+    there = Stream(encoder_of(), OPTIONS, device="cuda", labels_on="gpu")
+    for t, (frame, mask) in enumerate(frames[:3]):
+        stream.step(frame, mask if t == 0 else None)
+    session = stream.save()
+    loaded.load(session)
+    there.load(session)
+    for frame, _ in frames[3:]:
+        expected, found, kept = stream.step(frame), loaded.step(frame), there.step(frame)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        assert kept.labels_tensor is not None
+        assert kept.labels_tensor.stream == there.encoder.stream
+        np.testing.assert_array_equal(download(kept.labels_tensor), expected.labels)
+
+
 class Parts:
     """A source and a sink."""
 

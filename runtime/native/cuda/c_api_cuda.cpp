@@ -2,9 +2,11 @@
 #include "vosrt_cuda.h"
 
 #include <map>
+#include <memory>
 #include <mutex>
 
 #include "c_api.hpp"
+#include "session.hpp"
 
 struct vosrt_cuda_queue {
     vosrt::cuda::Queue queue;
@@ -318,6 +320,19 @@ vosrt_status vosrt_cuda_memory_label_planes(vosrt_memory *memory, const float *p
         require(memory, "memory");
         memory->memory.queue().select();
         memory->memory.label_pixels(task_of(frame, false), view_of(planes, height, width, "planes"));
+    });
+}
+
+vosrt_status vosrt_cuda_memory_load(int32_t device, const uint8_t *data, size_t size, vosrt_memory **memory, vosrt_session *session) {
+    return guarded([&] {
+        require(data, "data");
+        require(memory, "memory");
+        *memory = nullptr;
+        vosrt::SessionReader reader({data, size});
+        auto loaded = std::unique_ptr<vosrt_memory>(new vosrt_memory{vosrt::Memory(reader.memory_options({}, device))});
+        reader.read_into(loaded->memory);
+        if (session != nullptr) vosrt::write_struct(reader.session(), session, "session");
+        *memory = loaded.release();
     });
 }
 

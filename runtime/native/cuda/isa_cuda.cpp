@@ -6,7 +6,6 @@ namespace vosrt {
 
 const char *isa_name(vosrt_isa isa) { return isa == VOSRT_ISA_AUTO ? "auto" : isa == VOSRT_ISA_CUDA ? "cuda" : "unknown"; }
 bool isa_available(vosrt_isa isa) { return isa == VOSRT_ISA_CUDA; }
-bool isa_is_bf16(vosrt_isa isa) { return isa == VOSRT_ISA_CUDA; }
 
 vosrt_isa choose_isa(vosrt_isa wanted, vosrt_precision precision) {
     if (wanted != VOSRT_ISA_AUTO && wanted != VOSRT_ISA_CUDA)

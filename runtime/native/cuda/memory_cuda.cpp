@@ -574,12 +574,84 @@ void Memory::top_k(float *similarity, int32_t *frame, int32_t *cell) const {
 
 // ---- sessions ------------------------------------------------------------------------------------------
 
-void Memory::write(SessionWriter &) const {
-    throw Error(VOSRT_UNSUPPORTED, "a memory on a GPU cannot be saved yet; use device 'cpu' for streams that are");
+Memory::Slot Memory::slot_of(int64_t frame) const {
+    const auto first = static_cast<size_t>(cuda::ring_slot(frame, options_.context)) * cells();
+    return {ring_keys_.data<uint16_t>() + first * padded_, ring_bias_.data<float>() + first, ring_soft_.data<float>() + first * capacity_};
+}
+Memory::Slot Memory::slot_of(const Reference &reference) const {
+    return {reference.keys.data<uint16_t>(), reference.bias.data<float>(), reference.soft.data<float>()};
 }
 
-void Memory::read(SessionReader &) {
-    throw Error(VOSRT_UNSUPPORTED, "a saved memory cannot continue on a GPU yet; load it with device 'cpu'");
+size_t Memory::slot_bytes(size_t objects) const {
+    return cells() * (options_.channels * sizeof(uint16_t) + sizeof(float) + (1 + objects) * sizeof(float));
+}
+
+void Memory::write_slot(SessionWriter &out, const Slot &slot) const {
+    if (out.counting()) return out.skip(slot_bytes(object_ids().size()));
+    const auto count = static_cast<size_t>(cells());
+    std::vector<uint16_t> keys(count * padded_);
+    std::vector<float> bias(count), soft(count * capacity_);
+    queue_.download(keys.data(), slot.keys, keys.size() * sizeof keys[0]);
+    queue_.download(bias.data(), slot.bias, bias.size() * sizeof bias[0]);
+    queue_.download(soft.data(), slot.soft, soft.size() * sizeof soft[0]);
+    queue_.wait();
+    for (size_t cell = 0; cell < count; ++cell) {
+        out.bytes(keys.data() + cell * padded_, options_.channels * sizeof keys[0]);
+        out.put(bias[cell]);
+    }
+    for (size_t cell = 0; cell < count; ++cell)
+        for (const int32_t channel : order_channels_) out.put(soft[cell * capacity_ + channel]);
+}
+
+void Memory::read_slot(SessionReader &in, const Slot &slot) {
+    const auto count = static_cast<size_t>(cells());
+    std::vector<uint16_t> keys(count * padded_);  // padding is zero, as in what a frame stores
+    std::vector<float> bias(count), soft(count * capacity_);
+    for (size_t cell = 0; cell < count; ++cell) {
+        std::memcpy(keys.data() + cell * padded_, in.bytes(options_.channels * sizeof keys[0]), options_.channels * sizeof keys[0]);
+        bias[cell] = in.get<float>();
+    }
+    for (size_t cell = 0; cell < count; ++cell)
+        for (const int32_t channel : order_channels_) soft[cell * capacity_ + channel] = in.get<float>();
+    queue_.upload(slot.keys, keys.data(), keys.size() * sizeof keys[0]);
+    queue_.upload(slot.bias, bias.data(), bias.size() * sizeof bias[0]);
+    queue_.upload(slot.soft, soft.data(), soft.size() * sizeof soft[0]);
+    queue_.wait();
+}
+
+void Memory::write(SessionWriter &out) const {
+    queue_.select();
+    const std::span<const uint8_t> ids = object_ids();
+    SessionContents contents{frames_, {ids.begin(), ids.end()}, std::vector<float>(options_.channels), {}};
+    if (!out.counting()) {
+        queue_.download(contents.mean.data(), mean_.data(), contents.mean.size() * sizeof(float));
+        queue_.wait();
+    }
+    for (const Reference &reference : references_) contents.references.push_back({reference.frame, reference.ids});
+    contents.write(out);
+    for (int64_t frame = frames_ - contents.kept_frames(options_.context); frame < frames_; ++frame) write_slot(out, slot_of(frame));
+    for (const Reference &reference : references_) write_slot(out, slot_of(reference));
+}
+
+void Memory::read(SessionReader &in) {
+    queue_.select();
+    SessionContents contents = SessionContents::read(in, options_, [&](size_t objects) { return slot_bytes(objects); });
+    frames_ = contents.frames;
+    const int64_t now = frames_ - 1;
+    queue_.upload(now_.data(), &now, sizeof now);
+    queue_.upload(mean_.data(), contents.mean.data(), contents.mean.size() * sizeof(float));
+    for (size_t i = 0; i < contents.ids.size(); ++i) channel_[contents.ids[i]] = static_cast<int32_t>(i + 1);
+    update_order();
+    grow_channels(contents.ids.size());
+    const size_t keys_bytes = static_cast<size_t>(cells()) * padded_ * sizeof(uint16_t), bias_bytes = cells() * sizeof(float);
+    for (SessionContents::Reference &reference : contents.references)
+        references_.push_back({reference.frame, std::move(reference.ids), buffer(keys_bytes, "a reference's keys"),
+                               buffer(bias_bytes, "a reference's keys"),
+                               buffer(cells() * capacity_ * sizeof(float), "a reference's soft masks")});
+    reserve_work(std::max<size_t>(references_.size(), 1));
+    for (int64_t frame = frames_ - contents.kept_frames(options_.context); frame < frames_; ++frame) read_slot(in, slot_of(frame));
+    for (const Reference &reference : references_) read_slot(in, slot_of(reference));
+    upload_tables();
 }
 
 }  // namespace vosrt

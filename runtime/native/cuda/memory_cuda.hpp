@@ -106,6 +106,16 @@ class Memory {
     cuda::NewestMasks newest_masks() const;
     std::vector<float> download_soft() const;
     void upload_soft(const std::vector<float> &soft);
+    // Where a frame's arrays begin, of the ring or of a reference.
+    struct Slot {
+        uint16_t *keys;
+        float *bias, *soft;
+    };
+    Slot slot_of(int64_t frame) const;
+    Slot slot_of(const Reference &reference) const;
+    size_t slot_bytes(size_t objects) const;  // in a session
+    void write_slot(SessionWriter &out, const Slot &slot) const;
+    void read_slot(SessionReader &in, const Slot &slot);
     cuda::Buffer buffer(size_t bytes, const char *what) const { return {options_.device, bytes, what}; }
 
     const MemoryOptions options_;

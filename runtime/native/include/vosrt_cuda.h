@@ -2,7 +2,10 @@
  *
  * libvosrt_cuda is libvosrt with memories on an NVIDIA GPU: every function of vosrt.h is there and means the same, so a program
  * links one instead of the other, or opens it with dlopen where a driver is. vosrt_memory_options.device is the number of the GPU.
- * Products are bf16 and accumulated in fp32. Sessions cannot be saved or loaded yet (VOSRT_UNSUPPORTED).
+ * Products are bf16 and accumulated in fp32. Sessions are those of libvosrt's bf16 paths: one that was saved here continues there
+ * up to rounding, and the other way round; one with fp32 keys is refused (VOSRT_UNSUPPORTED). Here,
+ * too, a loaded session continues bit for bit, but that sums over objects may round differently if one was removed before and
+ * another is marked later.
  *
  * The functions below take and give arrays on the GPU, so that frames, embeddings and labels need not leave it:
  *
@@ -139,6 +142,9 @@ typedef enum vosrt_cuda_stage {
 /* vosrt_cuda_memory_frame, but not recorded and waited for: ms[VOSRT_CUDA_STAGES] are the milliseconds of its stages, by CUDA
  * events. For measuring kernels; a whole frame takes longer than in a recorded graph. */
 VOSRT_API vosrt_status vosrt_cuda_memory_time_frame(vosrt_memory *memory, const vosrt_cuda_frame *frame, float *ms);
+/* vosrt_memory_load, which takes the first GPU, on another one. */
+VOSRT_API vosrt_status vosrt_cuda_memory_load(int32_t device, const uint8_t *data, size_t size, vosrt_memory **memory,
+                                              vosrt_session *session);
 /* How many CUDA graphs the memory recorded so far. */
 VOSRT_API vosrt_status vosrt_cuda_memory_recordings(const vosrt_memory *memory, int64_t *count);
 

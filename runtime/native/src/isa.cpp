@@ -99,10 +99,6 @@ bool isa_available(vosrt_isa isa) {
     }
 }
 
-bool isa_is_bf16(vosrt_isa isa) {
-    return isa == VOSRT_ISA_AVX512_BF16 || isa == VOSRT_ISA_AMX || isa == VOSRT_ISA_AMX_EMULATED;
-}
-
 vosrt_isa choose_isa(vosrt_isa wanted, vosrt_precision precision) {
     if (wanted == VOSRT_ISA_AUTO) wanted = isa_from_environment();
     if (wanted == VOSRT_ISA_CUDA) throw Error(VOSRT_UNSUPPORTED, "instruction-set path 'cuda' is libvosrt_cuda's");

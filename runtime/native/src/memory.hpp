@@ -100,7 +100,7 @@ class Memory {
     template <class Body>
     void for_each_slot(const Body &body);
     void update_order();
-    int64_t kept_frames() const;
+    size_t slot_bytes(size_t objects) const;  // in a session
     void write_slot(SessionWriter &out, const Slot &slot) const;
     void read_slot(SessionReader &in, Slot &slot) const;
 

@@ -111,8 +111,8 @@ SessionReader::SessionReader(std::span<const uint8_t> data) : data_(data) {
     options_.isa = get<int32_t>();
 }
 
-MemoryOptions SessionReader::memory_options(const vosrt_load_options &wanted) const {
-    if (options_.isa <= VOSRT_ISA_AUTO || options_.isa > VOSRT_ISA_AMX_EMULATED) refuse("its instruction-set path is unknown");
+MemoryOptions SessionReader::memory_options(const vosrt_load_options &wanted, int32_t device) const {
+    if (options_.isa <= VOSRT_ISA_AUTO || options_.isa > VOSRT_ISA_CUDA) refuse("its instruction-set path is unknown");
     const auto saved = static_cast<vosrt_isa>(options_.isa);
     vosrt_memory_options options = options_;
     options.isa = wanted.isa;
@@ -121,11 +121,12 @@ MemoryOptions SessionReader::memory_options(const vosrt_load_options &wanted) co
     if (wanted.precision != VOSRT_PRECISION_AUTO && wanted.precision != options.precision)
         throw Error(VOSRT_UNSUPPORTED, std::string("the session holds ") + (isa_is_bf16(saved) ? "bf16" : "fp32") +
                                            " keys; it cannot continue in the other precision");
+    options.device = device;
     const char *forced = std::getenv("VOSRT_ISA");
     if (options.isa == VOSRT_ISA_AUTO && (forced == nullptr || *forced == '\0') && isa_available(saved))
         options.isa = saved;
     within(wanted.threads, 0, 1024, "threads");
-    within(wanted.isa, VOSRT_ISA_AUTO, VOSRT_ISA_AMX_EMULATED, "isa");
+    within(wanted.isa, VOSRT_ISA_AUTO, VOSRT_ISA_CUDA, "isa");
     MemoryOptions out;
     try {
         out = resolve(options);
@@ -149,20 +150,68 @@ void SessionReader::read_into(Memory &memory) {
     if (remaining() != 0) refuse("it goes on after its end");
 }
 
+void SessionContents::write(SessionWriter &out) const {
+    out.put(frames);
+    out.put(static_cast<uint32_t>(ids.size()));
+    out.put(static_cast<uint32_t>(references.size()));
+    out.bytes(ids.data(), ids.size());
+    out.bytes(mean.data(), mean.size() * sizeof(float));
+    for (const Reference &reference : references) {
+        out.put(reference.frame);
+        out.put(static_cast<uint32_t>(reference.ids.size()));
+        out.bytes(reference.ids.data(), reference.ids.size());
+    }
+}
+
+SessionContents SessionContents::read_unsized(SessionReader &in, int32_t channels) {
+    SessionContents contents;
+    contents.frames = in.get<int64_t>();
+    const auto objects = in.get<uint32_t>(), references = in.get<uint32_t>();
+    if (contents.frames < 1 || contents.frames > kMaxFrames || objects > 255 || references > 256)
+        in.refuse("its counters are impossible");
+    const uint8_t *ids = in.bytes(objects);
+    std::array<int32_t, 256> references_of{};  // of an id; every object has exactly one
+    for (uint32_t i = 0; i < objects; ++i)
+        if (ids[i] == 0 || (i > 0 && ids[i] <= ids[i - 1])) in.refuse("its object ids are out of order");
+    contents.ids.assign(ids, ids + objects);
+    const uint8_t *mean = in.bytes(static_cast<size_t>(channels) * sizeof(float));
+    contents.mean.resize(channels);
+    std::memcpy(contents.mean.data(), mean, contents.mean.size() * sizeof(float));
+
+    for (uint32_t r = 0; r < references; ++r) {
+        Reference reference{in.get<int64_t>(), {}};
+        if (reference.frame < 0 || reference.frame >= contents.frames ||
+            (r > 0 && reference.frame <= contents.references.back().frame))
+            in.refuse("its references are out of order");
+        const auto count = in.get<uint32_t>();
+        if (count > 255 || (count == 0 && r > 0)) in.refuse("a reference has an impossible number of objects");
+        const uint8_t *own = in.bytes(count);
+        reference.ids.reserve(256);
+        reference.ids.assign(own, own + count);
+        for (const uint8_t id : reference.ids) {
+            if (!std::binary_search(ids, ids + objects, id)) in.refuse("a reference names an object that is not tracked");
+            ++references_of[id];
+        }
+        contents.references.push_back(std::move(reference));
+    }
+    for (uint32_t i = 0; i < objects; ++i)
+        if (references_of[ids[i]] != 1) in.refuse("an object does not have exactly one reference");
+    return contents;
+}
+
 #if !defined(VOSRT_CUDA_LIBRARY)
 
 // ---- the memory's own part -----------------------------------------------------------------------------
 
-// Recent frames that a later one may read, and the newest one, whose soft masks are asked for.
-int64_t Memory::kept_frames() const { return std::min<int64_t>(frames_, std::max(options_.context, 1)); }
+size_t Memory::slot_bytes(size_t objects) const {
+    const bool bf16 = isa_is_bf16(options_.isa);
+    return cells() * (options_.channels * (bf16 ? 2 : sizeof(float)) + (bf16 ? sizeof(float) : 0) + (1 + objects) * sizeof(float));
+}
 
 void Memory::write_slot(SessionWriter &out, const Slot &slot) const {
+    if (out.counting()) return out.skip(slot_bytes(object_ids().size()));
     const bool bf16 = isa_is_bf16(options_.isa);
     const size_t row = kernel_.row_bytes(options_.channels), stored = options_.channels * (bf16 ? 2 : sizeof(float));
-    if (out.counting()) {
-        out.skip(cells() * (stored + (bf16 ? sizeof(float) : 0) + order_channels_.size() * sizeof(float)));
-        return;
-    }
     for (int32_t cell = 0; cell < cells(); ++cell) {
         const std::byte *key = slot.keys.data() + cell * row;
         out.bytes(key, stored);
@@ -185,68 +234,28 @@ void Memory::read_slot(SessionReader &in, Slot &slot) const {
 }
 
 void Memory::write(SessionWriter &out) const {
-    out.put(frames_);
-    out.put(static_cast<uint32_t>(order_ids_.size() - 1));
-    out.put(static_cast<uint32_t>(references_.size()));
-    out.bytes(order_ids_.data() + 1, order_ids_.size() - 1);
-    out.bytes(mean_.data(), mean_.size() * sizeof(float));
-    for (const Reference &reference : references_) {
-        out.put(reference.frame);
-        out.put(static_cast<uint32_t>(reference.ids.size()));
-        out.bytes(reference.ids.data(), reference.ids.size());
-    }
-    for (int64_t frame = frames_ - kept_frames(); frame < frames_; ++frame) write_slot(out, slot_of(frame));
+    const std::span<const uint8_t> ids = object_ids();
+    SessionContents contents{frames_, {ids.begin(), ids.end()}, {mean_.begin(), mean_.end()}, {}};
+    for (const Reference &reference : references_) contents.references.push_back({reference.frame, reference.ids});
+    contents.write(out);
+    for (int64_t frame = frames_ - contents.kept_frames(options_.context); frame < frames_; ++frame) write_slot(out, slot_of(frame));
     for (const Reference &reference : references_) write_slot(out, reference.slot);
 }
 
 void Memory::read(SessionReader &in) {
-    const auto frames = in.get<int64_t>();
-    const auto objects = in.get<uint32_t>(), references = in.get<uint32_t>();
-    if (frames < 1 || frames > kMaxFrames || objects > 255 || references > 256)
-        in.refuse("its counters are impossible");
-    const uint8_t *ids = in.bytes(objects);
-    std::array<int32_t, 256> references_of{};  // of an id; every object has exactly one
-    for (uint32_t i = 0; i < objects; ++i)
-        if (ids[i] == 0 || (i > 0 && ids[i] <= ids[i - 1])) in.refuse("its object ids are out of order");
-    std::memcpy(mean_.data(), in.bytes(mean_.size() * sizeof(float)), mean_.size() * sizeof(float));
-
-    std::vector<Reference> loaded(references);
-    for (uint32_t r = 0; r < references; ++r) {
-        Reference &reference = loaded[r];
-        reference.frame = in.get<int64_t>();
-        if (reference.frame < 0 || reference.frame >= frames || (r > 0 && reference.frame <= loaded[r - 1].frame))
-            in.refuse("its references are out of order");
-        const auto count = in.get<uint32_t>();
-        if (count > 255 || (count == 0 && r > 0)) in.refuse("a reference has an impossible number of objects");
-        const uint8_t *own = in.bytes(count);
-        reference.ids.reserve(256);
-        reference.ids.assign(own, own + count);
-        for (const uint8_t id : reference.ids) {
-            if (!std::binary_search(ids, ids + objects, id)) in.refuse("a reference names an object that is not tracked");
-            ++references_of[id];
-        }
-    }
-    for (uint32_t i = 0; i < objects; ++i)
-        if (references_of[ids[i]] != 1) in.refuse("an object does not have exactly one reference");
-
-    // Before slots are allocated for the references, their data must be there.
-    frames_ = frames;
-    for (uint32_t i = 0; i < objects; ++i) channel_[ids[i]] = static_cast<int32_t>(i + 1);
+    SessionContents contents = SessionContents::read(in, options_, [&](size_t objects) { return slot_bytes(objects); });
+    frames_ = contents.frames;
+    std::copy(contents.mean.begin(), contents.mean.end(), mean_.begin());
+    for (size_t i = 0; i < contents.ids.size(); ++i) channel_[contents.ids[i]] = static_cast<int32_t>(i + 1);
     order_channels_.reserve(257);
     order_ids_.reserve(257);
     update_order();
-    SessionWriter slot_size;
-    write_slot(slot_size, newest());
-    if (in.remaining() / slot_size.size() < static_cast<size_t>(kept_frames()) + references)
-        in.refuse("it ends too early");
-    grow_channels(objects);
+    grow_channels(contents.ids.size());
     set_mean_square();
-    for (Reference &reference : loaded) {
-        reference.slot = make_slot(capacity_);
-        references_.push_back(std::move(reference));
-    }
+    for (SessionContents::Reference &reference : contents.references)
+        references_.push_back({reference.frame, std::move(reference.ids), make_slot(capacity_)});
     reserve_work(std::max<size_t>(references_.size(), 1));
-    for (int64_t frame = frames_ - kept_frames(); frame < frames_; ++frame) read_slot(in, slot_of(frame));
+    for (int64_t frame = frames_ - contents.kept_frames(options_.context); frame < frames_; ++frame) read_slot(in, slot_of(frame));
     for (Reference &reference : references_) read_slot(in, reference.slot);
 }
 

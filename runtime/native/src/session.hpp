@@ -9,11 +9,13 @@
 // row padding, so that any path of the same format can continue.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <span>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "error.hpp"
 #include "memory.hpp"
@@ -54,7 +56,7 @@ class SessionReader {
     explicit SessionReader(std::span<const uint8_t> data);
 
     // What the memory is to be created with. Throws Error(VOSRT_UNSUPPORTED) where no path here has its number format.
-    MemoryOptions memory_options(const vosrt_load_options &wanted) const;
+    MemoryOptions memory_options(const vosrt_load_options &wanted, int32_t device = 0) const;
     void read_into(Memory &memory);
     // Points into the data; known after read_into.
     const vosrt_session &session() const { return session_; }
@@ -83,6 +85,34 @@ class SessionReader {
     vosrt_memory_options options_{};
     vosrt_session session_{};
     bool annotated_ = false;
+};
+
+// What a session says of a memory before its slots follow.
+struct SessionContents {
+    struct Reference {
+        int64_t frame;
+        std::vector<uint8_t> ids;
+    };
+    int64_t frames = 0;
+    std::vector<uint8_t> ids;  // ascending
+    std::vector<float> mean;
+    std::vector<Reference> references;  // oldest first
+
+    // Recent frames that a later one may read, and the newest one, whose soft masks are asked for.
+    int64_t kept_frames(int32_t context) const { return std::min<int64_t>(frames, std::max(context, 1)); }
+    void write(SessionWriter &out) const;
+    // Throws Error(VOSRT_INVALID_SESSION) where it contradicts itself, or the data end before as many slots of `slot_bytes`, a
+    // function of the number of objects, as they should hold.
+    template <class SlotBytes>
+    static SessionContents read(SessionReader &in, const MemoryOptions &options, const SlotBytes &slot_bytes) {
+        SessionContents contents = read_unsized(in, options.channels);
+        const auto slots = static_cast<size_t>(contents.kept_frames(options.context)) + contents.references.size();
+        if (in.remaining() / slot_bytes(contents.ids.size()) < slots) in.refuse("it ends too early");
+        return contents;
+    }
+
+   private:
+    static SessionContents read_unsized(SessionReader &in, int32_t channels);
 };
 
 }  // namespace vosrt

@@ -216,7 +216,7 @@ vosrt_session Stream::session() const {
 void Stream::load(std::span<const uint8_t> data) {
     SessionReader reader(data);
     const vosrt_load_options wanted{sizeof wanted, memory_options_.precision, memory_options_.isa, memory_options_.threads};
-    auto loaded = std::unique_ptr<vosrt_memory>(new vosrt_memory{Memory(reader.memory_options(wanted))});
+    auto loaded = std::unique_ptr<vosrt_memory>(new vosrt_memory{Memory(reader.memory_options(wanted, memory_options_.device))});
     reader.read_into(loaded->memory);
     const vosrt_session &session = reader.session();
     const auto known = [](const auto &hash) { return std::any_of(std::begin(hash), std::end(hash), [](auto b) { return b != 0; }); };

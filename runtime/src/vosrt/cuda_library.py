@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vosrt.errors import EngineError, MaskError, OptionError
+from vosrt.errors import EngineError, MaskError, OptionError, SessionError
 
 LIBRARY_VARIABLE = "VOSRT_CUDA_LIBRARY"
 _ABI_VERSION = 1
-_OK, _INVALID_ARGUMENT, _UNSUPPORTED, _OUT_OF_MEMORY, _INVALID_MASK = range(5)
+_OK, _INVALID_ARGUMENT, _UNSUPPORTED, _OUT_OF_MEMORY, _INVALID_MASK, _INVALID_SESSION = 0, 1, 2, 3, 4, 8
+_BUFFER_TOO_SMALL = 9
 
 
 class _Options(ctypes.Structure):
@@ -62,7 +63,19 @@ class _Frame(ctypes.Structure):
     )
 
 
+class _Session(ctypes.Structure):
+    """vosrt_session of vosrt.h."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        *((name, ctypes.c_int32) for name in ("frame_height", "frame_width", "reserved")),
+        ("annotation", ctypes.c_void_p),
+        ("model", ctypes.c_uint8 * 32),
+    )
+
+
 STRUCTS = {
+    "vosrt_session": _Session,
     "vosrt_memory_options": _Options,
     "vosrt_memory_info": _Info,
     "vosrt_cuda_device": _Device,
@@ -88,6 +101,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "vosrt_memory_set_soft_masks": (_P, _P),
     "vosrt_memory_top_k_references": (_P, _P),
     "vosrt_memory_top_k": (_P, _P, _P, _P),
+    "vosrt_memory_save": (_P, _P, _P, _Z, _P),
+    "vosrt_cuda_memory_load": (_I, _P, _Z, _P, _P),
     "vosrt_cuda_device_count": (_P,),
     "vosrt_cuda_device_info": (_I, _P),
     "vosrt_cuda_allocate": (_I, _Z, ctypes.c_char_p, _P),
@@ -182,11 +197,23 @@ class CudaLibrary:
         """Call a function that gives no status."""
         return getattr(self._functions, name)(*arguments)
 
+    def session_size(self, memory: Any, session: Any) -> int:
+        """Bytes that a memory and what its stream knows besides (a ``vosrt_session``) take.
+
+        Raises:
+            VosrtError: as for :meth:`call`.
+        """
+        size = ctypes.c_size_t()
+        if self._functions.vosrt_memory_save(memory, session, None, 0, ctypes.byref(size)) != _BUFFER_TOO_SMALL:
+            self.call("vosrt_memory_save", memory, session, None, 0, ctypes.byref(size))
+        return size.value
+
     def call(self, name: str, *arguments: Any) -> None:
         """Call a function that gives a status.
 
         Raises:
             MaskError: an annotation marks nothing, or what the grid cannot hold.
+            SessionError: a session is damaged.
             OptionError: an impossible value; no GPU or driver, one too old; out of memory.
             EngineError: CUDA failed.
         """
@@ -196,6 +223,8 @@ class CudaLibrary:
         text = self.plain("vosrt_last_error").decode(errors="replace")
         if status == _INVALID_MASK:
             raise MaskError(text)
+        if status == _INVALID_SESSION:
+            raise SessionError(text)
         if status == _OUT_OF_MEMORY:
             raise OptionError(f"{text}; use a smaller size, a shorter context, or device 'cpu'")
         if status in (_INVALID_ARGUMENT, _UNSUPPORTED):

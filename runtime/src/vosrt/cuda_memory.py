@@ -36,6 +36,16 @@ class LabelArrays(NamedTuple):
     totals: DeviceTensor
 
 
+class SavedMemory(NamedTuple):
+    """What a session holds; the fields of `vosrt.memory.Session`."""
+
+    memory: CudaMemory
+    frame_height: int
+    frame_width: int
+    annotation: U8Array | None
+    model: bytes
+
+
 class CudaMemory:
     """The memory on a GPU. Not safe for use by several threads at the same time.
 
@@ -69,8 +79,7 @@ class CudaMemory:
         device: int = 0,
         precision: Precision = "auto",
     ) -> None:
-        self._library = load_cuda_library()
-        self._shape, self._top_k, self.device = (height, width, channels), options.top_k, device
+        library = load_cuda_library()
         given = new_struct(
             "vosrt_memory_options",
             height=height,
@@ -88,15 +97,49 @@ class CudaMemory:
             device=device,
         )
         handle = ctypes.c_void_p()
-        self._library.call("vosrt_memory_create", ctypes.byref(given), ctypes.byref(handle))
-        self._handle = handle
-        weakref.finalize(self, self._library.plain, "vosrt_memory_destroy", handle).atexit = False
+        library.call("vosrt_memory_create", ctypes.byref(given), ctypes.byref(handle))
+        self._hold(library, handle, device)
+
+    @classmethod
+    def load(cls, session: bytes, device: int) -> SavedMemory:
+        """Continue a memory that :meth:`save` or a bf16 path of the native core wrote. The data are not trusted.
+
+        Args:
+            session: the bytes.
+            device: number of the GPU.
+
+        Raises:
+            SessionError: the session is damaged or made by a newer vosrt.
+            OptionError: its keys are fp32, or the GPU cannot be used.
+        """
+        library, handle, extra = load_cuda_library(), ctypes.c_void_p(), new_struct("vosrt_session")
+        library.call("vosrt_cuda_memory_load", device, session, len(session), ctypes.byref(handle), ctypes.byref(extra))
+        memory = cls.__new__(cls)
+        memory._hold(library, handle, device)
+        height, width = extra.frame_height, extra.frame_width
+        annotation = None
+        if extra.annotation:
+            marked = ctypes.string_at(extra.annotation, height * width)
+            annotation = np.frombuffer(marked, np.uint8).reshape(height, width).copy()
+        return SavedMemory(memory, height, width, annotation, bytes(extra.model))
+
+    def _hold(self, library: CudaLibrary, handle: ctypes.c_void_p, device: int) -> None:
+        """Own a memory of the library."""
+        self._library, self._handle, self.device = library, handle, device
+        weakref.finalize(self, library.plain, "vosrt_memory_destroy", handle).atexit = False
+        info = self._info()
+        self._shape, self._top_k = (info.height, info.width, info.channels), int(info.top_k)
         self._stream: int | None = None
         self._held: list[DeviceTensor] = []  # what queued work may still read
-        self._results = _Results(self._library, device)
+        self._results = _Results(library, device)
         self.changes = 0
         self.shown: DeviceTensor | None = None
         self.mean_confidence: dict[int, float] = {}
+
+    def _info(self) -> Any:
+        info = new_struct("vosrt_memory_info")
+        self._call("get_info", ctypes.byref(info))
+        return info
 
     @property
     def object_ids(self) -> tuple[int, ...]:
@@ -108,8 +151,7 @@ class CudaMemory:
     @property
     def info(self) -> dict[str, Any]:
         """Counters; see `vosrt.memory.Memory`."""
-        info = new_struct("vosrt_memory_info")
-        self._call("get_info", ctypes.byref(info))
+        info = self._info()
         counters = {name: getattr(info, name) for name in ("threads", "objects", "references", "frames", "bytes")}
         counters["bytes"] += self._results.bytes
         return {"isa": "cuda", **counters, "shape": self._shape}
@@ -205,6 +247,7 @@ class CudaMemory:
 
     def repeated(self) -> None:
         """A recording of :meth:`frame` that somebody else made was launched: a frame was taken."""
+        self.shown = None
         self.shown = None
         self.call_there("repeated")
 
@@ -325,8 +368,19 @@ class CudaMemory:
         return found
 
     def save(self, frame_height: int, frame_width: int, annotation: U8Array | None, model: bytes) -> bytes:
-        """Not on a GPU yet; this one only says so."""
-        raise OptionError("a memory on a GPU cannot be saved yet; use device 'cpu' for streams that are")
+        """The memory as bytes; see `vosrt.memory.Memory`."""
+        marked = None if annotation is None else _dense("annotation", annotation, (frame_height, frame_width), np.uint8)
+        extra = new_struct(
+            "vosrt_session",
+            frame_height=frame_height,
+            frame_width=frame_width,
+            annotation=None if marked is None else marked.ctypes.data,
+            model=(ctypes.c_uint8 * 32)(*model),
+        )
+        size = ctypes.c_size_t(self._library.session_size(self._handle, ctypes.byref(extra)))
+        buffer = ctypes.create_string_buffer(size.value)
+        self._call("save", ctypes.byref(extra), buffer, size.value, ctypes.byref(size))
+        return buffer.raw
 
     def describe(self) -> str:
         """One sentence on what runs."""

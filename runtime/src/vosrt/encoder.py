@@ -196,6 +196,12 @@ class FrameEncoder:
                     encoded.update(dict.fromkeys(chosen, error))
         return [encoded[position] for position in range(len(frames))]
 
+    @property
+    def stream(self) -> int:
+        """The CUDA stream that :meth:`encode_with` queues on, as an integer handle."""
+        assert self._there is not None
+        return self._there.stream
+
     def encode_with(self, frame: WorkingFrame, sequel: Sequel) -> None:
         """Run the encoder and, behind it on the GPU, what follows it, see `vosrt.engines.base.SequelEngine`.
 

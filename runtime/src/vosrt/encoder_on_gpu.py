@@ -63,6 +63,12 @@ class EncoderOnGpu:
             outputs = {key: self._keep(tensor) for key, tensor in self._engine.run_on_device({name: batch}).items()}
             return outputs if len(outputs) == 1 else {**outputs, name: self._keep(batch)}
 
+    @property
+    def stream(self) -> int:
+        """That of an engine that takes what follows it."""
+        assert isinstance(self._engine, SequelEngine)
+        return self._engine.stream
+
     def run_with(self, name: str, frame: U8Array | DeviceTensor, height: int, width: int, sequel: Sequel) -> None:
         """Run the engine on one frame, and what follows it, see `vosrt.engines.base.SequelEngine`.
 

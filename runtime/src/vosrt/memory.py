@@ -364,18 +364,21 @@ class Session:
     model: bytes
 
 
-def load_session(session: bytes, *, precision: Precision = "auto", threads: int = 0) -> Session:
+def load_session(session: bytes, *, precision: Precision = "auto", threads: int = 0, device: str = "cpu") -> Session:
     """Read what ``Memory.save`` or the C function ``vosrt_stream_save`` wrote. The data are not trusted.
 
     Args:
         session: the bytes.
         precision: of the products in matching; ``"auto"`` is the session's, another than the session's is refused.
         threads: worker threads; 0 is one per processor.
+        device: where it is to continue, as for :func:`create_memory`; on a GPU in bf16 only.
 
     Raises:
         SessionError: the session is damaged or made by a newer vosrt.
         OptionError: no core here can continue it.
     """
+    if (gpu := parse_device(device)) is not None:
+        return Session(*CudaMemory.load(session, gpu))
     native, _ = find_native()
     if native is None:
         raise OptionError(f"loading a saved stream {_NEEDS_NATIVE}")

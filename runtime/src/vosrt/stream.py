@@ -330,11 +330,9 @@ class Stream:
         self._check_open()
         if self._index >= 0:
             raise InputError("the stream has begun; load a session into a new one")
-        if self._device != "cpu":
-            raise OptionError("a saved stream cannot continue on a GPU yet; load it with device 'cpu'")
         if self._refiner is not None:
             raise OptionError("a saved stream continues without refinement; open this one with refine='off'")
-        loaded = load_session(session, precision=self._precision, threads=self._threads)
+        loaded = load_session(session, precision=self._precision, threads=self._threads, device=self._device)
         if any(self._model) and any(loaded.model) and self._model != loaded.model:
             raise SessionError("the session was saved with another network; load the bundle that it was saved with")
         if not loaded.frame_height or not loaded.frame_width:

@@ -40,6 +40,7 @@ class WholeFrames:
         if self._memory.changes != self._changes:
             self._recordings.clear()
             self._changes = self._memory.changes
+        self._memory.use_stream(self._encoder.stream)
         labels = self._memory.label_arrays(frame.frame_height, frame.frame_width)
         following = _Following(self._memory, self._encoder.spec.output_name, labels, self._recordings)
         self._encoder.encode_with(frame, following)

@@ -86,6 +86,10 @@ class Sequel(Protocol):
 class SequelEngine(DeviceEngine, Protocol):
     """A device engine that can record its network and what follows it as one CUDA graph."""
 
+    @property
+    def stream(self) -> int:
+        """What the network is queued on, as an integer handle."""
+
     def run_with(self, inputs: Mapping[str, Input], sequel: Sequel) -> None:
         """Run the graph and what follows it; one launch does both once they came twice as they are.
 

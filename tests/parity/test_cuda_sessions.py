@@ -1,0 +1,147 @@
+"""Sessions of memories on a GPU: saved and loaded there, and carried to the processor and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vosrt.bundle import EncoderSpec
+from vosrt.cuda_memory import CudaMemory
+from vosrt.encoder import FrameEncoder
+from vosrt.engines.fake import FakeEngine
+from vosrt.errors import OptionError, SessionError
+from vosrt.memory import Memory, load_session
+from vosrt.stream import Stream
+from vosrt.types import F32Array, PropagationOptions, U8Array
+
+H, W, K = 6, 9, 40
+OPTIONS = PropagationOptions(context=3, radius=4)
+ISA_AT = 144  # of the instruction-set path in a session, see session.cpp
+MODEL = bytes(range(32))
+
+
+def video(frames: int) -> list[F32Array]:
+    """Noisy views of one random scene that has a mean, f32 [h, w, K], unit length."""
+    random = np.random.default_rng(4)
+    scene = 1 + random.standard_normal((H, W, K))
+    noisy = [scene + 0.5 * random.standard_normal(scene.shape) for _ in range(frames)]
+    return [(f / np.linalg.norm(f, axis=-1, keepdims=True)).astype(np.float32) for f in noisy]
+
+
+def mark(*ids: int) -> U8Array:
+    """Objects beside each other, u8 [8 h, 8 w]."""
+    mask = np.zeros((8 * H, 8 * W), np.uint8)
+    for n, object_id in enumerate(ids):
+        mask[8:40, 8 + 12 * n : 20 + 12 * n] = object_id
+    return mask
+
+
+def on_processor(native: Any, options: PropagationOptions) -> Memory:
+    """The native core in bf16, whatever the processor."""
+    memory: Memory = native.Memory(H, W, K, **vars(options), isa="amx-emulated")
+    return memory
+
+
+def play(memory: Memory, frames: list[F32Array], marks: dict[int, tuple[int, ...]]) -> None:
+    for t, embedding in enumerate(frames):
+        memory.push(embedding)
+        if t in marks:
+            memory.annotate(mark(*marks[t]))
+
+
+@pytest.mark.parametrize(
+    ("count", "options"),
+    [(7, OPTIONS), (2, OPTIONS), (3, PropagationOptions(context=0, radius=4))],
+    ids=["a full context", "a beginning", "no context"],
+)
+def test_a_session_continues_bit_for_bit(cuda_core: str, count: int, options: PropagationOptions) -> None:
+    """Two appearance times, more objects than there was room for at first, one of them gone."""
+    memory, frames = CudaMemory(H, W, K, options), video(count + 4)
+    play(memory, frames[:count], {0: (1, 2, 3, 4, 5), count - 1: (2,)})
+    memory.remove(4)
+    annotation = mark(2)
+    session = memory.save(8 * H, 8 * W, annotation, MODEL)
+    assert memory.save(8 * H, 8 * W, annotation, MODEL) == session
+    loaded = load_session(session, device="cuda")
+    assert (loaded.frame_height, loaded.frame_width, loaded.model) == (8 * H, 8 * W, MODEL)
+    np.testing.assert_array_equal(loaded.annotation, annotation)
+    assert loaded.memory.save(8 * H, 8 * W, annotation, MODEL) == session
+    again = loaded.memory
+    assert again.object_ids == memory.object_ids == (1, 2, 3, 5)
+    kept = ("objects", "references", "frames", "shape")
+    assert [again.info[name] for name in kept] == [memory.info[name] for name in kept]
+    assert again.top_k().cell.shape[0] == 0
+    for t, embedding in enumerate(frames[count:]):
+        for each in (memory, again):
+            each.push(embedding)
+            if t == 1:
+                each.annotate(mark(3))
+        np.testing.assert_array_equal(again.soft_masks(), memory.soft_masks())
+        for ours, theirs in zip(again.labels(50, 70), memory.labels(50, 70), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("to", ["the GPU", "the processor"])
+def test_a_session_moves_between_processor_and_gpu(cuda_core: str, native: Any, to: str) -> None:
+    """Up to rounding: what was saved is there to the bit, what follows differs by less than 1e-4."""
+    frames, marks = video(9), {0: (1, 2), 3: (7,)}
+    there, here = CudaMemory(H, W, K, OPTIONS), on_processor(native, OPTIONS)
+    source, other = (here, there) if to == "the GPU" else (there, here)
+    play(source, frames[:6], marks)
+    play(other, frames[:6], marks)
+    session = source.save(8 * H, 8 * W, None, MODEL)
+    if to == "the GPU":
+        moved = load_session(session, device="cuda").memory
+    else:
+        moved = native.load_session(session, isa="amx-emulated")[0]
+    again = moved.save(8 * H, 8 * W, None, MODEL)
+    assert (session[:24], len(session)) == (again[:24], len(again))
+    assert session[56:ISA_AT] == again[56:ISA_AT]
+    assert {session[ISA_AT], again[ISA_AT]} == {6, 7}
+    assert session[ISA_AT + 4 :] == again[ISA_AT + 4 :]
+    changed = []
+    for embedding in frames[6:]:
+        for each in (source, moved, other):
+            each.push(embedding)
+        np.testing.assert_allclose(moved.soft_masks(), source.soft_masks(), atol=1e-4)
+        changed.append(moved.labels(8 * H, 8 * W)[0] != source.labels(8 * H, 8 * W)[0])
+    assert np.mean(changed) < 1e-3
+
+
+def test_sessions_are_not_trusted(cuda_emulated: Path, native: Any) -> None:
+    """Cut, altered, of fp32 keys, or too large for the GPU: refused in one line."""
+    memory = CudaMemory(H, W, K, OPTIONS)
+    with pytest.raises(OptionError, match="saving needs a frame"):
+        memory.save(8, 8, None, MODEL)
+    play(memory, video(2), {0: (1,)})
+    session = memory.save(8, 8, None, MODEL)
+    with pytest.raises(OptionError, match=r"annotation is uint8 \[2, 2\]; expected uint8 \[8, 8\]"):
+        memory.save(8, 8, np.zeros((2, 2), np.uint8), MODEL)
+    for damaged in (b"", session[:200], session[:-1], session[:300] + b"\1" + session[301:]):
+        with pytest.raises(SessionError, match="the session cannot be used"):
+            load_session(damaged, device="cuda")
+    fp32 = native.Memory(H, W, K, precision="fp32")
+    fp32.push(video(1)[0])
+    with pytest.raises(OptionError, match="fp32"):
+        load_session(fp32.save(8, 8, None, MODEL), device="cuda")
+    with pytest.raises(OptionError, match="CUDA device 3 was asked for"):
+        load_session(session, device="cuda:3")
+
+
+def test_a_stream_is_saved_and_goes_on(cuda_core: str, tiny_clip: tuple[U8Array, U8Array]) -> None:
+    """Index, labels, and the annotation of the newest frame come back."""
+    frames, masks = tiny_clip
+    encoder = FrameEncoder(EncoderSpec(channels=K, feature="key"), FakeEngine(EncoderSpec(channels=K, feature="key")))
+    stream, copy = (Stream(encoder, OPTIONS, device="cuda") for _ in range(2))
+    stream.step(frames[0], masks[0])
+    copy.load(stream.save())
+    stream.remove(1)
+    copy.remove(1)
+    for frame in frames[1:]:
+        ours, theirs = copy.step(frame), stream.step(frame)
+        assert ours.index == theirs.index
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+        np.testing.assert_array_equal(ours.confidence, theirs.confidence)
