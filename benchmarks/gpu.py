@@ -3,7 +3,7 @@
     python benchmarks/gpu.py                     # everything; prints one table, writes results/gpu.jsonl
     python benchmarks/gpu.py --build             # builds libvosrt_cuda for this GPU first, into a folder of its own
     python benchmarks/gpu.py --toy               # a tiny problem, nothing written
-    python benchmarks/gpu.py --check             # without a GPU: the parity part alone, on emulated kernels
+    python benchmarks/gpu.py --check             # without a GPU: parity, and a few frames, on emulated kernels
 
 Without a GPU it says so and exits 2. Parity has to hold before anything is timed: similarities within 1e-2 of the NumPy
 twin's (at a toy size) and of the processor's fp32 core (at 480p), fewer than 0.1 % of the labels changed. Steps are
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,10 @@ from vosrt.benchmark.clip import PERIOD, mark_objects, render, size_of
 from vosrt.cuda_library import LIBRARY_VARIABLE, load_cuda_library
 from vosrt.cuda_memory import CudaMemory, CudaQueue, download
 from vosrt.engines.device import DeviceTensor
+from vosrt.engines.tensorrt import CUDA_GRAPH_VARIABLE
 from vosrt.errors import VosrtError
 from vosrt.memory import Memory, NumpyMemory, create_memory
+from vosrt.stream import PendingStep
 from vosrt.types import PropagationOptions, U8Array
 
 NATIVE = Path(__file__).resolve().parents[1] / "runtime" / "native"
@@ -179,8 +181,42 @@ def time_kernels(height: int, width: int, channels: int, objects: int, *, count:
     return rows
 
 
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How frames go through a stream.
+
+    Attributes:
+        stay: they are on the GPU and labels stay there; otherwise both are in host memory.
+        ahead: a frame is queued before the labels of the last one are waited for.
+        recorded: the network is recorded, with the memory's work where streams take whole frames (VOSRT_CUDA_GRAPH).
+    """
+
+    stay: bool = False
+    ahead: bool = False
+    recorded: bool = True
+
+    def __str__(self) -> str:
+        where = "stay on the GPU" if self.stay else "come down a frame later" if self.ahead else "are waited for"
+        return f"labels {where}, {'recorded' if self.recorded else 'queued piece by piece'}"
+
+
+WAYS = tuple(
+    Way(stay=stay, ahead=ahead, recorded=recorded)
+    for recorded in (True, False)
+    for stay, ahead in ((False, False), (False, True), (True, False))
+)
+
+
 def time_frames(
-    size: int, objects: int, *, bundle: str, engine: str, frames: int, refine: int | str = "default", stay: bool = False
+    size: int,
+    objects: int,
+    *,
+    bundle: str,
+    engine: str,
+    frames: int,
+    refine: int | str = "default",
+    way: Way = WAYS[0],
+    warm_up: int = OPTIONS.context + 5,
 ) -> Row:
     """Frames a second, one video.
 
@@ -191,28 +227,40 @@ def time_frames(
         engine: as for vos-run.
         frames: to be timed.
         refine: rounds of refinement, or ``"off"``.
-        stay: frames are on the GPU and labels stay there; otherwise both are in host memory.
+        way: how they go.
+        warm_up: frames before, which are not timed.
     """
     height, width = size_of(size)
     clip = [render(height, width, t) for t in range(min(PERIOD, frames))]
-    model = Model.load(bundle, engine=engine, device="cuda")
-    stream = model.stream(size=size, refine=refine, labels_on="gpu" if stay else "host")
+    os.environ[CUDA_GRAPH_VARIABLE] = "1" if way.recorded else "0"
+    try:
+        model = Model.load(bundle, engine=engine, device="cuda")
+    finally:
+        del os.environ[CUDA_GRAPH_VARIABLE]
+    stream = model.stream(size=size, refine=refine, labels_on="gpu" if way.stay else "host")
     stream.start(clip[0], mark_objects(height, width, objects))
-    given: list[Any] = [to_gpu(frame) for frame in clip] if stay else clip
-    for t in range(OPTIONS.context + 5):
-        result = stream.step(given[t % len(clip)])
-    if result.labels_tensor is not None:
-        download(result.labels_tensor)
+    given: list[Any] = [to_gpu(frame) for frame in clip] if way.stay else clip
+
+    def take(count: int) -> None:
+        pending: list[PendingStep] = []
+        for t in range(count):
+            pending.append(stream.submit(given[t % len(clip)]))
+            if len(pending) > way.ahead:
+                result = pending.pop(0).result()
+        for each in pending:
+            result = each.result()
+        if result.labels_tensor is not None:
+            download(result.labels_tensor)  # nothing was waited for until now
+
+    take(warm_up)
     began = time.perf_counter()
-    for t in range(frames):
-        result = stream.step(given[t % len(clip)])
-    if result.labels_tensor is not None:
-        download(result.labels_tensor)  # nothing was waited for until now
+    take(frames)
     fps = frames / (time.perf_counter() - began)
     description = model.describe()
     encoder = description["engines"]["encoder"]
     return {
-        "what": "frames that stay on the GPU" if stay else "frames",
+        "what": "frames",
+        "way": str(way),
         "refine": "off" if model.manifest.masks is None else refine,
         "size": size,
         "objects": objects,
@@ -332,7 +380,7 @@ def measure(options: argparse.Namespace) -> None:
 
             def frames(size: int = size, objects: int = objects) -> list[Row]:
                 given = {"bundle": options.bundle, "engine": options.engine, "frames": 3 if toy else 200}
-                return [time_frames(size, objects, **given), time_frames(size, objects, stay=True, **given)]
+                return [time_frames(size, objects, way=way, **given) for way in WAYS]
 
             def refined(size: int = size, objects: int = objects) -> list[Row]:
                 given = {"bundle": options.mask_bundle, "engine": options.engine, "frames": 3 if toy else 20}
@@ -365,9 +413,11 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="vosrt-gpu-"))
     try:
         if options.check:
-            given = os.environ.get("VOSRT_CUDA_EMULATED_LIBRARY")
-            os.environ[LIBRARY_VARIABLE] = given or str(build(folder, emulated=True))
+            library = os.environ.get("VOSRT_CUDA_EMULATED_LIBRARY")
+            os.environ[LIBRARY_VARIABLE] = library or str(build(folder, emulated=True))
             show([check_parity(6, 9, 40, twin=True, options=PropagationOptions(context=2, radius=3))])
+            given = {"bundle": options.bundle, "engine": "fake", "frames": 2, "warm_up": 1}
+            show([time_frames(64, 1, way=way, **given) for way in WAYS if not way.stay])
             return
         if options.build:
             os.environ[LIBRARY_VARIABLE] = str(build(folder, emulated=False))
