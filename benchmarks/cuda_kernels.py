@@ -48,7 +48,7 @@ def compile_for(architecture: str) -> list[dict[str, Any]]:
         re.DOTALL,
     )
     for mangled, stack, stores, loads, registers in pattern.findall(done.stderr):
-        found = re.search(r"\d([A-Z][A-Za-z]+Kernel)(?:ILi(\d+)ELi(\d+)E)?", mangled)
+        found = re.search(r"\d([A-Z][A-Za-z\d]+?Kernel)(?:ILi(\d+)ELi(\d+)E)?", mangled)
         if found is None:
             raise SystemExit(f"a kernel with a name that is not understood: {mangled}")
         kernel = found[1].removesuffix("Kernel").lower() + (f" {found[2]} x {found[3]}" if found[2] else "")
