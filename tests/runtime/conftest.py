@@ -329,6 +329,11 @@ class _GraphStrategy(enum.IntEnum):
     WHOLE_GRAPH_CAPTURE = 1
 
 
+class _Specialization(enum.IntEnum):
+    LAZY = 0
+    EAGER = 1
+
+
 class _Severity(enum.IntEnum):
     INTERNAL_ERROR = 0
     ERROR = 1
@@ -352,6 +357,7 @@ class FakeTensorRt(ModuleType):
     ILogger = FakeLogger
     TensorIOMode = _Mode
     CudaGraphStrategy = _GraphStrategy
+    DynamicShapesKernelSpecializationStrategy = _Specialization
 
     def __init__(self, name: str, version: str, cuda: FakeCuda) -> None:
         super().__init__(name)
@@ -398,7 +404,10 @@ class FakeEngine:
         return (-1, -1, -1, 3)
 
     def create_runtime_config(self) -> Any:
-        return SimpleNamespace(cuda_graph_strategy=_GraphStrategy.DISABLED)
+        return SimpleNamespace(
+            cuda_graph_strategy=_GraphStrategy.DISABLED,
+            dynamic_shapes_kernel_specialization_strategy=_Specialization.LAZY,
+        )
 
     def create_execution_context(self, config: Any = None) -> FakeContext:
         context = FakeContext(self, config)
@@ -444,7 +453,7 @@ class FakeContext:
     def execute_async_v3(self, stream: int) -> bool:
         cuda = self._engine.trt.cuda
         capturing = cuda.queues[stream].captured is not None
-        unready = self.refuses_capture or not self._prepared
+        unready = self.refuses_capture or not self._prepared or self._compiles_beside()
         if self.fails or set(self._addresses) != {"frames", "embedding"} or (capturing and unready):
             assert self._engine.trt.logger
             self._engine.trt.logger.log(_Severity.ERROR, "cannot enqueue")
@@ -455,7 +464,14 @@ class FakeContext:
         return True
 
     def is_stream_capturable(self, stream: int) -> bool:
-        return self._engine.trt.capturable
+        assert self._shape, "asked before it knows its shapes"
+        return self._engine.trt.capturable and not self._compiles_beside()
+
+    def _compiles_beside(self) -> bool:
+        return self.config is not None and (
+            self.config.dynamic_shapes_kernel_specialization_strategy != _Specialization.EAGER
+            or self.config.cuda_graph_strategy != _GraphStrategy.DISABLED
+        )
 
     def _compute(self) -> None:
         views = {}

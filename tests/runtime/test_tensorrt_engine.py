@@ -200,15 +200,18 @@ def test_frames_may_be_on_the_gpu(graph: Path, fake_nvidia: Any, cuda_graph: boo
         engine.run_on_device({"frames": wrong})
 
 
-def test_rtx_captures_by_itself(graph: Path, fake_nvidia: Any) -> None:
-    """It is told to, and no graph is recorded on top of its own."""
+@pytest.mark.parametrize("capturable", [False, True])
+def test_rtx_captures_by_itself_or_is_recorded(graph: Path, fake_nvidia: Any, capturable: bool) -> None:
+    """It is told to where it says that it cannot be recorded, and no graph is recorded on top of its own."""
+    fake_nvidia.tensorrt_rtx.capturable = capturable
     for wanted in (False, True):
         engine = engine_of(graph, TENSORRT_RTX, cuda_graph=wanted)
         for _ in range(3):
             engine.run({"frames": frames_of(48, 64)})
         config = fake_nvidia.tensorrt_rtx.contexts[-1].config
-        assert (config is not None and config.cuda_graph_strategy.name == "WHOLE_GRAPH_CAPTURE") == wanted
-    assert fake_nvidia.cuda.launches == 0
+        by_itself = config is not None and config.cuda_graph_strategy.name == "WHOLE_GRAPH_CAPTURE"
+        assert by_itself == (wanted and not capturable)
+        assert fake_nvidia.cuda.launches == (2 if wanted and capturable else 0)
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])

@@ -152,8 +152,8 @@ class TensorRtEngine(StaticShapeEngine):
     def run_with(self, inputs: Mapping[str, Input], sequel: Sequel) -> None:
         """Run the graph and, behind it, what follows it; both are one CUDA graph from the second time on.
 
-        Inputs are queued plainly, so that those from the host may come in through two landings by turns. TensorRT-RTX
-        says itself whether it can be recorded; if not, it keeps the graphs that it records by itself.
+        Inputs are queued plainly, so that those from the host may come in through two landings by turns. A TensorRT-RTX
+        that cannot be recorded keeps the graphs that it records by itself.
 
         Raises:
             EngineError: no profile takes these shapes, or TensorRT or what follows failed.
@@ -185,29 +185,24 @@ class TensorRtEngine(StaticShapeEngine):
             for name, axes in self._axes.items()
         }
         with self._queue:
-            context = self._create_context()
-            if not context.set_optimization_profile_async(fitting[0], self._stream.handle):
-                raise self._failure(f"cannot switch to profile {fitting[0]}")
-            for name, shape in shapes.items():
-                if not context.set_input_shape(name, shape):
-                    raise self._failure(f"refuses the shape {list(shape)} of {name!r}")
-            if missing := context.infer_shapes():
-                raise self._failure(f"does not know the shapes of {', '.join(missing)}")
-            self._stream.wait()
+            context = self._create_context(shapes, fitting[0])
+            record = self._cuda_graph and self._is_recordable(context)
+            if self._cuda_graph and not record:
+                context = self._create_context(shapes, fitting[0], records_itself=True)
             inputs = {name: self._array(context, name) for name in self._names(self._trt.TensorIOMode.INPUT)}
             outputs = {name: self._array(context, name) for name in self._names(self._trt.TensorIOMode.OUTPUT)}
             for name, array in {**inputs, **outputs}.items():
                 if not context.set_tensor_address(name, array.pointer):
                     raise self._failure(f"refuses the address of {name!r}")
-            network = _Network(self._submitter(context), self._recorder, *self._recordable(context))
+            network = _Network(self._submitter(context), self._recorder if record else None)
             return _Session(self._cuda, self._stream, self._uploads, network, inputs, outputs)
 
-    def _recordable(self, context: Any) -> tuple[bool, bool]:
-        """Whether to record the network alone, and with a sequel; TensorRT-RTX records itself alone."""
+    def _is_recordable(self, context: Any) -> bool:
+        """TensorRT-RTX says so; with TensorRT it turns out."""
         if self._flavour is not TENSORRT_RTX:
-            return self._cuda_graph, self._cuda_graph
+            return True
         asked = getattr(context, "is_stream_capturable", None)  # from 1.2 on
-        return False, self._cuda_graph and asked is not None and bool(asked(self._stream.handle))
+        return asked is not None and bool(asked(self._stream.handle))
 
     def _command(self, sizes: Sequence[Profile | str], batch: int) -> str:
         """What builds an engine for these sizes."""
@@ -233,16 +228,37 @@ class TensorRtEngine(StaticShapeEngine):
             )
         return engine
 
-    def _create_context(self) -> Any:
-        """TensorRT-RTX captures CUDA graphs by itself, and knows when its kernels are compiled."""
+    def _create_context(
+        self, shapes: Mapping[str, tuple[int, ...]], profile: int, *, records_itself: bool = False
+    ) -> Any:
+        """A context for inputs of these shapes.
+
+        Args:
+            shapes: by name.
+            profile: that takes them.
+            records_itself: TensorRT-RTX records CUDA graphs on its own.
+        """
         if self._flavour is TENSORRT_RTX and self._cuda_graph:
             config = self._engine.create_runtime_config()
-            config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            # Kernels for these shapes are compiled before anything is recorded, and not beside the first runs.
+            config.dynamic_shapes_kernel_specialization_strategy = (
+                self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            )
+            if records_itself:
+                config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             context = self._engine.create_execution_context(config)
         else:
             context = self._engine.create_execution_context()
         if context is None:
             raise self._failure("has no memory for a context on this GPU")
+        if not context.set_optimization_profile_async(profile, self._stream.handle):
+            raise self._failure(f"cannot switch to profile {profile}")
+        for name, shape in shapes.items():
+            if not context.set_input_shape(name, shape):
+                raise self._failure(f"refuses the shape {list(shape)} of {name!r}")
+        if missing := context.infer_shapes():
+            raise self._failure(f"does not know the shapes of {', '.join(missing)}")
+        self._stream.wait()
         return context
 
     def _submitter(self, context: Any) -> Callable[[], None]:
@@ -315,21 +331,17 @@ class _Network:
 
     Attributes:
         submit: queues it.
-        recorder: of CUDA graphs.
-        alone: record it alone.
-        together: record it with what follows.
+        recorder: of CUDA graphs; None records nothing.
     """
 
     submit: Callable[[], None]
-    recorder: Recorder
-    alone: bool
-    together: bool
+    recorder: Recorder | None
 
     def run_alone(self, stream: Stream, recordings: Recordings) -> None:
-        if self.alone:
-            self.recorder.run(stream, recordings, None, self.submit)
-        else:
+        if self.recorder is None:
             self.submit()
+        else:
+            self.recorder.run(stream, recordings, None, self.submit)
 
     def run_with(
         self, stream: Stream, sequel: Sequel, identity: object, outputs: Callable[[], dict[str, DeviceTensor]]
@@ -338,7 +350,7 @@ class _Network:
             self.submit()
             sequel.queue(outputs())
 
-        if not self.together:
+        if self.recorder is None:
             both()
         elif self.recorder.run(stream, sequel.recordings, (identity, sequel.kind), both):
             sequel.launched()
