@@ -6,6 +6,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +20,10 @@ from vosrt.bundle import EncoderSpec
 from vosrt.cli import doctor
 from vosrt.engines import nvidia, nvidia_providers
 from vosrt.engines import onnxruntime as ort_engines
+from vosrt.engines.base import EngineInfo
 from vosrt.engines.nvidia import Gpu, find_gpu
 from vosrt.engines.nvidia_providers import cache_folder, find_tensorrt_rtx_device
-from vosrt.engines.select import NVIDIA_ENGINES, create_encoder_engine
+from vosrt.engines.select import MASK_AXES, NVIDIA_ENGINES, create_encoder_engine, create_mask_engine
 from vosrt.errors import EngineError, MissingExtraError, OptionError, VosrtError
 
 SPEC = EncoderSpec(channels=3, feature="res4")
@@ -160,6 +162,26 @@ def test_an_onnxruntime_without_the_provider_names_the_command(
     for name in ("cuda", "tensorrt"):
         with pytest.raises(EngineError, match="pip uninstall --yes onnxruntime && pip install onnxruntime-gpu"):
             create_encoder_engine(encoder_graph, SPEC, engine=name)
+
+
+def test_mask_networks_follow_the_encoder_to_the_gpu(
+    encoder_graph: Path, plug_in_gpu: Callable[..., None], use: Callable[[FakeOnnxRuntime], FakeOnnxRuntime]
+) -> None:
+    """By the CUDA provider, whatever runs the encoder there; or on the processor, and the reason says why."""
+    plug_in_gpu(CARD)
+    fake = use(FakeOnnxRuntime("CUDAExecutionProvider"))
+    for name, precision, says in (("tensorrt-direct", "fp16", "tf32"), ("tensorrt", "fp32", "fp32")):
+        encoder = EngineInfo(name, precision, "", "")
+        for role in MASK_AXES:
+            info = create_mask_engine(encoder_graph, role, encoder).info
+            assert (info.name, info.precision, info.reason) == ("cuda", says, f"the encoder runs on {name}")
+    assert [provider for ((provider, _),) in fake.sessions] == ["CUDAExecutionProvider"] * 4
+    for refused in (FakeOnnxRuntime(), FakeOnnxRuntime("CUDAExecutionProvider", broken=("CUDAExecutionProvider",))):
+        use(refused)
+        info = create_mask_engine(encoder_graph, "decoder", encoder).info
+        assert info.name == "cpu"
+        assert re.match(r"the encoder runs on tensorrt; cuda refused: .*(has no|was passed over)", info.reason)
+    assert create_mask_engine(encoder_graph, "decoder", EngineInfo("fake", "fp32", "", "")).info.name == "cpu"
 
 
 @pytest.fixture

@@ -56,6 +56,7 @@ MASK_AXES: dict[str, Axes] = {
 }
 
 _PROBE_SIDE = 32
+_PROBE_SIZES = {"objects": 1, "height": 32, "width": 32, "h": 4, "w": 4, "h2": 8, "w2": 8}  # of the axes above
 _DIRECT = {"tensorrt-direct": TENSORRT, "tensorrt-rtx-direct": TENSORRT_RTX}
 _PROVIDERS = {"tensorrt": tensorrt_engine, "tensorrt-rtx": tensorrt_rtx_engine, "cuda": cuda_engine}
 
@@ -136,6 +137,9 @@ def _create(
 def create_mask_engine(graph: Path, role: str, encoder: EngineInfo, *, threads: int = 0) -> Engine:
     """Create the engine for a further graph of a mask-embedding bundle, of the kind that runs the encoder.
 
+    Beside every engine for NVIDIA GPUs that is ``"cuda"``: the others are built for each number of objects, or for
+    frames alone. Where it is not to be had, the graph runs on the processor.
+
     Args:
         graph: the ONNX file.
         role: ``"mask_encoder"`` or ``"decoder"``.
@@ -151,7 +155,17 @@ def create_mask_engine(graph: Path, role: str, encoder: EngineInfo, *, threads: 
         return openvino_engine(graph, axes, bf16=bf16, threads=threads, reason=reason)
     if encoder.name == "openvino-direct":
         return OpenVinoEngine(graph, axes, bf16=bf16, threads=threads, reason=reason)
-    return cpu_engine(graph, axes, threads=threads, reason=f"the encoder runs on {encoder.name}")
+    reason = f"the encoder runs on {encoder.name}"
+    if encoder.name in NVIDIA_ENGINES:
+        precision: Precision = "fp32" if encoder.precision == "fp32" else "auto"
+        try:
+            on_gpu = cuda_engine(graph, axes, precision=precision, threads=threads, reason=reason)
+            on_gpu.probe_loading({name: _PROBE_SIZES[name] for each in axes.values() for name in each if name})
+        except EngineError as error:
+            reason = f"{reason}; cuda refused: {error}"
+        else:
+            return on_gpu
+    return cpu_engine(graph, axes, threads=threads, reason=reason)
 
 
 @cache

@@ -63,6 +63,14 @@ class StaticShapeEngine(ABC):
         """
         self._run(self._create_session(self._sizes(inputs)), inputs)
 
+    def probe_loading(self, sizes: Mapping[str, int]) -> None:
+        """Load the graph once for some sizes of its named axes, and forget the session.
+
+        Raises:
+            EngineError: it cannot be loaded.
+        """
+        self._create_session(tuple(sorted(sizes.items())))
+
     @abstractmethod
     def _create_session(self, sizes: Sizes) -> Any:
         """Compile the graph for these sizes of its named axes."""
