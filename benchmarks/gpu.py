@@ -6,9 +6,9 @@
     python benchmarks/gpu.py --check             # without a GPU: parity, and a few frames, on emulated kernels
 
 Without a GPU it says so and exits 2. Parity has to hold before anything is timed: similarities within 1e-2 of the NumPy
-twin's (at a toy size) and of the processor's fp32 core (at 480p), fewer than 0.1 % of the labels changed. Steps are
-queued behind each other and the clock stops when the GPU has finished. Peers run in this process, on the same GPU, one
-after the other; those that are not installed are named.
+twin's (at a toy size) and of the processor's fp32 core (at 480p), fewer than 0.1 % of the labels changed; refined masks
+within 1e-5 of the NumPy reference's. Steps are queued behind each other and the clock stops when the GPU has finished.
+Peers run in this process, on the same GPU, one after the other; those that are not installed are named.
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ from streams import measure as measure_streams
 from vosrt import Model
 from vosrt.benchmark.clip import PERIOD, mark_objects, render, size_of
 from vosrt.cuda_library import LIBRARY_VARIABLE, load_cuda_library
+from vosrt.cuda_masks import draw_planes, keep_planes, refine_planes
 from vosrt.cuda_memory import CudaMemory, CudaQueue, download
 from vosrt.engines.device import DeviceTensor
 from vosrt.engines.tensorrt import CUDA_GRAPH_VARIABLE
 from vosrt.errors import VosrtError
 from vosrt.memory import Memory, NumpyMemory, create_memory
+from vosrt.ops import reference
 from vosrt.stream import PendingStep
 from vosrt.types import PropagationOptions, U8Array
 
@@ -107,6 +109,38 @@ def check_parity(height: int, width: int, channels: int, *, twin: bool, options:
     return row
 
 
+def check_refinement(height: int, width: int, objects: int) -> Row:
+    """Compare masks that logits refine on the GPU, and their labels, with the NumPy reference.
+
+    Raises:
+        SystemExit: they differ.
+    """
+    memory, size, random = CudaMemory(height, width, 40, OPTIONS), (8 * height, 8 * width), np.random.default_rng(0)
+    memory.push(make_video(height, width, 40, 1)[0])
+    memory.annotate(mask_of(height, width, objects))
+    soft = reference.resize_soft(memory.soft_masks(), *size)
+    logits = (4 * random.standard_normal((objects, 2 * height, 2 * width))).astype(np.float32)
+    there = memory.queue.allocate(logits.shape, np.float32, "logits")
+    planes = memory.queue.allocate((1 + objects, *size), np.float32, "planes")
+    memory.queue.upload(logits, there)
+    last = logits.transpose(1, 2, 0)
+    difference = 0.0
+    for residual, expected in (
+        (True, reference.correct(soft, reference.place(last, 4, *size))),
+        (False, reference.aggregate(reference.resize_soft(last, *size))),
+    ):
+        refine_planes(memory, there, planes, residual=residual)
+        given = memory.queue.download(planes).transpose(1, 2, 0)
+        difference = max(difference, float(np.abs(given - expected).max()))
+    memory.shown = planes
+    changed = float(np.mean(memory.labels(*size)[0] != reference.upsample_labels(expected, *size)[0]))
+    row = {"what": "parity of refinement", "with": "NumPy reference", "grid": f"{height} x {width}", "objects": objects}
+    row |= {"masks_difference": float(f"{difference:.2g}"), "labels_changed": float(f"{changed:.2g}")}
+    if difference > 1e-5 or changed >= 1e-3:
+        raise SystemExit(f"parity is lost, so nothing is timed: {row}")
+    return row
+
+
 def repeat(step: Callable[[], object], wait: Callable[[], None], *, count: int, rounds: int = 5) -> float:
     """Milliseconds a step, the median of some rounds."""
     for _ in range(3):
@@ -149,6 +183,15 @@ def time_core(height: int, width: int, channels: int, objects: int, *, count: in
             core.embedding, labels=core.labels, confidence=core.confidence
         ),
         "resize of a frame": lambda: queue.resize_bgr(frame, small),
+    }
+    planes = queue.allocate((1 + objects, *size), np.float32, "planes")
+    logits = queue.allocate((objects, 2 * height, 2 * width), np.float32, "logits")
+    queue.upload(np.zeros(logits.shape, np.float32), logits)
+    steps |= {
+        "soft masks drawn": lambda: draw_planes(memory, planes),
+        "masks corrected by logits": lambda: refine_planes(memory, logits, planes, residual=True),
+        "masks aggregated from logits": lambda: refine_planes(memory, logits, planes, residual=False),
+        "masks kept": lambda: keep_planes(memory, planes),
     }
     rows: list[Row] = [
         {
@@ -257,7 +300,7 @@ def time_frames(
     take(frames)
     fps = frames / (time.perf_counter() - began)
     description = model.describe()
-    encoder = description["engines"]["encoder"]
+    engines = {role: f"{each['name']} {each['precision']}" for role, each in description["engines"].items()}
     return {
         "what": "frames",
         "way": str(way),
@@ -265,7 +308,8 @@ def time_frames(
         "size": size,
         "objects": objects,
         "bundle": description["bundle"],
-        "engine": f"{encoder['name']} {encoder['precision']}",
+        "engine": engines["encoder"],
+        **({"mask_engines": engines["decoder"]} if "decoder" in engines else {}),
         "fps": round(fps, 1),
     }
 
@@ -281,6 +325,8 @@ def to_gpu(frame: U8Array) -> DeviceTensor:
 def time_refined(size: int, objects: int, *, bundle: str | None, engine: str, frames: int) -> list[Row]:
     """Frames a second with a mask-embedding bundle: propagated only, and with no and two rounds of refinement.
 
+    Masks stay on the GPU where ``mask_engines`` are "cuda"; on "cpu" they are refined by way of the host.
+
     Args:
         size: as for `time_frames`.
         objects: likewise.
@@ -294,7 +340,11 @@ def time_refined(size: int, objects: int, *, bundle: str | None, engine: str, fr
 
             bundle = str(export_untrained_masks(Path(folder)))
         given = {"bundle": bundle, "engine": engine, "frames": frames}
-        return [time_frames(size, objects, refine=refine, **given) for refine in ("off", 0, 2)]
+        return [
+            time_frames(size, objects, refine=refine, way=Way(stay=stay), **given)
+            for stay in (False, True)
+            for refine in ("off", 0, 2)
+        ]
 
 
 def time_torch(height: int, width: int, channels: int, *, count: int) -> list[Row]:
@@ -360,6 +410,7 @@ def measure(options: argparse.Namespace) -> None:
     gpu = load_cuda_library().device(0)
     toy = options.toy
     rows = [check_parity(12, 20, 64, twin=True, options=PropagationOptions(context=3))]
+    rows.append(check_refinement(12, 20, 3))
     if not toy:
         rows += [check_parity(60, 107, channels, twin=False, options=OPTIONS) for channels in (512, 128)]
     show(rows)
@@ -416,6 +467,7 @@ def main() -> None:
             library = os.environ.get("VOSRT_CUDA_EMULATED_LIBRARY")
             os.environ[LIBRARY_VARIABLE] = library or str(build(folder, emulated=True))
             show([check_parity(6, 9, 40, twin=True, options=PropagationOptions(context=2, radius=3))])
+            show([check_refinement(6, 9, 3)])
             given = {"bundle": options.bundle, "engine": "fake", "frames": 2, "warm_up": 1}
             show([time_frames(64, 1, way=way, **given) for way in WAYS if not way.stay])
             return
