@@ -150,7 +150,7 @@ def test_degenerate_videos_are_reported_and_not_learnt_from(
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_clips_see_the_masks_of_their_frames(tmp_path: Path, flip: bool) -> None:
-    """A mask is cropped, resized and mirrored like its frame: cell r lies on pixel row r (H-1) / (h-1)."""
+    """A mask is cropped, resized and mirrored like its frame, pixel by pixel of the cache."""
     maps = np.zeros((2, 7, 9), dtype=np.uint8)
     maps[1, 2:5, 5:8] = 1
     facts = ({"area": 0.8}, {"area": 0.2})
@@ -163,11 +163,11 @@ def test_clips_see_the_masks_of_their_frames(tmp_path: Path, flip: bool) -> None
     assert found.usable.tolist() == [True]
     assert not found.labels[0, 1].any()
     assert torch.equal(found.labels[0, 0], found.labels[0, 2])
-    # Cells 2 to 4 and 5 to 7 are pixels 16 to 32 and 40 to 56; it ends halfway to their neighbours, or with the crop.
+    # Rows 2 to 4 of 7 are rows 14 to 34 of 49; columns 5 to 7 of 9 are columns 36 to 57 of 65, or end with the crop.
     rows, columns = torch.nonzero(found.labels[0, 0], as_tuple=True)
     seen_columns = 39 - columns if flip else columns
-    assert (int(rows.min()) + 8, int(rows.max()) + 8) == (13, 35)
-    assert (int(seen_columns.min()) + 12, int(seen_columns.max()) + 12) == (37, 51)
+    assert (int(rows.min()) + 8, int(rows.max()) + 8) == (14, 34)
+    assert (int(seen_columns.min()) + 12, int(seen_columns.max()) + 12) == (36, 51)
 
 
 def test_unions_begin_with_an_object_and_touch() -> None:

@@ -84,11 +84,12 @@ def _touching(clusters: ClusterMap, united: Sequence[int]) -> NDArray[np.int64]:
 
 
 def _crop(maps: Tensor, clip: ClipParameters, crop: int) -> Tensor:
-    """Masks u8 [T, h, w] of whole frames as u8 [T, crop, crop]: planes bilinear with corners aligned, then argmax."""
+    """Masks u8 [T, h, w] of whole frames as u8 [T, crop, crop]: their planes as frames are resized, then argmax."""
     planes = F.one_hot(maps.long()).permute(0, 3, 1, 2).float()
-    down = (clip.top + torch.arange(crop)) / max(1, clip.height - 1)
-    right = (clip.left + torch.arange(crop)) / max(1, clip.width - 1)
+    # Centres of pixels, as fractions of the frame from -1 to 1.
+    down = 2 * (clip.top + torch.arange(crop) + 0.5) / clip.height - 1
+    right = 2 * (clip.left + torch.arange(crop) + 0.5) / clip.width - 1
     right = right.flip(0) if clip.flip else right
-    grid = torch.stack([2 * right[None, :].expand(crop, -1) - 1, 2 * down[:, None].expand(-1, crop) - 1], dim=-1)
-    seen = F.grid_sample(planes, grid.expand(len(maps), -1, -1, -1), padding_mode="border", align_corners=True)
+    grid = torch.stack([right[None, :].expand(crop, -1), down[:, None].expand(-1, crop)], dim=-1)
+    seen = F.grid_sample(planes, grid.expand(len(maps), -1, -1, -1), padding_mode="border", align_corners=False)
     return seen.argmax(dim=1).to(torch.uint8)

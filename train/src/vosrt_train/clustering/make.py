@@ -14,7 +14,7 @@ from torch import Tensor
 from vosrt.types import U8Array
 from vosrt_train.clustering.clusters import find_clusters
 from vosrt_train.clustering.foreground import select_foreground, smooth_clusters
-from vosrt_train.clustering.sharpen import sharpen_clusters
+from vosrt_train.clustering.sharpen import clusters_at_pixels
 from vosrt_train.clustering.store import PseudoMaskEntry, PseudoMasks, plain_facts
 from vosrt_train.config import TrainConfig
 from vosrt_train.data.cache import Cache, CachedVideo
@@ -97,7 +97,7 @@ def _cluster_video(
     frames = sorted(sampled if wanted is None or selection.reason else wanted)
     for numbers, block in _embed(video, [each for each in frames if each not in maps], network, pseudo.short_side):
         maps |= dict(zip(numbers, assign(block), strict=True))
-    shown = _at_pixels([maps[frame] for frame in frames], video, frames, pseudo)
+    shown = _at_pixels([maps[frame] for frame in frames], video, frames, network.encoder, pseudo)
     entry = PseudoMaskEntry(
         name=video.name,
         frames=tuple(frames),
@@ -111,16 +111,23 @@ def _cluster_video(
     return entry, shown
 
 
-def _at_pixels(maps: list[U8Array], video: CachedVideo, numbers: list[int], config: PseudoMaskConfig) -> U8Array:
-    """Maps u8 [n, h, w] as they are stored: with the borders that the frames show, where that is wanted."""
-    if not config.sharpen:
-        return np.stack(maps)
+def _at_pixels(
+    maps: list[U8Array], video: CachedVideo, numbers: list[int], encoder: Encoder, config: PseudoMaskConfig
+) -> U8Array:
+    """Maps u8 [n, h, w] of cells as they are stored: of pixels of the cache."""
     frames = video.open()
-    sharp = [
-        sharpen_clusters(cells, frames[number], config.clusters, config.sharpen)
+    placed = [
+        clusters_at_pixels(
+            cells,
+            frames[number],
+            _seen(video.height, video.width, config.short_side),
+            stride=encoder.config.stride,
+            clusters=config.clusters,
+            radius=config.sharpen,
+        )
         for cells, number in zip(maps, numbers, strict=True)
     ]
-    return np.stack(sharp)
+    return np.stack(placed)
 
 
 def _embed(
@@ -137,11 +144,15 @@ def _embed(
 
 def _resized(frames: Iterable[U8Array], short_side: int) -> Iterator[U8Array]:
     for frame in frames:
-        height, width = frame.shape[:2]
-        if short_side in (0, min(height, width)):
+        height, width = _seen(frame.shape[0], frame.shape[1], short_side)
+        if (height, width) == frame.shape[:2]:
             yield frame
             continue
-        scale = short_side / min(height, width)
-        size = (round(width * scale), round(height * scale))
-        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        yield np.asarray(cv2.resize(frame, size, interpolation=method), np.uint8)
+        method = cv2.INTER_AREA if height < frame.shape[0] else cv2.INTER_LINEAR
+        yield np.asarray(cv2.resize(frame, (width, height), interpolation=method), np.uint8)
+
+
+def _seen(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Height and width of a frame as it is embedded."""
+    scale = short_side / min(height, width) if short_side else 1
+    return round(height * scale), round(width * scale)

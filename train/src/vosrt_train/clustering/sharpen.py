@@ -1,4 +1,4 @@
-"""Clusters at the resolution of the frame: borders of cells are brought to the edges that the frame shows.
+"""Clusters at the resolution of the frame: cells go where they lie, borders to the edges that the frame shows.
 
 A cell is 8 pixels wide, and so is the staircase along the border of a cluster of cells. A network that is shown such
 masks learns to draw staircases. What the frame itself shows of an object's border needs no label: a guided filter
@@ -11,33 +11,43 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vosrt.ops.reference import resize_soft
+from vosrt.ops.reference import place
 from vosrt.types import U8Array
 from vosrt_train.clustering.foreground import ClusterMap
 
 _EPSILON = 1e-4  # variance of grey, 0 to 1, above which there is an edge
 
 
-def sharpen_clusters(cells: ClusterMap, frame: U8Array, clusters: int, radius: int) -> ClusterMap:
+def clusters_at_pixels(
+    cells: ClusterMap, frame: U8Array, seen: tuple[int, int], *, stride: int, clusters: int, radius: int
+) -> ClusterMap:
     """Bring the clusters of one frame's cells to its pixels.
+
+    A cell lies on the first of its pixels, not in their middle. Corners must not be aligned: that would stretch the
+    last cell, which may begin up to ``stride`` - 1 pixels before the frame ends, to its end, and move every border on
+    the way. A decoder that learns from such masks learns to draw beside what it sees.
 
     Args:
         cells: u8 [h, w].
         frame: u8 [H, W, 3], RGB.
+        seen: height and width of the frame as it was embedded.
+        stride: pixels of that from cell to cell.
         clusters: k.
-        radius: of the filter's window in pixels.
+        radius: of the guided filter's window, in pixels of the frame; 0 leaves borders where cells have them.
 
     Returns:
         u8 [H, W]; clusters that the cells do not have, it has not either.
     """
+    height, width = frame.shape[:2]
     guide = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) / np.float32(255)
     window = (2 * radius + 1, 2 * radius + 1)
-    planes = np.full((clusters, *guide.shape), -np.inf, dtype=np.float32)
+    planes = np.full((clusters, height, width), -np.inf, dtype=np.float32)
     present = np.unique(cells)
-    # A cell lies on the first of its eight pixels, not in their middle: corners are aligned, as everywhere.
-    coarse = resize_soft((cells[..., None] == present).astype(np.float32), *guide.shape)
+    coarse = place((cells[..., None] == present).astype(np.float32), stride, *seen)
     for channel, cluster in enumerate(present):
-        planes[cluster] = _guided(np.ascontiguousarray(coarse[..., channel]), guide, window)
+        plane = np.ascontiguousarray(coarse[..., channel])
+        resized = np.asarray(cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+        planes[cluster] = _guided(resized, guide, window) if radius else resized
     best: NDArray[np.int64] = planes.argmax(axis=0)
     return best.astype(np.uint8)
 
