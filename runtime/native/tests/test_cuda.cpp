@@ -356,7 +356,9 @@ void check_failures() {
     CHECK(vosrt_memory_labels(memory, 9, 12, labels.data(), nullptr) == VOSRT_OK);
     CHECK(labels == std::vector<uint8_t>(9 * 12, 1));
     size_t size = 0;
-    CHECK(vosrt_memory_save(memory, nullptr, nullptr, 0, &size) == VOSRT_UNSUPPORTED);
+    CHECK(vosrt_memory_save(memory, nullptr, nullptr, 0, &size) == VOSRT_BUFFER_TOO_SMALL);
+    std::vector<uint8_t> session(size);
+    CHECK(vosrt_memory_save(memory, nullptr, session.data(), size, &size) == VOSRT_OK && size == session.size());
     vosrt_memory_destroy(memory);
 }
 
