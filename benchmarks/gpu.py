@@ -36,7 +36,8 @@ from vosrt import Model
 from vosrt.benchmark.clip import PERIOD, mark_objects, render, size_of
 from vosrt.cuda_library import LIBRARY_VARIABLE, load_cuda_library
 from vosrt.cuda_masks import draw_planes, keep_planes, refine_planes
-from vosrt.cuda_memory import CudaMemory, CudaQueue, download
+from vosrt.cuda_memory import CudaMemory
+from vosrt.cuda_queue import CudaQueue, download
 from vosrt.engines.device import DeviceTensor
 from vosrt.engines.tensorrt import CUDA_GRAPH_VARIABLE
 from vosrt.errors import VosrtError

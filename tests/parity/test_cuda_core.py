@@ -19,7 +19,8 @@ from vosrt import Model
 from vosrt.bundle import EncoderSpec, MaskSpec
 from vosrt.cli.run import main
 from vosrt.cuda_library import STRUCTS, CudaLibrary, load_cuda_library, parse_device
-from vosrt.cuda_memory import CudaMemory, CudaQueue, download
+from vosrt.cuda_memory import CudaMemory
+from vosrt.cuda_queue import CudaQueue, download
 from vosrt.encoder import Embedding, FrameEncoder
 from vosrt.engines.base import EngineInfo, Input
 from vosrt.engines.device import DeviceTensor, adopt

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from vosrt.cuda_masks import draw_planes, keep_planes, refine_planes
-from vosrt.cuda_memory import CudaMemory, download
+from vosrt.cuda_memory import CudaMemory
+from vosrt.cuda_queue import download
 from vosrt.engines.device import DeviceTensor
 from vosrt.errors import OptionError
 from vosrt.ops import reference

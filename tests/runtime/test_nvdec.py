@@ -16,7 +16,7 @@ from PIL import Image
 
 from vosrt.cli.run import main
 from vosrt.cuda_library import load_cuda_library
-from vosrt.cuda_memory import CudaQueue, download
+from vosrt.cuda_queue import CudaQueue, download
 from vosrt.engines.device import DeviceTensor
 from vosrt.errors import BrokenVideoError, MissingExtraError, OptionError
 from vosrt.pipeline import Pipeline

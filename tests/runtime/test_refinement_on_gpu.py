@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vosrt.bundle import EncoderSpec, GraphFile, Manifest, MaskSpec
 from vosrt.cuda_library import load_cuda_library
-from vosrt.cuda_memory import CudaQueue, download
+from vosrt.cuda_queue import CudaQueue, download
 from vosrt.encoder import Embedding, FrameEncoder
 from vosrt.engines.base import EngineInfo, Input
 from vosrt.engines.device import DeviceTensor

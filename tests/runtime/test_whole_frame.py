@@ -19,7 +19,7 @@ import pytest
 
 from vosrt.bundle import EncoderSpec
 from vosrt.cuda_library import load_cuda_library
-from vosrt.cuda_memory import CudaQueue, download
+from vosrt.cuda_queue import CudaQueue, download
 from vosrt.encoder import FrameEncoder
 from vosrt.engines.device import DeviceTensor
 from vosrt.engines.tensorrt import TensorRtEngine

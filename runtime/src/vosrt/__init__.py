@@ -8,7 +8,7 @@ with model.stream() as stream:
 """
 
 from vosrt.bundle import Bundle, load_bundle
-from vosrt.encoder import Embedding
+from vosrt.encoder import Embedding, WorkingFrame
 from vosrt.errors import (
     BrokenVideoError,
     BundleError,
@@ -24,7 +24,7 @@ from vosrt.errors import (
     WorkError,
 )
 from vosrt.model import Model
-from vosrt.stream import Stream
+from vosrt.stream import PendingStep, Stream
 from vosrt.streams import step_all
 from vosrt.types import PropagationOptions, StepResult
 
@@ -40,6 +40,7 @@ __all__ = [
     "Model",
     "OptionError",
     "OutputError",
+    "PendingStep",
     "PropagationOptions",
     "SessionError",
     "SourceError",
@@ -47,6 +48,7 @@ __all__ = [
     "Stream",
     "VosrtError",
     "WorkError",
+    "WorkingFrame",
     "load_bundle",
     "step_all",
 ]

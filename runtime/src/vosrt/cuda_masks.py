@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vosrt.cuda_memory import CudaMemory, CudaQueue, TensorPool
+from vosrt.cuda_memory import CudaMemory
+from vosrt.cuda_queue import CudaQueue, TensorPool
 from vosrt.engines.device import DeviceTensor
 from vosrt.errors import OptionError
 

@@ -1,39 +1,24 @@
-"""One video's memory on an NVIDIA GPU; the methods of `vosrt.memory.Memory`, and what keeps arrays there."""
+"""One video's memory on an NVIDIA GPU; the methods of `vosrt.memory.Memory`, and those for arrays that stay there."""
 
 from __future__ import annotations
 
 import ctypes
-import threading
 import weakref
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vosrt.cuda_labels import LabelArrays, LabelBuffers, LabelsOnTheirWay
 from vosrt.cuda_library import CudaLibrary, load_cuda_library, new_struct
+from vosrt.cuda_queue import CudaQueue
 from vosrt.engines.device import DeviceTensor
 from vosrt.errors import OptionError
 from vosrt.types import F32Array, Precision, PropagationOptions, TopK, U8Array
 
 _MOST_HELD = 8
 _STAGES = 5  # VOSRT_CUDA_STAGES of vosrt_cuda.h
-_CONFIDENCE_UNIT = 1 << 20  # of vosrt_cuda_frame.totals
 _PRECISIONS: dict[Precision, int] = {"auto": 0, "fp32": 1, "bf16": 2}
-
-
-class LabelArrays(NamedTuple):
-    """What a frame's work writes, on the GPU.
-
-    Attributes:
-        labels: u8 [H, W].
-        confidence: f32 [H, W].
-        totals: u64 [256, 2]: per label, the sum of confidence in units of 2^-20, and pixels.
-    """
-
-    labels: DeviceTensor
-    confidence: DeviceTensor
-    totals: DeviceTensor
 
 
 class SavedMemory(NamedTuple):
@@ -131,7 +116,7 @@ class CudaMemory:
         self._shape, self._top_k = (info.height, info.width, info.channels), int(info.top_k)
         self._stream: int | None = None
         self._held: list[DeviceTensor] = []  # what queued work may still read
-        self._results = _Results(library, device)
+        self._results = LabelBuffers(library, device)
         self.changes = 0
         self.shown: DeviceTensor | None = None
         self.mean_confidence: dict[int, float] = {}
@@ -397,161 +382,6 @@ class CudaMemory:
             raise OptionError(f"{name} is {tensor.dtype.name} {list(tensor.shape)}; expected {expected}")
 
 
-class _Results:
-    """Where a memory's labels are written on the GPU, and the way that they take to the host.
-
-    Args:
-        library: libvosrt_cuda.
-        device: number of the GPU.
-
-    Attributes:
-        bytes: on the GPU.
-    """
-
-    def __init__(self, library: CudaLibrary, device: int) -> None:
-        self._library, self._device = library, device
-        self._pool = TensorPool("the labels")
-        self._landings: list[_Landing] = []
-        self._queues: dict[int, CudaQueue] = {}  # the memory's stream, and the one before
-        self._copies: CudaQueue | None = None
-
-    @property
-    def bytes(self) -> int:
-        return self._pool.bytes
-
-    def queue_on(self, stream: int) -> CudaQueue:
-        if stream not in self._queues:
-            self._queues = {stream: CudaQueue(self._library, self._device, stream)}
-        return self._queues[stream]
-
-    def take(self, queue: CudaQueue, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceTensor:
-        return self._pool.take(queue, shape, dtype)
-
-    def bring(self, there: LabelArrays, written_on: CudaQueue, object_ids: tuple[int, ...]) -> LabelsOnTheirWay:
-        """Queue copies to the host on a stream of their own; the one of two landings that was free for longer."""
-        if self._copies is None:
-            self._copies = CudaQueue(self._library, self._device)
-        if len(self._landings) < 2:
-            self._landings.append(_Landing(self._library, self._device))
-        else:
-            self._landings.append(self._landings.pop(0))
-        landing = self._landings[-1]
-        if (before := landing.taken_by) is not None:
-            before.finish()
-        written_on.record(landing.written)
-        self._copies.wait_for(landing.written)
-        arrays = [landing.pinned(tensor) for tensor in there]
-        for tensor, array in zip(there, arrays, strict=True):
-            self._copies.download_to(tensor, array)
-        self._copies.record(landing.landed)
-        landing.taken_by = LabelsOnTheirWay(there, arrays, landing, object_ids)
-        return landing.taken_by
-
-
-class _Landing:
-    """Pinned memory for one frame's labels.
-
-    Attributes:
-        written: the labels are whole on the GPU.
-        landed: they are whole in host memory.
-        taken_by: whose labels are there; None once they have been taken.
-    """
-
-    def __init__(self, library: CudaLibrary, device: int) -> None:
-        self._library = library
-        self._pinned: dict[tuple[tuple[int, ...], np.dtype[Any]], NDArray[Any]] = {}
-        self.written, self.landed = CudaEvent(library, device), CudaEvent(library, device)
-        self.taken_by: LabelsOnTheirWay | None = None
-
-    def pinned(self, tensor: DeviceTensor) -> NDArray[Any]:
-        key = (tensor.shape, tensor.dtype)
-        if key not in self._pinned:
-            self._pinned[key] = pinned_array(self._library, *key)
-        return self._pinned[key]
-
-
-class LabelsOnTheirWay:
-    """Labels that come to the host. Safe to use from several threads.
-
-    Args:
-        there: on the GPU, kept from being written anew until they have landed.
-        arrays: pinned memory, in the same order.
-        landing: that the memory belongs to.
-        object_ids: tracked when the labels were queued.
-    """
-
-    def __init__(
-        self, there: LabelArrays, arrays: list[NDArray[Any]], landing: _Landing, object_ids: tuple[int, ...]
-    ) -> None:
-        self._there: LabelArrays | None = there
-        self._arrays, self._landing, self._ids = arrays, landing, object_ids
-        self._lock = threading.Lock()
-
-    def take(self) -> tuple[U8Array, F32Array, dict[int, float]]:
-        """Labels u8 [H, W], confidence f32 [H, W] and its mean per object (0 where it has no pixel), waited for."""
-        self.finish()
-        labels, confidence, totals = self._arrays
-        means = {each: float(totals[each, 0]) / _CONFIDENCE_UNIT / max(int(totals[each, 1]), 1) for each in self._ids}
-        return labels, confidence, means
-
-    def finish(self) -> None:
-        """Wait for them, and let the landing be used for others."""
-        with self._lock:
-            if self._there is None:
-                return
-            self._landing.landed.wait()
-            self._arrays = [array.copy() for array in self._arrays]
-            self._there = self._landing.taken_by = None
-
-
-class TensorPool:
-    """Arrays on a GPU that are used again when nobody holds them.
-
-    What is written into one anew is queued behind what was queued on the same stream before, so its readers belong
-    there.
-
-    Args:
-        what: they are for, in an error's text.
-
-    Attributes:
-        bytes: allocated so far.
-    """
-
-    def __init__(self, what: str) -> None:
-        self._what, self.bytes = what, 0
-        self._free: dict[tuple[tuple[int, ...], np.dtype[Any]], list[DeviceTensor]] = {}
-
-    def take(self, queue: CudaQueue, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceTensor:
-        """One to write on a queue's stream.
-
-        Raises:
-            OptionError: there is not enough memory.
-        """
-        free = self._free.setdefault((shape, dtype), [])
-        if free:
-            kept = free.pop()
-        else:
-            kept = queue.allocate(shape, dtype, self._what)
-            self.bytes += int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        lease = _Lease()
-        weakref.finalize(lease, free.append, kept).atexit = False
-        return replace(kept, owner=lease, stream=queue.stream)
-
-
-class _Lease:
-    """Gives memory back when nobody holds it."""
-
-
-def pinned_array(library: CudaLibrary, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """An array in host memory that a GPU copies to while the processor goes on."""
-    address, size = ctypes.c_void_p(), int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    library.call("vosrt_cuda_allocate_host", size, ctypes.byref(address))
-    memory = (ctypes.c_char * size).from_address(address.value or 0)
-    weakref.finalize(memory, library.plain, "vosrt_cuda_free_host", address).atexit = False
-    array: NDArray[Any] = np.ndarray(shape, dtype, buffer=memoryview(memory))
-    return array
-
-
 def describe_core(device: int) -> str:
     """One sentence on what would run on a GPU.
 
@@ -561,150 +391,6 @@ def describe_core(device: int) -> str:
     library = load_cuda_library()
     gpu = library.device(device)
     return f"libvosrt_cuda {library.version}, bf16, {gpu.name} ({gpu.architecture}), CUDA {gpu.driver}"
-
-
-class CudaQueue:
-    """A CUDA stream with arrays on its GPU; freed with the object.
-
-    Args:
-        library: libvosrt_cuda.
-        device: number of the GPU.
-        stream: handle of a stream that exists; None makes one.
-
-    Raises:
-        OptionError: there is no such GPU.
-    """
-
-    def __init__(self, library: CudaLibrary, device: int, stream: int | None = None) -> None:
-        self._library, self.device = library, device
-        self._handle = ctypes.c_void_p()
-        library.call("vosrt_cuda_queue_create", device, ctypes.byref(self._handle))
-        weakref.finalize(self, library.plain, "vosrt_cuda_queue_destroy", self._handle).atexit = False
-        if stream is not None:
-            library.call("vosrt_cuda_queue_use_stream", self._handle, stream)
-
-    @property
-    def stream(self) -> int:
-        """The cudaStream_t, as an integer."""
-        return int(self._library.plain("vosrt_cuda_queue_stream", self._handle))
-
-    def allocate(self, shape: tuple[int, ...], dtype: Any, what: str) -> DeviceTensor:
-        """An array on the GPU that lives as long as the tensor's owner.
-
-        Raises:
-            OptionError: there is not enough memory; the message has ``what``.
-        """
-        memory, kind = ctypes.c_void_p(), np.dtype(dtype)
-        size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-        self._library.call("vosrt_cuda_allocate", self.device, size, what.encode(), ctypes.byref(memory))
-        owner = _Allocation()
-        weakref.finalize(owner, self._library.plain, "vosrt_cuda_free", memory).atexit = False
-        return DeviceTensor(
-            pointer=memory.value or 0,
-            shape=shape,
-            dtype=kind,
-            device="cuda",
-            device_id=self.device,
-            owner=owner,
-            stream=self.stream,
-        )
-
-    def upload(self, array: NDArray[Any], to: DeviceTensor) -> None:
-        """Copy a dense array of the same size to the GPU."""
-        self._library.call("vosrt_cuda_queue_upload", self._handle, to.pointer, array.ctypes.data, array.nbytes)
-
-    def copy(self, tensor: DeviceTensor, to: DeviceTensor) -> None:
-        """Queue a copy on the GPU."""
-        size = int(np.prod(tensor.shape, dtype=np.int64)) * tensor.dtype.itemsize
-        self._library.call("vosrt_cuda_queue_copy", self._handle, to.pointer, tensor.pointer, size)
-
-    def download(self, tensor: DeviceTensor) -> NDArray[Any]:
-        """The array in host memory, once everything queued before is done."""
-        array: NDArray[Any] = np.empty(tensor.shape, tensor.dtype)
-        self.download_to(tensor, array)
-        self.wait()
-        return array
-
-    def download_to(self, tensor: DeviceTensor, array: NDArray[Any]) -> None:
-        """Queue a copy into a dense array of the same size, which is pinned, or the call waits."""
-        self._library.call("vosrt_cuda_queue_download", self._handle, array.ctypes.data, tensor.pointer, array.nbytes)
-
-    def resize_bgr(self, image: DeviceTensor, to: DeviceTensor) -> None:
-        """Queue `vosrt.ops.resize_bgr` of u8 [H, W, 3], into u8 [height, width, 3]; the same bytes."""
-        height, width = image.shape[:2]
-        target = (to.pointer, to.shape[0], to.shape[1])
-        self._library.call(
-            "vosrt_cuda_queue_resize_bgr", self._handle, image.pointer, height, width, 3 * width, *target
-        )
-
-    def nv12_to_bgr(
-        self, luma: int, chroma: int, stride: int, to: DeviceTensor, *, bt709: bool, full_range: bool
-    ) -> None:
-        """Queue the conversion of what video decoders give into u8 [H, W, 3].
-
-        Args:
-            luma: address on the GPU of u8 [H, W].
-            chroma: address of u8 [H / 2, W / 2, 2], Cb and Cr, halves rounded up.
-            stride: of the rows of both, in bytes.
-            to: receives the picture in BGR order.
-            bt709: the colours are BT.709's and not BT.601's.
-            full_range: luma goes from 0 to 255 and not from 16 to 235.
-        """
-        height, width = to.shape[:2]
-        self._library.call(
-            "vosrt_cuda_queue_nv12_to_bgr",
-            self._handle,
-            luma,
-            chroma,
-            stride,
-            height,
-            width,
-            bt709,
-            full_range,
-            to.pointer,
-        )
-
-    def record(self, event: CudaEvent) -> None:
-        """Mark what is queued so far."""
-        self._library.call("vosrt_cuda_queue_record", self._handle, event.handle)
-
-    def wait_for(self, event: CudaEvent) -> None:
-        """What is queued from now on waits for what the event marks."""
-        self._library.call("vosrt_cuda_queue_wait_for", self._handle, event.handle)
-
-    def wait(self) -> None:
-        """Until everything queued so far is done."""
-        self._library.call("vosrt_cuda_queue_wait", self._handle)
-
-
-def download(tensor: DeviceTensor) -> NDArray[Any]:
-    """An array on a GPU in host memory, once what is queued on its stream is done."""
-    return CudaQueue(load_cuda_library(), tensor.device_id, tensor.stream).download(tensor)
-
-
-class CudaEvent:
-    """A mark in the work of a queue; freed with the object.
-
-    Args:
-        library: libvosrt_cuda.
-        device: number of the GPU.
-
-    Attributes:
-        handle: as the library's functions take it.
-    """
-
-    def __init__(self, library: CudaLibrary, device: int) -> None:
-        self._library, self.handle = library, ctypes.c_void_p()
-        library.call("vosrt_cuda_event_create", device, ctypes.byref(self.handle))
-        weakref.finalize(self, library.plain, "vosrt_cuda_event_destroy", self.handle).atexit = False
-
-    def wait(self) -> None:
-        """Until what it marks is done."""
-        self._library.call("vosrt_cuda_event_wait", self.handle)
-
-
-class _Allocation:
-    """Owns memory on the GPU."""
 
 
 def _dense(name: str, array: NDArray[Any], shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:

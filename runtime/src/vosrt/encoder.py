@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vosrt.bundle import EncoderSpec
-from vosrt.cuda_memory import download
+from vosrt.cuda_queue import download
 from vosrt.encoder_on_gpu import EncoderOnGpu, check_frame_on_gpu
 from vosrt.engines.base import DeviceEngine, Engine, Sequel, SequelEngine, largest_batch
 from vosrt.engines.device import DeviceTensor, GpuArray, adopt, is_on_gpu

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from vosrt.cuda_library import load_cuda_library
-from vosrt.cuda_memory import CudaEvent, CudaQueue, TensorPool
+from vosrt.cuda_queue import CudaEvent, CudaQueue, TensorPool
 from vosrt.engines.base import DeviceEngine, Input, Sequel, SequelEngine
 from vosrt.engines.device import DEFAULT_STREAM, DeviceTensor
 from vosrt.errors import InputError, OptionError

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from vosrt.cuda_library import load_cuda_library
-from vosrt.cuda_memory import CudaEvent, CudaQueue
+from vosrt.cuda_queue import CudaEvent, CudaQueue
 from vosrt.encoder_on_gpu import check_on_gpu
 from vosrt.engines.base import DeviceEngine, Input
 from vosrt.engines.device import DeviceTensor

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from vosrt.bundle import CONTEXT, RES2, RES3, MaskSpec
 from vosrt.cuda_library import load_cuda_library
 from vosrt.cuda_masks import CudaValues, draw_planes, keep_planes, refine_planes
-from vosrt.cuda_memory import CudaEvent, CudaMemory, CudaQueue, pinned_array
+from vosrt.cuda_memory import CudaMemory
+from vosrt.cuda_queue import CudaEvent, CudaQueue, pinned_array
 from vosrt.encoder import Embedding
 from vosrt.engines.device import DeviceTensor
 from vosrt.errors import InputError

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vosrt.cuda_memory import CudaMemory, LabelsOnTheirWay
+from vosrt.cuda_labels import LabelsOnTheirWay
+from vosrt.cuda_memory import CudaMemory
 from vosrt.encoder import Embedding, FrameArray, FrameEncoder, WorkingFrame, frame_size
 from vosrt.engines.device import DeviceTensor
 from vosrt.errors import InputError, MaskError, OptionError, SessionError

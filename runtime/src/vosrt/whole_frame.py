@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
-from vosrt.cuda_memory import CudaMemory, LabelArrays
+from vosrt.cuda_labels import LabelArrays
+from vosrt.cuda_memory import CudaMemory
 from vosrt.encoder import FrameEncoder, WorkingFrame
 from vosrt.engines.cuda import Recordings
 from vosrt.engines.device import DeviceTensor

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from vosrt.cuda_memory import download
+from vosrt.cuda_queue import download
 from vosrt.engines.device import DeviceTensor
 from vosrt.types import U8Array
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vosrt.cuda_library import load_cuda_library
-from vosrt.cuda_memory import CudaQueue, TensorPool
+from vosrt.cuda_queue import CudaQueue, TensorPool
 from vosrt.engines.device import DeviceTensor
 from vosrt.errors import BrokenVideoError, MissingExtraError, OptionError, VosrtError
 from vosrt.video.av import VideoSource, is_url
