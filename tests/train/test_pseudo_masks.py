@@ -196,6 +196,23 @@ def test_clips_follow_unions(config: TrainConfig, tiny_cache: Cache, tmp_path: P
     assert not torch.equal(found.labels, clip_masks(masks, batch.clips, 48, frames=3).labels)
 
 
+def test_hops_of_clips(tmp_path: Path) -> None:
+    """Drawn from what the clip is; from none to as many as are allowed, all of them."""
+    clips = [
+        ClipParameters(
+            video="v", frame_ids=(number,), height=49, width=65, top=0, left=0, flip=False, view_flip=False,
+            view_scale=1.0, view_offset=(0.0, 0.0), anchor_shift=(0.0, 0.0), point_shift=(0.0, 0.0),
+        )
+        for number in range(60)
+    ]  # fmt: skip
+    masks = PseudoMasks(tmp_path)
+    hops = clip_masks(masks, clips, 8, frames=1, hops=3).hops
+    assert hops is not None
+    assert set(hops.tolist()) == {0, 1, 2, 3}
+    assert torch.equal(hops[7:9], torch.as_tensor(clip_masks(masks, clips[7:9], 8, frames=1, hops=3).hops))
+    assert clip_masks(masks, clips, 8, frames=1).hops is None
+
+
 def test_frames_that_will_be_shown(config: TrainConfig, tiny_cache: Cache) -> None:
     """Exactly those that the loaders of two processes deliver in steps 2 to 4: two clips each, first two frames."""
     clips = config.clips

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,47 +20,11 @@ from vosrt_train.distributed import World
 from vosrt_train.model import build_encoder, build_mask_embedding
 from vosrt_train.model.mask_embedding import correct
 from vosrt_train.network import TrainedNetwork
-from vosrt_train.segmentation import ClipMasks, SegmentationNetwork, attend, mean_of_usable
+from vosrt_train.segmentation import ClipMasks, SegmentationNetwork, mean_of_usable
 
 ConfigOf = Callable[..., TrainConfig]
 WORLD = World(torch.device("cpu"))
 MASKS = ("segmentation.weight=1", "masks.width=4", "masks.value_channels=16")
-
-
-def random_units(*shape: int, seed: int = 0) -> Tensor:
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.normalize(values, dim=1)
-
-
-@pytest.mark.parametrize("top_k", [4, 1000])
-def test_attention_is_the_runtimes(top_k: int) -> None:
-    """Its weights read from a memory what the runtime's match and read-out do, with every slot attended globally."""
-    query, keys = random_units(1, 8, 5, 6), random_units(1, 8, 2 * 30, seed=1)
-    labels = torch.rand((1, 3, 60), generator=torch.Generator().manual_seed(2))
-    weights = attend(query, keys, temperature=0.05, top_k=top_k)
-    torch.testing.assert_close(weights.sum(dim=1), torch.ones(1, 30))
-    slots = [keys[0, :, 30 * slot : 30 * slot + 30].T.reshape(5, 6, 8).numpy() for slot in range(2)]
-    found = reference.match(
-        query[0].permute(1, 2, 0).numpy(), slots, [False, False], window="circle", radius=1, top_k=min(top_k, 60)
-    )
-    on_slots = labels[0].view(3, 2, 5, 6).permute(1, 2, 3, 0).numpy()
-    wanted = reference.read_out(found, np.ascontiguousarray(on_slots), 0.05)
-    np.testing.assert_allclose((labels @ weights)[0].view(3, 5, 6).permute(1, 2, 0).numpy(), wanted, atol=1e-5)
-
-
-def test_attention_reads_what_the_released_program_read(shared_data: Path) -> None:
-    """V_q of frame 1 from the recorded keys and values; its memory holds frame 0 alone, six times.
-
-    The program attended five of them within a window; what it cut off is left out of the comparison.
-    """
-    with np.load(shared_data / "golden" / "mask_embedding_blackswan_s96.npz") as golden:
-        key, value = (torch.from_numpy(golden[name][:, 0]) for name in ("key", "value"))
-        weights = attend(key[1:2], key[:1].flatten(2).repeat(1, 1, 6), temperature=0.05, top_k=10)
-        readout = value[:1].flatten(2).repeat(1, 1, 6) @ weights
-        wanted = torch.from_numpy(golden["readout"][0]).flatten(2)
-        same = (weights.topk(10, dim=1).values[0] - torch.from_numpy(golden["topk_w"][0, 0])).abs().amax(dim=0) < 1e-5
-    assert same.float().mean() > 0.5
-    assert (readout - wanted)[:, :, same].abs().max() < 1e-4
 
 
 @pytest.fixture
@@ -99,14 +63,18 @@ def test_gradients_reach_both_networks(batch: ClipBatch, tiny_config: ConfigOf) 
         assert parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.parametrize("hops", [None, 2])
 @pytest.mark.parametrize("change", [(), ("segmentation.coarse=hard",), ("segmentation.rounds=2",)])
-def test_it_learns_to_follow_squares(batch: ClipBatch, tiny_config: ConfigOf, change: tuple[str, ...]) -> None:
+def test_it_learns_to_follow_squares(
+    batch: ClipBatch, tiny_config: ConfigOf, change: tuple[str, ...], hops: int | None
+) -> None:
     config = tiny_config(*MASKS, *change)
+    masks = replace(squares(), hops=None if hops is None else torch.full((4,), hops))
     network, follower = networks(config)
     optimiser = torch.optim.Adam([*network.parameters(), *follower.parameters()], lr=3e-3)
     values = []
     for _ in range(15):
-        losses = compute_losses(network, batch, config, WORLD, segmentation=(follower, squares()))
+        losses = compute_losses(network, batch, config, WORLD, segmentation=(follower, masks))
         assert losses.segmentation is not None
         optimiser.zero_grad()
         losses.segmentation.backward()  # type: ignore[no-untyped-call]
@@ -175,6 +143,23 @@ def test_no_gradient_flows_through_coarse_masks(batch: ClipBatch, tiny_config: C
         assert not any(masks.requires_grad for masks in shown)
         one_hot = [bool(((masks == 0) | (masks == 1)).all()) for masks in shown]
         assert one_hot == ([True, False, False, False] if coarse == "soft" else [True, True, False, True])
+
+
+def test_with_hops_every_frame_reads_from_the_others(batch: ClipBatch, tiny_config: ConfigOf) -> None:
+    """Those come with the masks that were propagated to them beforehand, which need no gradient."""
+    config = tiny_config(*MASKS)
+    network, follower = networks(config)
+    shown: list[Tensor] = []
+    follower.masks.mask_encoder.register_forward_pre_hook(partial(note, shown))
+    masks = replace(squares(), hops=torch.tensor([0, 1, 2, 3]))
+    losses = compute_losses(network, batch, config, WORLD, segmentation=(follower, masks))
+    # Frame 0 as it is annotated, frames 1 and 2 as they are remembered, then as they are to be segmented.
+    assert len(shown) == 5
+    assert not any(each.requires_grad for each in shown)
+    assert not torch.equal(shown[1], shown[3])
+    assert losses.segmentation is not None
+    losses.segmentation.backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is not None for parameter in [*network.parameters(), *follower.parameters()])
 
 
 def test_what_cannot_be_followed_does_not_count(batch: ClipBatch, tiny_config: ConfigOf) -> None:

@@ -104,7 +104,8 @@ def compute_losses(
     follower, masks = segmentation
     chosen, length = len(masks.labels), masks.labels.shape[1]
     first = torch.arange(chosen * count, device=embedded.device).view(chosen, count)[:, :length].flatten()
-    per_clip = follower(batch.frames[:chosen, :length], main[:chosen, :length], features.take(first), masks.labels)
+    frames, embedding = batch.frames[:chosen, :length], main[:chosen, :length]
+    per_clip = follower(frames, embedding, features.take(first), masks.labels, masks.hops)
     segmentation_loss = mean_of_usable(per_clip, masks.usable)
     total = total + config.segmentation.weight * segmentation_loss
     return Losses(total, correspondence, segmentation_loss)
@@ -118,6 +119,6 @@ def _follow_only(
     frames = batch.frames[:chosen, :length]
     with torch.no_grad(), batch_norm_mode(network, "eval"):
         embedded, features = network(frames.flatten(0, 1), with_features=True)
-    per_clip = follower(frames, embedded.unflatten(0, (chosen, length)), features, masks.labels)
+    per_clip = follower(frames, embedded.unflatten(0, (chosen, length)), features, masks.labels, masks.hops)
     loss = mean_of_usable(per_clip, masks.usable)
     return Losses(config.segmentation.weight * loss, None, loss)

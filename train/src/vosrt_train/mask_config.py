@@ -53,6 +53,9 @@ class PseudoMaskConfig:
         smooth: side of the window, in cells, whose majority decides the cluster of a cell; 1 leaves cells alone.
         sharpen: radius in pixels of the guided filter that brings the borders of clusters to the edges of the frame, at
             the cache's resolution; 0 leaves them those of cells.
+        follow: short side, in pixels, to which frames are resized to propagate the clusters of the first frame that a
+            clip may show to its others; larger than what the networks see, it shows them what their coarse masks miss.
+            0 assigns the cells of every frame to clusters, as the paper does.
     """
 
     method: Clustering = "kmeans"
@@ -66,6 +69,7 @@ class PseudoMaskConfig:
     balance: float = 0.5
     smooth: int = 3
     sharpen: int = 8
+    follow: int = 0
 
     def __post_init__(self) -> None:
         _check("pseudo.clusters", self.clusters, 2, 64)
@@ -79,6 +83,8 @@ class PseudoMaskConfig:
         _check("pseudo.balance", self.balance, 0, 1)
         _check("pseudo.smooth", self.smooth, 1, 9, "cells")
         _check("pseudo.sharpen", self.sharpen, 0, 256, "pixels")
+        if self.follow:
+            _check("pseudo.follow", self.follow, 16, 4096, "pixels, or 0 to assign every frame to clusters")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +144,9 @@ class SegmentationConfig:
         coarse: what the mask encoder is shown of a coarse mask: ``"soft"`` is what it sees at inference, ``"hard"`` is
             the argmax (to measure what the mismatch costs).
         top_k: neighbours that a cell reads from, as at inference; 0 is all.
+        hops: times that coarse masks are propagated from frame to frame of a clip, at most (see
+            `vosrt_train.propagation`): few frames then show what long videos do to soft masks. 0 follows the clip once,
+            in its order, as the paper does.
         freeze: keeps the encoder as it is from ``start`` on, and leaves out the loss of correspondence, which is then
             of no use: mask encoder and decoder are learnt alone, at a fraction of the cost.
     """
@@ -152,6 +161,7 @@ class SegmentationConfig:
     round_zero: bool = True
     coarse: CoarseMask = "soft"
     top_k: int = 10
+    hops: int = 0
     freeze: bool = False
 
     def __post_init__(self) -> None:
@@ -162,3 +172,4 @@ class SegmentationConfig:
         _check("segmentation.clips", self.clips, 0, 65_536)
         _check("segmentation.rounds", self.rounds, 1, 4)
         _check("segmentation.top_k", self.top_k, 0, 1024)
+        _check("segmentation.hops", self.hops, 0, 1000)

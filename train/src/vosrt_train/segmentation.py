@@ -3,11 +3,18 @@
 Frame 1 is segmented from frame 0, frame 2 from frames 0 and 1, where frame 1 comes with the mask that was just
 predicted for it. The coarse masks that the mask encoder is shown are the read-outs of the memory, soft, as the runtime
 shows them; no gradient flows through them.
+
+Or, with hops, coarse masks are propagated beforehand; frame 1 is then segmented from frames 0 and 2, and frame 2 from 0
+and 1, where other frames come with their coarse masks, as where the runtime shows refined masks but does not remember
+them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +24,7 @@ from vosrt_train.config import TrainConfig
 from vosrt_train.model import Features, MaskEmbedding, aggregate
 from vosrt_train.model.mask_embedding import context_of, correct, upsample
 from vosrt_train.pixels import normalise
+from vosrt_train.propagation import attend, attend_others, hop
 
 _IGNORED = 255
 
@@ -28,14 +36,24 @@ class ClipMasks:
     Attributes:
         labels: u8 [C, 3, H, W], pseudo-objects 1, 2, … and 0 for background on the clips' first frames.
         usable: bool [C], whether there is an object on frame 0 to follow.
+        hops: i64 [C], of coarse masks (see `vosrt_train.propagation.hop`); None follows the clip in its order.
     """
 
     labels: Tensor
     usable: Tensor
+    hops: Tensor | None = None
 
     def to(self, device: torch.device) -> ClipMasks:
         """Copy to a device."""
-        return ClipMasks(self.labels.to(device), self.usable.to(device))
+        hops = None if self.hops is None else self.hops.to(device)
+        return ClipMasks(self.labels.to(device), self.usable.to(device), hops)
+
+
+class _Attention(TypedDict):
+    """Settings of `attend`."""
+
+    temperature: float
+    top_k: int
 
 
 @dataclass(frozen=True)
@@ -67,10 +85,12 @@ class SegmentationNetwork(nn.Module):
         self.masks = masks
         self._config = config.segmentation
         self._objects = config.foreground.objects
-        self._temperature = config.loss.temperature
+        self._attention: _Attention = {"temperature": config.loss.temperature, "top_k": config.segmentation.top_k}
         self._bf16 = config.compute.precision == "bf16"
 
-    def forward(self, frames: Tensor, embedding: Tensor, features: Features, labels: Tensor) -> Tensor:
+    def forward(
+        self, frames: Tensor, embedding: Tensor, features: Features, labels: Tensor, hops: Tensor | None = None
+    ) -> Tensor:
         """Follow pseudo-objects.
 
         Args:
@@ -78,6 +98,7 @@ class SegmentationNetwork(nn.Module):
             embedding: f32 [C, T, K, h, w] of unit length per cell.
             features: the encoder's maps of the C * T frames, clip by clip.
             labels: u8 [C, T, H, W].
+            hops: as in `ClipMasks`.
 
         Returns:
             f32 [C], the cross-entropy of each clip: mean over pixels, later frames and rounds. Objects that are not on
@@ -90,15 +111,31 @@ class SegmentationNetwork(nn.Module):
         targets = torch.where(_known(labels, present), labels, _IGNORED).long()
         losses = []
         with torch.autocast(frames.device.type, torch.bfloat16, enabled=self._bf16):
-            memory = self._remember(rgb[:, 0], embedding[:, 0], _frame(features, 0, count), planes[:, 0])
+
+            def remember(t: int, soft: Tensor) -> _Memory:
+                return self._remember(rgb[:, t], embedding[:, t], _frame(features, t, count), soft)
+
+            known, affinities = {0: remember(0, planes[:, 0])}, None
+            if hops is not None:
+                affinities = attend_others(embedding, **self._attention)
+                coarse = self._coarse(embedding, affinities, planes[:, 0], hops)
+                known |= {t: remember(t, soft) for t, soft in enumerate(coarse, start=1)}
             for t in range(1, count):
-                of_frame = _frame(features, t, count)
-                predictions = self._segment(memory, rgb[:, t], embedding[:, t], of_frame, present)
+                memory = reduce(add, (of_frame for number, of_frame in known.items() if number != t))
+                affinity = affinities[t - 1] if affinities else attend(embedding[:, t], memory.keys, **self._attention)
+                predictions = self._segment(memory, affinity, rgb[:, t], _frame(features, t, count), present)
                 losses += [_cross_entropy(logits, targets[:, t]) for logits in predictions]
-                if t + 1 < count:
-                    soft = predictions[-1].softmax(dim=1).detach()
-                    memory = memory + self._remember(rgb[:, t], embedding[:, t], of_frame, soft)
+                if hops is None and t + 1 < count:
+                    known[t] = remember(t, predictions[-1].softmax(dim=1).detach())
         return torch.stack(losses).mean(dim=0)
+
+    def _coarse(self, embedding: Tensor, affinities: list[Tensor], reference: Tensor, hops: Tensor) -> list[Tensor]:
+        """Soft masks f32 [C, 1 + M, H, W] of each later frame after so many hops, from those of frame 0."""
+        with torch.no_grad():
+            frames = embedding.unbind(1)
+            alone = [attend(of_frame, frames[0].flatten(2), **self._attention) for of_frame in frames[1:]]
+            soft = hop(alone, affinities, upsample(reference, *embedding.shape[-2:]), hops)
+            return [upsample(of_frame, *reference.shape[-2:]) for of_frame in soft]
 
     def _remember(self, rgb: Tensor, key: Tensor, features: Features, soft: Tensor) -> _Memory:
         """Put a frame with soft masks f32 [C, 1 + M, H, W] into a memory of its own."""
@@ -106,10 +143,11 @@ class SegmentationNetwork(nn.Module):
         on_grid = upsample(soft, *key.shape[-2:])
         return _Memory(key.flatten(2), value.flatten(1, 2).flatten(2), on_grid.flatten(2))
 
-    def _segment(self, memory: _Memory, rgb: Tensor, key: Tensor, features: Features, present: Tensor) -> list[Tensor]:
+    def _segment(
+        self, memory: _Memory, affinity: Tensor, rgb: Tensor, features: Features, present: Tensor
+    ) -> list[Tensor]:
         """Segment one frame: the aggregated logits f32 [C, 1 + M, H, W] of every round that counts."""
-        clips, (h, w) = len(key), key.shape[-2:]
-        affinity = attend(key, memory.keys, temperature=self._temperature, top_k=self._config.top_k)
+        clips, (h, w) = len(rgb), features.res3.shape[-2:]
         readout = (memory.values @ affinity.to(memory.values.dtype)).view(clips, self._objects, -1, h, w)
         coarse = (memory.labels @ affinity.detach()).view(clips, -1, h, w)
         soft = upsample(coarse, *rgb.shape[-2:])
@@ -126,28 +164,6 @@ class SegmentationNetwork(nn.Module):
             predictions.append(decode(self.masks.mask_encoder(rgb, shown[:, 1:], context_of(features))))
             soft = predictions[-1].softmax(dim=1).detach()
         return predictions
-
-
-def attend(query: Tensor, keys: Tensor, *, temperature: float, top_k: int) -> Tensor:
-    """Weights with which each cell reads from a memory: a softmax over its most similar cells.
-
-    Computed in fp32, whatever the precision around it.
-
-    Args:
-        query: f32 [C, K, h, w] of unit length per cell.
-        keys: f32 [C, K, N] of unit length per cell.
-        temperature: τ.
-        top_k: cells that are read; 0 is all.
-
-    Returns:
-        f32 [C, N, h * w], each column of sum 1. Gradient flows to both.
-    """
-    with torch.autocast(query.device.type, enabled=False):
-        similarity = keys.float().transpose(1, 2) @ query.float().flatten(2) / temperature
-        if 0 < top_k < keys.shape[2]:
-            best, cells = similarity.topk(top_k, dim=1)
-            return torch.zeros_like(similarity).scatter(1, cells, best.softmax(dim=1))
-        return similarity.softmax(dim=1)
 
 
 def mean_of_usable(losses: Tensor, usable: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from vosrt.model import Model
 from vosrt.types import U8Array
 from vosrt.video.images import ImageFolderSource, list_images
 from vosrt.video.masks import MASK_SUFFIXES, read_mask
+from vosrt_train.config import Arithmetic
 from vosrt_train.model.contract import VisualEncoder
 from vosrt_train.pixels import normalise
 
@@ -61,23 +62,27 @@ class Validation:
 
 
 class TorchEngine:
-    """Runs an encoder that is being trained as an engine of the runtime, in fp32 and evaluation mode.
+    """Runs an encoder that is being trained as an engine of the runtime, in evaluation mode.
 
     Args:
         encoder: used as it is at each call; its mode is restored.
         feature: the map that becomes the embedding.
         spec: names of input and output.
+        precision: of the convolutions; ``"bf16"`` is autocast.
     """
 
-    def __init__(self, encoder: VisualEncoder, feature: Feature, spec: EncoderSpec) -> None:
+    def __init__(
+        self, encoder: VisualEncoder, feature: Feature, spec: EncoderSpec, precision: Arithmetic = "fp32"
+    ) -> None:
         self._encoder = encoder
         self._feature = feature
         self._spec = spec
+        self._precision = precision
 
     @property
     def info(self) -> EngineInfo:
         """What runs and why."""
-        return EngineInfo("torch", "fp32", f"torch {torch.__version__}", "the network is being trained")
+        return EngineInfo("torch", self._precision, f"torch {torch.__version__}", "the network is being trained")
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Embed frames u8 [n, H, W, 3] BGR as f32 [n, h, w, K] of unit length per cell.
@@ -90,9 +95,10 @@ class TorchEngine:
         was_training = self._encoder.training
         self._encoder.eval()
         try:
-            with torch.inference_mode():
+            bf16 = torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bf16")
+            with torch.inference_mode(), bf16:
                 features = self._encoder(normalise(bgr.flip(-1).permute(0, 3, 1, 2)))
-                embedding: Tensor = nn.functional.normalize(getattr(features, self._feature), dim=1)
+                embedding: Tensor = nn.functional.normalize(getattr(features, self._feature).float(), dim=1)
                 array = embedding.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         except RuntimeError as error:
             raise EngineError(f"PyTorch cannot run the encoder: {error}") from error
@@ -101,16 +107,17 @@ class TorchEngine:
         return {self._spec.output_name: array}
 
 
-def runtime_model(encoder: VisualEncoder, feature: Feature) -> Model:
+def runtime_model(encoder: VisualEncoder, feature: Feature, precision: Arithmetic = "fp32") -> Model:
     """The runtime around an encoder that is being trained.
 
     Args:
         encoder: its present weights are used at every call.
         feature: the map that becomes the embedding.
+        precision: of the convolutions.
     """
     spec = EncoderSpec(channels=encoder.config.channels[feature], feature=feature, stride=encoder.config.stride)
     manifest = Manifest(name="in training", trained=True, summary="in training", encoder=spec, graphs={})
-    return Model(manifest, {"encoder": TorchEngine(encoder, feature, spec)})
+    return Model(manifest, {"encoder": TorchEngine(encoder, feature, spec, precision)})
 
 
 def find_sequences(root: Path, names: Sequence[str] = ()) -> list[AnnotatedSequence]:

@@ -18,7 +18,7 @@ from vosrt_train.segmentation import ClipMasks
 
 
 def clip_masks(
-    masks: PseudoMasks, clips: Sequence[ClipParameters], crop: int, *, frames: int, unions: int = 1
+    masks: PseudoMasks, clips: Sequence[ClipParameters], crop: int, *, frames: int, unions: int = 1, hops: int = 0
 ) -> ClipMasks:
     """Look up the masks of clips.
 
@@ -28,11 +28,12 @@ def clip_masks(
         crop: side of a clip in pixels.
         frames: of each clip, from its frame 0 on.
         unions: clusters that are united to the one pseudo-object of a clip, at most; 1 takes those that were chosen.
+        hops: of a clip at most; from 0 to this many, as likely as each other.
     """
     labels = torch.zeros((len(clips), frames, crop, crop), dtype=torch.uint8)
     for number, clip in enumerate(clips):
         if unions > 1 and (clusters := masks.all_maps.get(clip.video)) is not None:
-            random = np.random.default_rng(zlib.crc32(repr(clip).encode()))
+            random = _random(clip)
             objects = masks.entries[clip.video].objects
             united = unite_clusters(clusters[clip.frame_ids[0]], objects, unions, random)
             maps = np.stack([np.isin(clusters[frame], united) for frame in clip.frame_ids[:frames]]).astype(np.uint8)
@@ -40,7 +41,8 @@ def clip_masks(
         elif unions == 1 and (of_video := masks.all_masks.get(clip.video)) is not None:
             maps = np.stack([of_video[frame] for frame in clip.frame_ids[:frames]])
             labels[number] = _crop(torch.from_numpy(maps), clip, crop)
-    return ClipMasks(labels, (labels[:, 0] > 0).flatten(1).any(dim=1))
+    drawn = torch.tensor([_random(clip, "hops").integers(hops + 1) for clip in clips])
+    return ClipMasks(labels, (labels[:, 0] > 0).flatten(1).any(dim=1), drawn if hops else None)
 
 
 def unite_clusters(
@@ -71,6 +73,11 @@ def unite_clusters(
             break
         united.append(int(random.choice(len(touching), p=touching / touching.sum())))
     return tuple(united)
+
+
+def _random(clip: ClipParameters, purpose: str = "") -> np.random.Generator:
+    """Draws that depend on the clip and the purpose alone."""
+    return np.random.default_rng(zlib.crc32(repr(clip).encode() + purpose.encode()))
 
 
 def _touching(clusters: ClusterMap, united: Sequence[int]) -> NDArray[np.int64]:

@@ -13,14 +13,17 @@ from torch import Tensor
 
 from vosrt.types import U8Array
 from vosrt_train.clustering.clusters import find_clusters
+from vosrt_train.clustering.follow import follow_clusters, runs
 from vosrt_train.clustering.foreground import select_foreground, smooth_clusters
 from vosrt_train.clustering.sharpen import clusters_at_pixels
 from vosrt_train.clustering.store import PseudoMaskEntry, PseudoMasks, plain_facts
 from vosrt_train.config import TrainConfig
 from vosrt_train.data.cache import Cache, CachedVideo
+from vosrt_train.data.clips import gap_frames
 from vosrt_train.mask_config import PseudoMaskConfig
 from vosrt_train.model import Encoder
 from vosrt_train.network import TrainedNetwork, memory_format
+from vosrt_train.validate import runtime_model
 
 _FRAMES_AT_ONCE = 8
 
@@ -98,6 +101,8 @@ def _cluster_video(
     for numbers, block in _embed(video, [each for each in frames if each not in maps], network, pseudo.short_side):
         maps |= dict(zip(numbers, assign(block), strict=True))
     shown = _at_pixels([maps[frame] for frame in frames], video, frames, network.encoder, pseudo)
+    if pseudo.follow and not selection.reason:
+        shown = _followed(shown, video, frames, network, config)
     entry = PseudoMaskEntry(
         name=video.name,
         frames=tuple(frames),
@@ -128,6 +133,19 @@ def _at_pixels(
         for cells, number in zip(maps, numbers, strict=True)
     ]
     return np.stack(placed)
+
+
+def _followed(
+    maps: U8Array, video: CachedVideo, numbers: list[int], network: TrainedNetwork, config: TrainConfig
+) -> U8Array:
+    """Maps u8 [n, H, W] of frames that may be in one clip, propagated from the first of them."""
+    pixels = video.open()
+    span = gap_frames(video.fps, config.clips.gap) * (config.clips.frames - 1)
+    model = runtime_model(network.encoder, config.validation_feature, config.compute.precision)
+    followed: dict[int, U8Array] = {}
+    for run in runs(numbers, span):
+        followed |= follow_clusters(model, pixels, maps[numbers.index(run[0])], run, config.pseudo.follow)
+    return np.stack([followed[number] for number in numbers])
 
 
 def _embed(

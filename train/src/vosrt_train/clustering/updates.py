@@ -124,7 +124,12 @@ class MaskUpdates:
         clips = batch.clips[: self._clips]
         config = self._config
         return clip_masks(
-            self._masks, clips, config.clips.crop, frames=SEGMENTATION_FRAMES, unions=config.foreground.unions
+            self._masks,
+            clips,
+            config.clips.crop,
+            frames=SEGMENTATION_FRAMES,
+            unions=config.foreground.unions,
+            hops=config.segmentation.hops,
         )
 
     def _start(self, generation: int, step: int, encoder: Encoder) -> None:
