@@ -12,6 +12,7 @@ import typer
 from vosrt.bundle import MAX_ROUNDS, MaskSpec
 from vosrt.cli.app import call, require, run_app
 from vosrt.errors import OptionError, WorkError
+from vosrt.types import MAX_CONTEXT
 from vosrt_export.engine_cli import engine_app
 
 
@@ -68,6 +69,12 @@ def vos_export(
     name: Name = None,
     summary: Summary = None,
     size: Size = None,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=MAX_CONTEXT, help="Recent frames that are kept.", show_default="20; 5 with mask embedding"
+        ),
+    ] = None,
     rounds: Annotated[
         int, typer.Option(min=0, max=MAX_ROUNDS, help="Rounds of refinement (mask embedding), unless the user says.")
     ] = MaskSpec.rounds,
@@ -86,6 +93,7 @@ def vos_export(
         name=name,
         summary=summary,
         size=size,
+        context=context,
         rounds=rounds,
         feedback=feedback,
     )

@@ -56,6 +56,7 @@ class ExportOptions:
         name: of the model; None makes one from what it is.
         summary: one line for people; None makes one.
         size: default short side of the working frame in pixels; None keeps the frame's own size.
+        context: recent frames that are kept; None: as published, 20, or 5 with mask embedding.
         rounds: of refinement, unless the user says otherwise; for mask embedding alone.
         feedback: whether refined masks are what later frames read (see `vosrt.bundle.MaskSpec`).
     """
@@ -65,6 +66,7 @@ class ExportOptions:
     name: str | None = None
     summary: str | None = None
     size: int | None = None
+    context: int | None = None
     rounds: int = MaskSpec.rounds
     feedback: bool = MaskSpec.feedback
 
@@ -135,7 +137,7 @@ def export_bundle(
             output_name=OUTPUT_NAME,
         ),
         graphs={role: _graph_file(role, graph, options) for role, graph in {"encoder": model, **further}.items()},
-        inference=_inference(checkpoint),
+        inference=_inference(checkpoint, options.context),
         size=options.size,
         verification={
             "compared": "PyTorch (fp32) with ONNX Runtime CPUExecutionProvider",
@@ -211,9 +213,11 @@ def _remainder(checkpoint: Checkpoint, feature: Feature) -> bytes | None:
     return pack_remainder(checkpoint.encoder, feature) if isinstance(checkpoint.encoder, Encoder) else None
 
 
-def _inference(checkpoint: Checkpoint) -> PropagationOptions:
+def _inference(checkpoint: Checkpoint, context: int | None) -> PropagationOptions:
     """The published settings; their radius is meant in pixels, 96 of the working frame."""
     published = PropagationOptions() if checkpoint.masks is None else MASK_INFERENCE
+    if context is not None:
+        published = replace(published, context=context)
     return replace(published, radius=published.radius * _PUBLISHED_STRIDE / checkpoint.encoder.config.stride)
 
 
