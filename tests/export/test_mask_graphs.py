@@ -14,10 +14,10 @@ import torch
 from vosrt.bundle import MaskSpec, load_bundle
 from vosrt.engines.base import EngineInfo, Input
 from vosrt.engines.device import DeviceTensor
-from vosrt.engines.onnxruntime import OnnxRuntimeEngine
+from vosrt.engines.onnxruntime import OnnxRuntimeEngine, cpu_engine
 from vosrt.engines.select import MASK_AXES
 from vosrt.engines.static_shape import Axes
-from vosrt.errors import BundleError
+from vosrt.errors import BundleError, OptionError
 from vosrt.model import Model
 from vosrt.refinement import Refiner
 from vosrt.refinement_on_gpu import RefinerOnGpu
@@ -93,6 +93,32 @@ def test_a_bundle_that_lacks_a_part_is_refused(bundle: Path, tmp_path: Path, key
     (tmp_path / "manifest.json").write_text(json.dumps(document))
     with pytest.raises(BundleError, match=message):
         load_bundle(tmp_path)
+
+
+def test_a_correction_is_weakened(networks: Networks, as_if_trained: Callable[..., None], tmp_path: Path) -> None:
+    """The decoder's logits are halved, and the manifest says so; a decoder that draws masks has none to weaken."""
+    encoder, drawing = networks(EncoderConfig(width=4, layer4=False))
+    residual = build_mask_embedding(replace(CONFIG, residual=True), encoder.config, seed=0).eval()
+    as_if_trained(encoder, residual, seed=0)
+    torch.nn.init.constant_(residual.decoder.predict.weight, 0.1)  # it begins without an opinion
+    training = Training(trained=True, seed=0, summary="trained for a test", licence="CC0-1.0")
+    random = np.random.default_rng(0)
+    shapes = {"readout": (2, 5, 6, 16), "values": (2, 5, 6, 16), "res3": (1, 16, 5, 6), "res2": (1, 4, 10, 12)}
+    inputs = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    logits = []
+    for correction in (1.0, 0.5):
+        file, output = tmp_path / f"{correction}.safetensors", tmp_path / str(correction)
+        save_checkpoint(Checkpoint(encoder, training, residual), file)
+        export_bundle(file, output, ExportOptions(weights="fp32", correction=correction))
+        assert load_bundle(output).manifest.provenance.get("correction", 1.0) == correction
+        engine = cpu_engine(output / "decoder.onnx", MASK_AXES["decoder"], threads=1, reason="test")
+        logits.append(engine.run(inputs)["logits"])
+    assert np.abs(logits[0]).max() > 1e-3
+    np.testing.assert_allclose(logits[1], 0.5 * logits[0], rtol=1e-4, atol=1e-6)
+    save_checkpoint(Checkpoint(encoder, training, drawing), tmp_path / "drawing.safetensors")
+    with pytest.raises(OptionError, match="draws masks instead of correcting them"):
+        export_bundle(tmp_path / "drawing.safetensors", tmp_path / "drawing", ExportOptions(correction=0.5))
+    assert not (tmp_path / "drawing").exists()
 
 
 def test_checkpoints_keep_masks(networks: Networks, bundle: Path) -> None:

@@ -81,6 +81,9 @@ def vos_export(
     feedback: Annotated[
         bool, typer.Option(help="Refined masks are what later frames read; else they are shown alone (mask embedding).")
     ] = MaskSpec.feedback,
+    correction: Annotated[
+        float, typer.Option(min=0, max=10, help="By which a residual decoder's logits are multiplied (mask embedding).")
+    ] = 1.0,
     overwrite: Overwrite = False,
 ) -> None:
     """Export a checkpoint to a bundle, and prove that both compute the same."""
@@ -96,6 +99,7 @@ def vos_export(
         context=context,
         rounds=rounds,
         feedback=feedback,
+        correction=correction,
     )
     comparison = export_bundle(checkpoint, output, options, overwrite=overwrite)
     print(f"{output}: PyTorch and ONNX Runtime agree on {comparison.cells} cells: {comparison}")

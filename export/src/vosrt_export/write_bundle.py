@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from vosrt.bundle import (
     MANIFEST_NAME,
     EncoderSpec,
@@ -36,7 +38,7 @@ from vosrt_train.backbones import kind_of
 from vosrt_train.bundle_weights import FILE_NAME as REMAINDER_NAME
 from vosrt_train.bundle_weights import PROVENANCE_KEY, pack_remainder
 from vosrt_train.checkpoint import Checkpoint, load_checkpoint
-from vosrt_train.model import Encoder
+from vosrt_train.model import Encoder, MaskEmbedding
 
 GRAPH_FILE = "encoder.onnx"
 _OWN_FILES = {MANIFEST_NAME, REMAINDER_NAME}
@@ -59,6 +61,8 @@ class ExportOptions:
         context: recent frames that are kept; None: as published, 20, or 5 with mask embedding.
         rounds: of refinement, unless the user says otherwise; for mask embedding alone.
         feedback: whether refined masks are what later frames read (see `vosrt.bundle.MaskSpec`).
+        correction: by which the logits of a residual decoder are multiplied: below 1 it has to be surer of itself to
+            overrule what was propagated.
     """
 
     feature: Feature | None = None
@@ -69,8 +73,11 @@ class ExportOptions:
     context: int | None = None
     rounds: int = MaskSpec.rounds
     feedback: bool = MaskSpec.feedback
+    correction: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.correction <= 10:
+            raise OptionError(f"correction is {self.correction:g}; expected more than 0, at most 10")
         for option, text, longest in (("name", self.name, 100), ("summary", self.summary, 1000)):
             if text is not None and not (0 < len(text) <= longest and text.isprintable()):
                 raise OptionError(f"the {option} is {text[:40]!r}; expected 1 to {longest} printable characters")
@@ -107,6 +114,7 @@ def export_bundle(
         model = export_onnx(EncoderGraph(checkpoint.encoder, feature), options.weights)
     else:
         assert isinstance(checkpoint.encoder, Encoder)  # no other is read together with masks
+        _weaken(checkpoint.masks, options.correction)
         graphs = export_mask_graphs(checkpoint.encoder, checkpoint.masks, feature, options.weights)
         mask_comparison = compare_masks(checkpoint.encoder, checkpoint.masks, graphs)
         if not mask_comparison.passes(MASK_TOLERANCES[options.weights]):
@@ -146,7 +154,8 @@ def export_bundle(
             "tolerance": asdict(tolerance),
         }
         | _mask_verification(mask_comparison, options),
-        provenance=_provenance(checkpoint, checkpoint_path, remainder),
+        provenance=_provenance(checkpoint, checkpoint_path, remainder)
+        | ({} if options.correction == 1 else {"correction": options.correction}),
     )
     files = {f"{role}.onnx": graph for role, graph in {"encoder": model, **further}.items()}
     write_files(manifest, files | ({} if remainder is None else {REMAINDER_NAME: remainder}), output)
@@ -211,6 +220,17 @@ def _summary(checkpoint: Checkpoint, feature: Feature) -> str:
 def _remainder(checkpoint: Checkpoint, feature: Feature) -> bytes | None:
     """The file that training goes on from; there is none for encoders that training does not take."""
     return pack_remainder(checkpoint.encoder, feature) if isinstance(checkpoint.encoder, Encoder) else None
+
+
+def _weaken(masks: MaskEmbedding, correction: float) -> None:
+    """Multiply what the decoder says by a number."""
+    if correction == 1:
+        return
+    if not masks.config.residual:
+        raise OptionError(f"correction is {correction:g}, but this decoder draws masks instead of correcting them")
+    with torch.no_grad():
+        for parameter in masks.decoder.predict.parameters():
+            parameter.mul_(correction)
 
 
 def _inference(checkpoint: Checkpoint, context: int | None) -> PropagationOptions:
