@@ -13,7 +13,15 @@ from typing import Any
 
 from machine import RESULTS
 from report_masks import pseudo_mask_part, refinement_part
-from report_models import ablation_part, accuracy_part, cycle_part, quantised_part, runs_part, training_part
+from report_models import (
+    ablation_part,
+    accuracy_part,
+    alignment_part,
+    cycle_part,
+    quantised_part,
+    runs_part,
+    training_part,
+)
 from report_tables import MISSING, header_of, on, read, table
 
 from vosrt.benchmark.output import object_costs, read_rows
@@ -225,6 +233,7 @@ DOCUMENTS = {
         "accuracy": accuracy_part,
         "ablation": ablation_part,
         "refinement": refinement_part,
+        "alignment": alignment_part,
         "pseudo_masks": pseudo_mask_part,
     },
 }

@@ -80,6 +80,21 @@ def training_part() -> str:
     return f"{on(machine)}\n\n{table(head, body)}"
 
 
+def alignment_part() -> str:
+    """Mean J&F over the offset at which masks are sampled."""
+    machine, rows = read("alignment")
+    if not rows:
+        return f"({MISSING})"
+    means = {(row["scale"], row["offset"]): row for row in rows if row["sequence"] == "mean"}
+    offsets = list(dict.fromkeys(row["offset"] for row in rows))
+    body = [
+        [title, *(_figure(means.get((scale, offset))) for offset in offsets)]
+        for scale, title in ((2, "half size"), (1, "480p"))
+    ]
+    titles = ["whole" if offset is None else f"offset {offset}" for offset in offsets]
+    return f"{on(machine)}\n\n{table(['mean J&F, %', *titles], body)}"
+
+
 def cycle_part() -> str:
     """How well cycle consistency ranks as J&F does."""
     machine, rows = read("cycle")
