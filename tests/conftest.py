@@ -18,6 +18,7 @@ from vosrt.bundle import EncoderSpec, GraphFile, Manifest, write_manifest
 from vosrt.cuda_library import load_cuda_library
 from vosrt.errors import VosrtError
 from vosrt.memory import Memory, NumpyMemory
+from vosrt.stream import Stream
 from vosrt.types import F32Array, PropagationOptions, U8Array
 
 settings.register_profile("vosrt", deadline=None, max_examples=50)
@@ -128,6 +129,25 @@ def tiny_clip() -> tuple[U8Array, U8Array]:
             frames[t][area] = colour
             masks[t][area] = object_id
     return frames, masks
+
+
+@pytest.fixture
+def resumes(tiny_clip: tuple[U8Array, U8Array]) -> Callable[[Stream, Stream], None]:
+    """``resumes(stream, copy)``: saved after the clip's first frame and loaded, a stream goes on bit for bit."""
+
+    def check(stream: Stream, copy: Stream) -> None:
+        frames, masks = tiny_clip
+        stream.start(frames[0], masks[0])
+        copy.load(stream.save())
+        stream.remove(1)
+        copy.remove(1)
+        for frame in frames[1:]:
+            ours, theirs = copy.step(frame), stream.step(frame)
+            assert ours.index == theirs.index
+            np.testing.assert_array_equal(ours.labels, theirs.labels)
+            np.testing.assert_array_equal(ours.confidence, theirs.confidence)
+
+    return check
 
 
 @pytest.fixture

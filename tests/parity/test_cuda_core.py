@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -34,30 +34,16 @@ from vosrt.streams import step_all
 from vosrt.types import F32Array, PropagationOptions, StepResult, U8Array
 
 NATIVE = Path(__file__).resolve().parents[2] / "runtime" / "native"
+Video = Callable[[int], list[F32Array]]
+Mark = Callable[..., U8Array]
 H, W, K = 9, 14, 40
 OPTIONS = PropagationOptions(context=3, radius=4)
-
-
-def video(frames: int) -> list[F32Array]:
-    """Noisy views of one random scene that has a mean, f32 [h, w, K], unit length."""
-    random = np.random.default_rng(4)
-    scene = 1 + random.standard_normal((H, W, K))
-    noisy = [scene + 0.5 * random.standard_normal(scene.shape) for _ in range(frames)]
-    return [(f / np.linalg.norm(f, axis=-1, keepdims=True)).astype(np.float32) for f in noisy]
-
-
-def mark(*ids: int) -> U8Array:
-    """Objects beside each other, u8 [8 h, 8 w]."""
-    mask = np.zeros((8 * H, 8 * W), np.uint8)
-    for n, object_id in enumerate(ids):
-        mask[16:56, 8 + 32 * n : 36 + 32 * n] = object_id
-    return mask
 
 
 @pytest.mark.parametrize(
     "options", [OPTIONS, PropagationOptions(context=2, window="square", radius=2, top_k=20)], ids=str
 )
-def test_it_gives_what_the_twin_gives(cuda_core: str, options: PropagationOptions) -> None:
+def test_it_gives_what_the_twin_gives(cuda_core: str, options: PropagationOptions, video: Video, mark: Mark) -> None:
     """Similarities within 1e-2 of their size, labels but for 0.1 %, from the same memory frame by frame."""
     twin, memory = NumpyMemory(H, W, K, options), CudaMemory(H, W, K, options)
     changed = []
@@ -84,7 +70,7 @@ def test_it_gives_what_the_twin_gives(cuda_core: str, options: PropagationOption
     }
 
 
-def test_frames_stay_on_the_gpu(cuda_core: str) -> None:
+def test_frames_stay_on_the_gpu(cuda_core: str, video: Video, mark: Mark) -> None:
     """Embeddings that are there give, as arrays that are there, the labels of embeddings that came from the host."""
     pushed, queued = CudaMemory(H, W, K, OPTIONS), CudaMemory(H, W, K, OPTIONS)
     queue = CudaQueue(load_cuda_library(), 0)
@@ -132,7 +118,7 @@ class Foreign:
         self.__cuda_array_interface__ = {**tensor.__cuda_array_interface__, **interface}
 
 
-def test_arrays_of_other_libraries_are_taken_as_they_are(cuda_core: str) -> None:
+def test_arrays_of_other_libraries_are_taken_as_they_are(cuda_core: str, video: Video, mark: Mark) -> None:
     """An embedding that CuPy or PyTorch holds needs no copy; one that is not dense is refused."""
     queue, embeddings = CudaQueue(load_cuda_library(), 0), video(3)
     tensor = queue.allocate((H, W, K), np.float32, "an embedding")
@@ -185,7 +171,7 @@ class EngineOnGpu:
         return {"embedding": self._output}
 
 
-def test_a_stream_takes_embeddings_from_an_engine_on_the_gpu(cuda_core: str) -> None:
+def test_a_stream_takes_embeddings_from_an_engine_on_the_gpu(cuda_core: str, video: Video, mark: Mark) -> None:
     """Also when frames are encoded ahead of the stream; memory of earlier embeddings is used again."""
     embeddings = video(6)
     encoder = FrameEncoder(EncoderSpec(channels=K, feature="key"), EngineOnGpu(embeddings), device=0)
@@ -210,7 +196,7 @@ def test_a_stream_takes_embeddings_from_an_engine_on_the_gpu(cuda_core: str) -> 
     assert len(pointers) <= 4
 
 
-def test_a_batch_stays_on_the_gpu(cuda_core: str) -> None:
+def test_a_batch_stays_on_the_gpu(cuda_core: str, video: Video, mark: Mark) -> None:
     """Each stream takes its own part of what one run left there."""
     embeddings = video(6)
     engine = EngineOnGpu([np.concatenate([a[None], b[None]]) for a, b in pairwise(embeddings)])
@@ -451,7 +437,7 @@ def test_labels_may_stay_on_the_gpu(cuda_core: str, tiny_clip: tuple[U8Array, U8
 
 
 def test_labels_come_to_the_host_beside_the_memorys_stream(
-    cuda_emulated: Path, monkeypatch: pytest.MonkeyPatch
+    cuda_emulated: Path, monkeypatch: pytest.MonkeyPatch, video: Video, mark: Mark
 ) -> None:
     """What others queue on that stream meanwhile is not waited for; in the steady state nothing is allocated."""
     library, memory = load_cuda_library(), CudaMemory(H, W, K, OPTIONS)
@@ -480,7 +466,7 @@ def test_labels_come_to_the_host_beside_the_memorys_stream(
     assert [each for each in calls if each not in ("memory_stream", "vosrt_memory_object_ids")] == expected
 
 
-def test_stages_are_timed(cuda_core: str) -> None:
+def test_stages_are_timed(cuda_core: str, video: Video, mark: Mark) -> None:
     """On frames that count like any other."""
     timed, plain = CudaMemory(H, W, K, OPTIONS), CudaMemory(H, W, K, OPTIONS)
     queue = CudaQueue(load_cuda_library(), 0)
@@ -502,7 +488,7 @@ def test_stages_are_timed(cuda_core: str) -> None:
     assert re.findall(r"VOSRT_CUDA_STAGES = (\d+)", (NATIVE / "include" / "vosrt_cuda.h").read_text()) == ["5"]
 
 
-def test_errors_name_what_was_found(cuda_emulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_what_was_found(cuda_emulated: Path, monkeypatch: pytest.MonkeyPatch, video: Video) -> None:
     """One line each, of the kind that ends a command with exit code 2."""
 
     def refused(gpu: str, words: str, **options: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +18,12 @@ from vosrt.memory import Memory, load_session
 from vosrt.stream import Stream
 from vosrt.types import F32Array, PropagationOptions, U8Array
 
-H, W, K = 6, 9, 40
+Video = Callable[[int], list[F32Array]]
+Mark = Callable[..., U8Array]
+H, W, K = 9, 14, 40
 OPTIONS = PropagationOptions(context=3, radius=4)
 ISA_AT = 144  # of the instruction-set path in a session, see session.cpp
 MODEL = bytes(range(32))
-
-
-def video(frames: int) -> list[F32Array]:
-    """Noisy views of one random scene that has a mean, f32 [h, w, K], unit length."""
-    random = np.random.default_rng(4)
-    scene = 1 + random.standard_normal((H, W, K))
-    noisy = [scene + 0.5 * random.standard_normal(scene.shape) for _ in range(frames)]
-    return [(f / np.linalg.norm(f, axis=-1, keepdims=True)).astype(np.float32) for f in noisy]
-
-
-def mark(*ids: int) -> U8Array:
-    """Objects beside each other, u8 [8 h, 8 w]."""
-    mask = np.zeros((8 * H, 8 * W), np.uint8)
-    for n, object_id in enumerate(ids):
-        mask[8:40, 8 + 12 * n : 20 + 12 * n] = object_id
-    return mask
 
 
 def on_processor(native: Any, options: PropagationOptions) -> Memory:
@@ -45,11 +32,11 @@ def on_processor(native: Any, options: PropagationOptions) -> Memory:
     return memory
 
 
-def play(memory: Memory, frames: list[F32Array], marks: dict[int, tuple[int, ...]]) -> None:
+def play(memory: Memory, frames: list[F32Array], marks: dict[int, U8Array]) -> None:
     for t, embedding in enumerate(frames):
         memory.push(embedding)
         if t in marks:
-            memory.annotate(mark(*marks[t]))
+            memory.annotate(marks[t])
 
 
 @pytest.mark.parametrize(
@@ -57,10 +44,12 @@ def play(memory: Memory, frames: list[F32Array], marks: dict[int, tuple[int, ...
     [(7, OPTIONS), (2, OPTIONS), (3, PropagationOptions(context=0, radius=4))],
     ids=["a full context", "a beginning", "no context"],
 )
-def test_a_session_continues_bit_for_bit(cuda_core: str, count: int, options: PropagationOptions) -> None:
+def test_a_session_continues_bit_for_bit(
+    cuda_core: str, count: int, options: PropagationOptions, video: Video, mark: Mark
+) -> None:
     """Two appearance times, more objects than there was room for at first, one of them gone."""
     memory, frames = CudaMemory(H, W, K, options), video(count + 4)
-    play(memory, frames[:count], {0: (1, 2, 3, 4, 5), count - 1: (2,)})
+    play(memory, frames[:count], {0: mark(1, 2, 3, 4, 5), count - 1: mark(2)})
     memory.remove(4)
     annotation = mark(2)
     session = memory.save(8 * H, 8 * W, annotation, MODEL)
@@ -85,9 +74,11 @@ def test_a_session_continues_bit_for_bit(cuda_core: str, count: int, options: Pr
 
 
 @pytest.mark.parametrize("to", ["the GPU", "the processor"])
-def test_a_session_moves_between_processor_and_gpu(cuda_core: str, native: Any, to: str) -> None:
+def test_a_session_moves_between_processor_and_gpu(
+    cuda_core: str, native: Any, to: str, video: Video, mark: Mark
+) -> None:
     """Up to rounding: what was saved is there to the bit, what follows differs by less than 1e-4."""
-    frames, marks = video(9), {0: (1, 2), 3: (7,)}
+    frames, marks = video(9), {0: mark(1, 2), 3: mark(7)}
     there, here = CudaMemory(H, W, K, OPTIONS), on_processor(native, OPTIONS)
     source, other = (here, there) if to == "the GPU" else (there, here)
     play(source, frames[:6], marks)
@@ -111,12 +102,12 @@ def test_a_session_moves_between_processor_and_gpu(cuda_core: str, native: Any, 
     assert np.mean(changed) < 1e-3
 
 
-def test_sessions_are_not_trusted(cuda_emulated: Path, native: Any) -> None:
+def test_sessions_are_not_trusted(cuda_emulated: Path, native: Any, video: Video, mark: Mark) -> None:
     """Cut, altered, of fp32 keys, or too large for the GPU: refused in one line."""
     memory = CudaMemory(H, W, K, OPTIONS)
     with pytest.raises(OptionError, match="saving needs a frame"):
         memory.save(8, 8, None, MODEL)
-    play(memory, video(2), {0: (1,)})
+    play(memory, video(2), {0: mark(1)})
     session = memory.save(8, 8, None, MODEL)
     with pytest.raises(OptionError, match=r"annotation is uint8 \[2, 2\]; expected uint8 \[8, 8\]"):
         memory.save(8, 8, np.zeros((2, 2), np.uint8), MODEL)
@@ -131,17 +122,8 @@ def test_sessions_are_not_trusted(cuda_emulated: Path, native: Any) -> None:
         load_session(session, device="cuda:3")
 
 
-def test_a_stream_is_saved_and_goes_on(cuda_core: str, tiny_clip: tuple[U8Array, U8Array]) -> None:
+def test_a_stream_is_saved_and_goes_on(cuda_core: str, resumes: Callable[[Stream, Stream], None]) -> None:
     """Index, labels, and the annotation of the newest frame come back."""
-    frames, masks = tiny_clip
-    encoder = FrameEncoder(EncoderSpec(channels=K, feature="key"), FakeEngine(EncoderSpec(channels=K, feature="key")))
-    stream, copy = (Stream(encoder, OPTIONS, device="cuda") for _ in range(2))
-    stream.step(frames[0], masks[0])
-    copy.load(stream.save())
-    stream.remove(1)
-    copy.remove(1)
-    for frame in frames[1:]:
-        ours, theirs = copy.step(frame), stream.step(frame)
-        assert ours.index == theirs.index
-        np.testing.assert_array_equal(ours.labels, theirs.labels)
-        np.testing.assert_array_equal(ours.confidence, theirs.confidence)
+    spec = EncoderSpec(channels=K, feature="key")
+    encoder = FrameEncoder(spec, FakeEngine(spec))
+    resumes(Stream(encoder, OPTIONS, device="cuda"), Stream(encoder, OPTIONS, device="cuda"))

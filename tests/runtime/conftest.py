@@ -53,7 +53,7 @@ class FakeDriver:
     def __init__(self, *gpus: tuple[str, int, int], init_status: int = 0) -> None:
         self._gpus, self._init_status = gpus, init_status
 
-    def cuInit(self, flags: int) -> int:  # noqa: N802
+    def cuInit(self, flags: int) -> int:  # noqa: N802 (CUDA's name, as below)
         return self._init_status
 
     def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802

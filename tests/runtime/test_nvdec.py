@@ -43,7 +43,7 @@ class FakeNvc(ModuleType):
         self.waited: list[int] = []
         self.gpus: list[int] = []
 
-    def CreateDemuxer(self, filename: str) -> FakeDemuxer:  # noqa: N802
+    def CreateDemuxer(self, filename: str) -> FakeDemuxer:  # noqa: N802 (the package's name, as below)
         return FakeDemuxer(self, filename)
 
     def CreateDecoder(self, gpuid: int = 0, codec: Any = None, usedevicememory: bool = False) -> FakeDecoder:  # noqa: N802

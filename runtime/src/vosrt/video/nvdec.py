@@ -64,7 +64,13 @@ class NvdecSource:
         SourceError: as for `vosrt.video.av.VideoSource`.
     """
 
-    def __init__(self, source: str, frames: FrameRange = FrameRange(), *, device: int = 0) -> None:  # noqa: B008
+    def __init__(
+        self,
+        source: str,
+        frames: FrameRange = FrameRange(),  # noqa: B008 (frozen)
+        *,
+        device: int = 0,
+    ) -> None:
         self._codec = _load()
         if is_url(source):
             raise OptionError(f"{source} is a URL; NVDEC reads files here: use --decoder cpu")
