@@ -1,6 +1,7 @@
 """The CUDA core on an NVIDIA GPU: parity, then times of kernels, whole frames (R = 0, 2), many streams, peers.
 
     python benchmarks/gpu.py                     # everything; prints one table, writes results/gpu.jsonl
+    python benchmarks/gpu.py --engine torch      # where PyTorch is all that runs a network on the GPU
     python benchmarks/gpu.py --build             # builds libvosrt_cuda for this GPU first, into a folder of its own
     python benchmarks/gpu.py --toy               # a tiny problem, nothing written
     python benchmarks/gpu.py --check             # without a GPU: parity, and a few frames, on emulated kernels
@@ -268,7 +269,7 @@ def time_frames(
         size: short side of frames and working frames, in pixels.
         objects: in the video.
         bundle: a bundle's folder.
-        engine: as for vos-run.
+        engine: as for vos-run, or ``"torch"``.
         frames: to be timed.
         refine: rounds of refinement, or ``"off"``.
         way: how they go.
@@ -278,7 +279,7 @@ def time_frames(
     clip = [render(height, width, t) for t in range(min(PERIOD, frames))]
     os.environ[CUDA_GRAPH_VARIABLE] = "1" if way.recorded else "0"
     try:
-        model = Model.load(bundle, engine=engine, device="cuda")
+        model = load_model(bundle, engine)
     finally:
         del os.environ[CUDA_GRAPH_VARIABLE]
     stream = model.stream(size=size, refine=refine, labels_on="gpu" if way.stay else "host")
@@ -313,6 +314,15 @@ def time_frames(
         **({"mask_engines": engines["decoder"]} if "decoder" in engines else {}),
         "fps": round(fps, 1),
     }
+
+
+def load_model(bundle: str, engine: str) -> Model:
+    """A bundle on the GPU; the engine ``"torch"`` is this folder's."""
+    if engine == "torch":
+        from torch_engine import torch_model
+
+        return torch_model(bundle)
+    return Model.load(bundle, engine=engine, device="cuda")
 
 
 def to_gpu(frame: U8Array) -> DeviceTensor:
@@ -398,6 +408,21 @@ def attempt(measure: Callable[[], list[Row]], what: str) -> list[Row]:
         return [{"what": what, "why_not": " ".join(f"{type(error).__name__}: {error}".split())[:300]}]
 
 
+def check_torch(bundle: str) -> Row:
+    """The engine in PyTorch against the bundle's graph: labels of a small clip by both."""
+    height, width = size_of(96)
+    clip = [render(height, width, t) for t in range(4)]
+    labels = []
+    for model in (load_model(bundle, "torch"), Model.load(bundle, engine="cpu", device="cuda")):
+        with model.stream() as stream:
+            first = stream.start(clip[0], mark_objects(height, width, 2))
+            labels.append([first.labels, *(stream.step(frame).labels for frame in clip[1:])])
+    differ = float(np.mean([one != other for one, other in zip(*labels, strict=True)]))
+    if differ > 0.001:
+        raise SystemExit(f"the engine in PyTorch changes {differ:.2%} of the labels; expected up to 0.1 %")
+    return {"what": "engine in PyTorch", "labels that differ": f"{differ:.4%}"}
+
+
 def show(rows: list[Row]) -> None:
     """One line each."""
     for row in rows:
@@ -442,7 +467,7 @@ def measure(options: argparse.Namespace) -> None:
             add(attempt(refined, f"refined frames at {size}p"))
 
     def many() -> list[Row]:
-        model = Model.load(options.bundle, engine=options.engine, device="cuda")
+        model = load_model(options.bundle, options.engine)
         counts, seconds = ((1, 4), 0.1) if toy else ((1, 4, 16), 10)
         return measure_streams(model, counts, size=96 if toy else 480, objects=1, seconds=seconds)
 
@@ -460,7 +485,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="parity on emulated kernels, no GPU needed")
     parser.add_argument("--bundle", default="default", help="folder made by vos-export")
     parser.add_argument("--mask-bundle", help="of the family mask-embedding; without one, an untrained one is exported")
-    parser.add_argument("--engine", default="auto", help="as for vos-run")
+    parser.add_argument("--engine", default="auto", help="as for vos-run, or torch")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="vosrt-gpu-"))
     try:
@@ -471,6 +496,7 @@ def main() -> None:
             show([check_refinement(6, 9, 3)])
             given = {"bundle": options.bundle, "engine": "fake", "frames": 2, "warm_up": 1}
             show([time_frames(64, 1, way=way, **given) for way in WAYS if not way.stay])
+            show([check_torch(options.bundle)])
             return
         if options.build:
             os.environ[LIBRARY_VARIABLE] = str(build(folder, emulated=False))
