@@ -117,7 +117,11 @@ def check_refinement(height: int, width: int, objects: int) -> Row:
     Raises:
         SystemExit: they differ.
     """
-    memory, size, random = CudaMemory(height, width, 40, OPTIONS), (8 * height, 8 * width), np.random.default_rng(0)
+    memory, size, random = (
+        CudaMemory(height, width, 40, OPTIONS, align_corners=False),
+        (8 * height, 8 * width),
+        np.random.default_rng(0),
+    )
     memory.push(make_video(height, width, 40, 1)[0])
     memory.annotate(mask_of(height, width, objects))
     soft = reference.resize_soft(memory.soft_masks(), *size)
@@ -128,14 +132,16 @@ def check_refinement(height: int, width: int, objects: int) -> Row:
     last = logits.transpose(1, 2, 0)
     difference = 0.0
     for residual, expected in (
-        (True, reference.correct(soft, reference.place(last, 4, *size))),
+        (True, reference.correct(soft, reference.resize_soft(last, *size))),
         (False, reference.aggregate(reference.resize_soft(last, *size))),
     ):
         refine_planes(memory, there, planes, residual=residual)
         given = memory.queue.download(planes).transpose(1, 2, 0)
         difference = max(difference, float(np.abs(given - expected).max()))
     memory.shown = planes
-    changed = float(np.mean(memory.labels(*size)[0] != reference.upsample_labels(expected, *size)[0]))
+    changed = float(
+        np.mean(memory.labels(*size)[0] != reference.upsample_labels(expected, *size, align_corners=False)[0])
+    )
     row = {"what": "parity of refinement", "with": "NumPy reference", "grid": f"{height} x {width}", "objects": objects}
     row |= {"masks_difference": float(f"{difference:.2g}"), "labels_changed": float(f"{changed:.2g}")}
     if difference > 1e-5 or changed >= 1e-3:

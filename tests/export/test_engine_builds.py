@@ -16,7 +16,7 @@ import onnx
 import pytest
 
 import vosrt_export.tensorrt
-from vosrt.bundle import load_bundle, write_manifest
+from vosrt.bundle import EncoderSpec, load_bundle, write_manifest
 from vosrt.engines import nvidia
 from vosrt.engines.tensorrt_files import EngineRecord, Profile, holds_engines_only, read_records
 from vosrt.engines.tensorrt_flavour import TENSORRT, TENSORRT_RTX
@@ -24,7 +24,7 @@ from vosrt.errors import EngineError, MissingExtraError, OptionError, OutputErro
 from vosrt_export.engine_cli import engine_app
 from vosrt_export.onnx import ExportError
 from vosrt_export.polygraphy_loader import failures_as_errors, load_polygraphy
-from vosrt_export.sizes import check_sizes, parse_sizes, preset
+from vosrt_export.sizes import fit_sizes, parse_sizes, preset
 from vosrt_export.tensorrt import EngineOptions, build_engines, choose_flavour, inspect_engine
 
 SMALL = (Profile(minimum=(32, 32), optimum=(48, 64), maximum=(64, 96)),)
@@ -288,7 +288,10 @@ def test_sizes_as_a_person_states_them() -> None:
     assert parse_sizes(",".join(map(str, (exact, landscape)))) == (exact, landscape)
     assert landscape.takes(480, 700)
     assert not any(landscape.takes(*size) for size in ((479, 700), (481, 700), (480, 639), (480, 1153)))
-    check_sizes((landscape,), 16, 4096)
+    spec = EncoderSpec(channels=4, feature="res3")
+    assert fit_sizes((landscape,), spec) == (landscape,)
+    whole = Profile(minimum=(480, 640), optimum=(480, 856), maximum=(480, 1152))
+    assert fit_sizes((landscape,), replace(spec, align_corners=False)) == (whole,)
 
 
 @pytest.mark.parametrize(

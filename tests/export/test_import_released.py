@@ -149,6 +149,7 @@ def test_straight_to_a_bundle(small_encoder: Encoder, tmp_path: Path) -> None:
     assert manifest.provenance["checkpoint_sha256"] == file_sha256(tmp_path / "imported.safetensors")
     assert load_checkpoint(tmp_path / "imported.safetensors").training.summary in manifest.summary
     assert manifest.trained
+    assert manifest.encoder.align_corners  # as published
 
 
 class Code:

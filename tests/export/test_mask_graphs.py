@@ -80,6 +80,7 @@ def test_a_bundle_of_the_family(bundle: Path) -> None:
     assert (manifest.inference.context, manifest.inference.pad_context) == (9, False)
     assert sorted(manifest.graphs) == ["decoder", "encoder", "mask_encoder"]
     assert manifest.verification["masks"]["figures"]["values"] < 1e-2
+    assert not manifest.encoder.align_corners
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,22 @@ def test_a_bundle_that_lacks_a_part_is_refused(bundle: Path, tmp_path: Path, key
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "manifest.json").write_text(json.dumps(document))
     with pytest.raises(BundleError, match=message):
+        load_bundle(tmp_path)
+
+
+def test_masks_with_aligned_corners_are_refused(networks: Networks, bundle: Path, tmp_path: Path) -> None:
+    """At the export, and where somebody has changed a manifest."""
+    encoder, masks = networks(EncoderConfig(width=4, layer4=False))
+    training = Training(trained=True, seed=0, summary="trained for a test", licence="CC0-1.0")
+    save_checkpoint(Checkpoint(encoder, training, masks), tmp_path / "masks.safetensors")
+    with pytest.raises(OptionError, match="has a mask embedding, which never aligns corners"):
+        export_bundle(tmp_path / "masks.safetensors", tmp_path / "bundle", ExportOptions(align_corners=True))
+    document = json.loads((bundle / "manifest.json").read_text())
+    document["encoder"]["align_corners"] = True
+    for path in bundle.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "manifest.json").write_text(json.dumps(document))
+    with pytest.raises(BundleError, match=r"encoder.align_corners' is True; expected false in a mask-embedding bundle"):
         load_bundle(tmp_path)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 import vosrt_export.cli
 import vosrt_export.quantise
-from vosrt.bundle import Feature, WeightPrecision, load_bundle
+from vosrt.bundle import EncoderSpec, Feature, WeightPrecision, load_bundle
 from vosrt.errors import EngineError, MissingExtraError, OptionError, OutputError
 from vosrt.metrics import Score
 from vosrt.model import Model
@@ -31,6 +31,7 @@ from vosrt_train.validate import AnnotatedSequence, Validation
 
 BundleOf = Callable[[Feature, WeightPrecision], Path]
 OPTIONS = QuantiseOptions(frames=4, threads=1, max_drop=100)
+SPEC = EncoderSpec(channels=32, feature="res3", align_corners=False)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_a_layer_that_breaks_is_the_most_sensitive(small_bundle: BundleOf, tmp_p
     """Ranges that are a hundredth of the true ones ruin one layer; the measurement finds it."""
     bundle = load_bundle(small_bundle("res3", "fp16"))
     work = vosrt_export.quantise.Quantisation(
-        bundle, calibration_frames([clip], 2, None), QuantiseOptions(threads=1), tmp_path
+        bundle, calibration_frames([clip], 2, None, SPEC), QuantiseOptions(threads=1), tmp_path
     )
     node = next(node for node in work._proto.graph.node if "layer2.0.conv1" in "".join(node.input))
     victim = node.name
@@ -180,11 +181,11 @@ def test_a_layer_that_breaks_is_the_most_sensitive(small_bundle: BundleOf, tmp_p
 
 def test_frames_are_spread_over_the_clips(clip: str, tiny_clip: tuple[U8Array, U8Array]) -> None:
     """As many from each, evenly from start to end, at the working size; few are enough where a clip has few."""
-    frames = calibration_frames([clip, clip], 4, None)
+    frames = calibration_frames([clip, clip], 4, None, SPEC)
     for frame, index in zip(frames, (0, 3, 0, 3), strict=True):
         np.testing.assert_array_equal(frame, tiny_clip[0][index])
-    assert len(calibration_frames([clip], 100, None)) == 6
-    assert calibration_frames([clip], 1, 32)[0].shape == (32, 48, 3)
+    assert len(calibration_frames([clip], 100, None, SPEC)) == 6
+    assert calibration_frames([clip], 1, 32, SPEC)[0].shape == (32, 48, 3)
 
 
 def test_weights_that_are_cast_back_are_plain_again(small_bundle: BundleOf) -> None:

@@ -55,11 +55,14 @@ def test_exporting_twice_gives_the_same_bytes(small_bundle: BundleOf, small_chec
 
 @pytest.mark.usefixtures("quick_export")
 def test_options_reach_the_manifest(small_checkpoint: Path, tmp_path: Path) -> None:
-    options = ExportOptions(feature="res4", weights="fp32", name="mine", summary="For a test.", size=240)
+    options = ExportOptions(
+        feature="res4", weights="fp32", name="mine", summary="For a test.", size=240, align_corners=True
+    )
     export_bundle(small_checkpoint, tmp_path / "bundle", options)
     manifest = load_bundle(tmp_path / "bundle").manifest
     assert (manifest.name, manifest.summary, manifest.size) == ("mine", "For a test.", 240)
     assert manifest.graphs["encoder"].precision == "fp32"
+    assert manifest.encoder.align_corners
 
 
 Weights = dict[str, F32Array]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes as ct
+import hashlib
 import json
 import subprocess
 import sys
@@ -48,7 +49,7 @@ ModelOptions = struct("ModelOptions", "i channels,i stride,i min_side,i max_side
 MemoryOptions = struct(
     "MemoryOptions",
     "i height,i width,i channels,i context,i window,f radius,i top_k,f temperature,i drop_padding,i local_reference,"
-    "i keep_background,i precision,i isa,i threads",
+    "i keep_background,i precision,i isa,i threads,i device,i half_pixel",
 )
 StreamOptions = struct("StreamOptions", "i size,i threads,i reserved,p memory,p on_result,p user")
 Image = struct("Image", "i format,i height,i width,p data,l stride,p chroma,l chroma_stride")
@@ -63,20 +64,20 @@ BGR, RGB, BGRA, RGBA, GRAY, NV12 = range(6)
 FP32 = 1
 
 
-def manifest(size: int | None = None) -> Manifest:
+def manifest(size: int | None = None, align_corners: bool = True) -> Manifest:
     return Manifest(
         name="fake",
         trained=False,
         summary="mean colours",
-        encoder=EncoderSpec(channels=32, feature="res4", min_side=16, max_side=256),
+        encoder=EncoderSpec(channels=32, feature="res4", align_corners=align_corners, min_side=16, max_side=256),
         graphs={"encoder": GraphFile(file="encoder.onnx", sha256="ab" * 32, bytes=1, precision="fp32")},
         size=size,
         inference=PropagationOptions(context=3, radius=3.0),
     )
 
 
-def python_model(size: int | None = None) -> Model:
-    said = manifest(size)
+def python_model(size: int | None = None, align_corners: bool = True) -> Model:
+    said = manifest(size, align_corners)
     return Model(said, {"encoder": FakeEngine(said.encoder)}, precision="fp32", threads=2)
 
 
@@ -88,7 +89,14 @@ def array(address: int, shape: tuple[int, ...], kind: Any) -> Any:
 class CStream:
     """The stream of a C program whose engine is the same fake one."""
 
-    def __init__(self, library: ct.CDLL, size: int = 0, session: bytes | None = None, sha256: str = "ab" * 32) -> None:
+    def __init__(
+        self,
+        library: ct.CDLL,
+        size: int = 0,
+        session: bytes | None = None,
+        sha256: str = "ab" * 32,
+        align_corners: bool = True,
+    ) -> None:
         self._library, spec = library, manifest().encoder
         engine = FakeEngine(spec)
         self.fail_with = b""
@@ -110,7 +118,7 @@ class CStream:
             self.seen.append(result.contents.index)
 
         self._callbacks = ENCODE(encode), ON_RESULT(on_result)
-        memory = MemoryOptions(context=3, radius=3.0, precision=FP32, threads=2)
+        memory = MemoryOptions(context=3, radius=3.0, precision=FP32, threads=2, half_pixel=not align_corners)
         options = ModelOptions(
             channels=32,
             max_side=256,
@@ -212,11 +220,14 @@ def assert_same(ours: dict[str, Any], theirs: StepResult) -> None:
     assert ours["object_confidence"] == pytest.approx(theirs.object_confidence, abs=1e-7)
 
 
-@pytest.mark.parametrize("size", [0, 48])
-def test_c_and_python_give_the_same_labels(open_c: Callable[..., CStream], tiny_clip: Clip, size: int) -> None:
+@pytest.mark.parametrize(("size", "align_corners"), [(0, True), (48, True), (0, False), (51, False)])
+def test_c_and_python_give_the_same_labels(
+    open_c: Callable[..., CStream], tiny_clip: Clip, size: int, align_corners: bool
+) -> None:
     """Frame by frame, bit by bit: objects marked, corrected, added late and removed, at full and at working size."""
     frames, masks = tiny_clip
-    ours, theirs = open_c(size=size), python_model(size or None).stream()
+    ours = open_c(size=size, align_corners=align_corners)
+    theirs = python_model(size or None, align_corners).stream()
     assert_same(ours.step(frames[0]), theirs.step(frames[0]))
     first = np.where(masks[1] == 1, 1, 0).astype(np.uint8)
     assert_same(ours.step(frames[1], first), theirs.step(frames[1], first))
@@ -291,6 +302,31 @@ def test_sessions_continue_across_languages(open_c: Callable[..., CStream], tiny
             expected = whole.step(frame)
             assert_same(mine.step(frame), expected)
             np.testing.assert_array_equal(back.step(frame).labels, expected.labels)
+
+
+def test_sessions_say_how_the_grid_is_aligned(open_c: Callable[..., CStream], tiny_clip: Clip) -> None:
+    """Those of the first format, which does not say, have aligned corners."""
+    frames, masks = tiny_clip
+    for align_corners in (True, False):
+        stream = python_model(align_corners=align_corners).stream()
+        stream.start(frames[0], masks[0])
+        session = stream.save()
+        expected = stream.step(frames[1])
+        assert_same(open_c(session=session, align_corners=align_corners).step(frames[1]), expected)
+        if align_corners:
+            first = open_c(session=in_first_format(session))
+            assert first.save() == session
+            assert_same(first.step(frames[1]), expected)
+
+
+def in_first_format(session: bytes) -> bytes:
+    """A session of format 2 with aligned corners, as format 1 has it: without the flag behind twelve other options."""
+    flag = 56 + 32 + 12 + 12 * 4
+    assert session[8:12] == (2).to_bytes(4, "little")
+    assert session[flag : flag + 4] == bytes(4)
+    content = session[56:flag] + session[flag + 4 :]
+    size = (56 + len(content)).to_bytes(8, "little")
+    return session[:8] + (1).to_bytes(4, "little") + session[12:16] + size + hashlib.sha256(content).digest() + content
 
 
 def test_a_session_continues_in_another_process(tiny_clip: Clip, tmp_path: Path, native: Any) -> None:
@@ -397,6 +433,8 @@ def test_the_default_bundle_reads_the_same_in_c(library: ct.CDLL) -> None:
     assert library.vosrt_bundle_graph_path(handle, b"encoder", ct.byref(path)) == 0
     assert Path((path.value or b"").decode()) == bundle.graph_path("encoder")
     assert options.channels == bundle.manifest.encoder.channels
+    memory = ct.cast(options.memory, ct.POINTER(MemoryOptions)).contents
+    assert memory.half_pixel == (not bundle.manifest.encoder.align_corners)
     assert (options.min_side, options.max_side, options.size) == (16, 4096, bundle.manifest.size or 0)
     assert bytes(options.sha256).hex() == bundle.manifest.graphs["encoder"].sha256
     assert library.vosrt_bundle_graph_path(handle, b"decoder", ct.byref(path)) == 7

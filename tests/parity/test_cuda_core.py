@@ -41,11 +41,15 @@ OPTIONS = PropagationOptions(context=3, radius=4)
 
 
 @pytest.mark.parametrize(
-    "options", [OPTIONS, PropagationOptions(context=2, window="square", radius=2, top_k=20)], ids=str
+    ("options", "align_corners"),
+    [(OPTIONS, False), (PropagationOptions(context=2, window="square", radius=2, top_k=20), True)],
+    ids=str,
 )
-def test_it_gives_what_the_twin_gives(cuda_core: str, options: PropagationOptions, video: Video, mark: Mark) -> None:
+def test_it_gives_what_the_twin_gives(
+    cuda_core: str, options: PropagationOptions, align_corners: bool, video: Video, mark: Mark
+) -> None:
     """Similarities within 1e-2 of their size, labels but for 0.1 %, from the same memory frame by frame."""
-    twin, memory = NumpyMemory(H, W, K, options), CudaMemory(H, W, K, options)
+    twin, memory = (each(H, W, K, options, align_corners=align_corners) for each in (NumpyMemory, CudaMemory))
     changed = []
     for t, embedding in enumerate(video(6)):
         twin.push(embedding)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vosrt import Model
+from vosrt.errors import MaskError
 from vosrt.memory import Memory, NumpyMemory
 from vosrt.ops import reference
 from vosrt.types import F32Array, PropagationOptions, TopK, U8Array
@@ -274,16 +275,17 @@ def test_resize_gives_the_twins_bytes(native: Any, source: tuple[int, int], targ
     grid=st.tuples(st.integers(1, 7), st.integers(1, 9)),
     size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
     objects=st.integers(1, 12),
+    align_corners=st.booleans(),
     seed=st.integers(0, 1000),
 )
 @settings(derandomize=True)
 def test_labels_are_the_twins(
-    native: Any, grid: tuple[int, int], size: tuple[int, int], objects: int, seed: int
+    native: Any, grid: tuple[int, int], size: tuple[int, int], objects: int, align_corners: bool, seed: int
 ) -> None:
     """Upsampled labels and confidence equal the twin's, ties included, for sparse and for dense soft masks."""
     random = np.random.default_rng(seed)
-    twin = NumpyMemory(*grid, 2, PropagationOptions())
-    memory = native.Memory(*grid, 2)
+    twin = NumpyMemory(*grid, 2, PropagationOptions(), align_corners=align_corners)
+    memory = native.Memory(*grid, 2, align_corners=align_corners)
     objects = min(objects, grid[0] * grid[1])
     mask = np.zeros(grid, np.uint8)
     mask.flat[:objects] = random.permutation(np.arange(1, 256))[:objects]
@@ -296,6 +298,35 @@ def test_labels_are_the_twins(
     (ours, confidence), (theirs, expected) = memory.labels(*size), twin.labels(*size)
     np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(confidence, expected)
+
+
+@given(
+    grid=st.tuples(st.integers(1, 7), st.integers(1, 9)),
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    density=st.sampled_from((0.02, 0.3, 1.0)),
+    align_corners=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+@settings(derandomize=True)
+def test_annotations_are_the_twins(
+    native: Any, grid: tuple[int, int], size: tuple[int, int], density: float, align_corners: bool, seed: int
+) -> None:
+    """Soft masks of objects equal the twin's to the bit, rescued ones included; what one refuses, the other does."""
+    random = np.random.default_rng(seed)
+    mask = np.where(random.random(size) < density, random.integers(0, 5, size), 0).astype(np.uint8)
+    mask.flat[0] = 1
+    found: list[Any] = []
+    for memory in (
+        NumpyMemory(*grid, 2, PropagationOptions(), align_corners=align_corners),
+        native.Memory(*grid, 2, align_corners=align_corners),
+    ):
+        memory.push(np.ones((*grid, 2), np.float32))
+        try:
+            memory.annotate(mask)
+            found.append(memory.soft_masks()[..., 1:])
+        except MaskError:
+            found.append("refused")
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 @st.composite

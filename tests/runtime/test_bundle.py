@@ -96,6 +96,9 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     assert loaded.manifest.trained is True
     assert loaded.manifest.name == "naïve"
     assert loaded.manifest.encoder == EncoderSpec(channels=4, feature="res3")
+    for align_corners in (True, False):
+        spec = EncoderSpec(channels=4, feature="res3", align_corners=align_corners)
+        assert load_bundle(make_bundle(tmp_path / str(align_corners), encoder=spec)).manifest.encoder == spec
     assert loaded.manifest.verification == {"max_abs": 1e-6}
     assert loaded.graph_path("encoder").read_bytes() == plain_graph()
 
@@ -120,7 +123,9 @@ def test_unknown_graph_names_those_that_exist(bundle: Path) -> None:
 
 def test_options_newer_than_the_bundle_keep_their_default(bundle: Path) -> None:
     edit(bundle, lambda d: d["inference"].pop("global_reference"))
+    edit(bundle, lambda d: d["encoder"].pop("align_corners"))
     assert load_bundle(bundle).manifest.inference == PropagationOptions()
+    assert load_bundle(bundle).manifest.encoder.align_corners
 
 
 @pytest.mark.parametrize(("side", "cells"), [(480, 60), (854, 107), (1, 1), (8, 1), (9, 2), (96, 12), (97, 13)])
@@ -211,6 +216,13 @@ def test_a_pipe_is_not_waited_for(bundle: Path) -> None:
     assert "lacks its file" in refusal(bundle)
 
 
+@pytest.mark.parametrize(("side", "whole"), [(480, 480), (854, 856), (427, 424), (3, 8), (12, 16), (11, 8)])
+def test_working_frames_are_whole_numbers_of_cells(side: int, whole: int) -> None:
+    """Where corners are not aligned; the nearest number, halves up, at least one."""
+    assert EncoderSpec(channels=4, feature="res3", align_corners=False).whole_cells(side) == whole
+    assert EncoderSpec(channels=4, feature="res3").whole_cells(side) == side
+
+
 def test_a_newer_schema_is_named_before_anything_else(bundle: Path) -> None:
     def renew(document: dict[str, Any]) -> None:
         document.clear()
@@ -241,6 +253,7 @@ WRONG: dict[str, Edit] = {
     "channels negative": lambda d: d["encoder"].update(channels=-4),
     "feature": lambda d: d["encoder"].update(feature="res5"),
     "stride": lambda d: d["encoder"].update(stride=65),
+    "align_corners": lambda d: d["encoder"].update(align_corners=1),
     "stride zero": lambda d: d["encoder"].update(stride=0),
     "input_name": lambda d: d["encoder"].update(input_name="a b"),
     "output_name": lambda d: d["encoder"].update(output_name=None),

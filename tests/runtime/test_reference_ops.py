@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from vosrt.errors import MaskError
 from vosrt.ops import reference
 from vosrt.ops.reference import Neighbours
-from vosrt.types import Window
+from vosrt.types import F32Array, Window
 
 sides = st.integers(1, 9)
 grids = st.integers(1, 4)
@@ -35,7 +37,10 @@ def test_resize_is_bilinear_at_pixel_centres(in_h: int, in_w: int, out_h: int, o
         np.testing.assert_allclose(resized[y, x], exact, atol=0.5 + 2 * 255 / 4096)
 
 
-def _centre_taps(target: int, source_size: int, target_size: int) -> list[tuple[int, Fraction]]:
+_Taps: TypeAlias = list[tuple[int, Fraction]]  # source coordinates and their weights
+
+
+def _centre_taps(target: int, source_size: int, target_size: int) -> _Taps:
     position = (Fraction(2 * target + 1, 2) * source_size / target_size) - Fraction(1, 2)
     position = min(max(position, Fraction(0)), Fraction(source_size - 1))
     first = math.floor(position)
@@ -55,21 +60,30 @@ def test_resize_halves_by_averaging() -> None:
     np.testing.assert_array_equal(reference.resize_bgr(image, 1, 2)[0, :, 0], [6, 228])
 
 
-@given(sides, sides, grids, grids, seeds)
-def test_upsampled_labels_are_the_largest_bilinear_channel(h: int, w: int, out_h: int, out_w: int, seed: int) -> None:
-    """Corners are aligned, and the confidence is the winner's value."""
+@given(sides, sides, grids, grids, seeds, st.booleans())
+def test_upsampled_labels_are_the_largest_bilinear_channel(
+    h: int, w: int, out_h: int, out_w: int, seed: int, align_corners: bool
+) -> None:
+    """Corners are aligned or not, and the confidence is the winner's value."""
     soft = np.random.default_rng(seed).random((h, w, 3), dtype=np.float32)
-    index, confidence = reference.upsample_labels(soft, out_h, out_w)
+    index, confidence = reference.upsample_labels(soft, out_h, out_w, align_corners=align_corners)
     for y, x in itertools.product(range(out_h), range(out_w)):
-        exact = np.zeros(3)
-        for (row, wy), (column, wx) in itertools.product(_corner_taps(y, h, out_h), _corner_taps(x, w, out_w)):
-            exact += wy * wx * soft[row, column]
+        exact = _bilinear(soft, y, x, (out_h, out_w), _corner_taps if align_corners else _centre_taps)
         assert confidence[y, x] == pytest.approx(exact.max(), abs=1e-5)
         assert exact[index[y, x]] == pytest.approx(exact.max(), abs=1e-5)
 
 
-def _corner_taps(target: int, source_size: int, target_size: int) -> list[tuple[int, float]]:
-    position = target * (source_size - 1) / (target_size - 1) if target_size > 1 else 0.0
+def _bilinear(soft: F32Array, y: int, x: int, size: tuple[int, int], taps_of: Callable[..., _Taps]) -> NDArray[Any]:
+    """Pixel (y, x) of f32 [h, w, M], resized to a size."""
+    exact = np.zeros(soft.shape[2])
+    rows, columns = taps_of(y, soft.shape[0], size[0]), taps_of(x, soft.shape[1], size[1])
+    for (row, wy), (column, wx) in itertools.product(rows, columns):
+        exact += float(wy * wx) * soft[row, column]
+    return exact
+
+
+def _corner_taps(target: int, source_size: int, target_size: int) -> _Taps:
+    position = Fraction(target * (source_size - 1), target_size - 1) if target_size > 1 else Fraction(0)
     first = min(int(position), source_size - 1)
     return [(first, 1 - (position - first)), (min(first + 1, source_size - 1), position - first)]
 
@@ -81,24 +95,54 @@ def test_equal_channels_go_to_the_first() -> None:
     np.testing.assert_array_equal(confidence, np.float32(0.25))
 
 
-def test_a_mask_of_the_grids_size_is_kept_as_it_is() -> None:
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_a_mask_of_the_grids_size_is_kept_as_it_is(align_corners: bool) -> None:
     """Without scaling, the planes are the one-hot mask."""
     mask = np.array([[0, 1, 1], [7, 0, 1]], dtype=np.uint8)
-    planes = reference.resize_mask(mask, [1, 7], 2, 3)
+    planes = reference.resize_mask(mask, [1, 7], 2, 3, align_corners=align_corners)
     np.testing.assert_array_equal(planes[..., 0], mask == 1)
     np.testing.assert_array_equal(planes[..., 1], mask == 7)
 
 
-@pytest.mark.parametrize(("y", "x", "cell"), [(0, 0, (0, 0)), (47, 79, (5, 9)), (13, 40, (1, 5)), (30, 31, (3, 4))])
-def test_one_pixel_is_rescued_to_its_nearest_cell(y: int, x: int, cell: tuple[int, int]) -> None:
-    """An object that bilinear sampling would lose takes one whole cell and leaves the others."""
+@given(st.integers(1, 21), st.integers(1, 21), grids, grids, seeds)
+def test_cells_have_the_share_of_their_area_that_an_object_covers(
+    height: int, width: int, h: int, w: int, seed: int
+) -> None:
+    """Where corners are not aligned, and cells need not be whole numbers of pixels."""
+    random = np.random.default_rng(seed)
+    mask = random.choice(np.array([0, 1, 5], np.uint8), (height, width), p=(0.2, 0.5, 0.3))
+    mask[0, 0] = 1
+    # Every pixel as h x w equal parts, of which a cell has height x width.
+    parts = (mask.repeat(h, axis=0).repeat(w, axis=1) == 1).reshape(h, height, w, width)
+    expected = parts.mean(axis=(1, 3))
+    if expected.max() > 0.5:  # no rescue
+        planes = reference.resize_mask(mask, [1], h, w, align_corners=False)
+        np.testing.assert_allclose(planes[..., 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("y", "x", "cell", "align_corners"),
+    [
+        (0, 0, (0, 0), True),
+        (47, 79, (5, 9), True),
+        (13, 40, (1, 5), True),
+        (30, 31, (3, 4), True),
+        (0, 0, (0, 0), False),
+        (47, 79, (5, 9), False),
+        (15, 40, (1, 5), False),
+        (30, 31, (3, 3), False),
+    ],
+)
+def test_one_pixel_is_rescued_to_its_nearest_cell(y: int, x: int, cell: tuple[int, int], align_corners: bool) -> None:
+    """An object that no cell would show takes one whole cell and leaves the others."""
     mask = np.ones((48, 80), dtype=np.uint8)
     mask[y, x] = 9
-    planes = reference.resize_mask(mask, [1, 9], 6, 10)
+    planes = reference.resize_mask(mask, [1, 9], 6, 10, align_corners=align_corners)
     expected = np.zeros((6, 10))
     expected[cell] = 1
     np.testing.assert_array_equal(planes[..., 1], expected)
     assert planes[(*cell, 0)] == 0
+    assert planes[..., 0].sum() == pytest.approx(59, abs=0.05)
 
 
 def test_two_tiny_objects_near_one_cell_get_one_each_or_are_refused() -> None:
@@ -123,8 +167,8 @@ def test_a_rescue_never_loses_another_object() -> None:
     assert (planes.max(axis=(0, 1)) == 1).all()
 
 
-@given(st.integers(1, 40), st.integers(1, 40), grids, grids, seeds)
-def test_no_object_is_lost_in_silence(height: int, width: int, h: int, w: int, seed: int) -> None:
+@given(st.integers(1, 40), st.integers(1, 40), grids, grids, seeds, st.booleans())
+def test_no_object_is_lost_in_silence(height: int, width: int, h: int, w: int, seed: int, align_corners: bool) -> None:
     """Either every object has a cell of its own, or the mask is refused; planes never sum to more than one."""
     rng = np.random.default_rng(seed)
     mask = np.where(rng.random((height, width)) < 0.1, rng.integers(1, 4, (height, width)), 0).astype(np.uint8)
@@ -132,7 +176,7 @@ def test_no_object_is_lost_in_silence(height: int, width: int, h: int, w: int, s
     if not ids:
         return
     try:
-        planes = reference.resize_mask(mask, ids, h, w)
+        planes = reference.resize_mask(mask, ids, h, w, align_corners=align_corners)
     except MaskError:
         return
     assert (planes.max(axis=(0, 1)) > 0.5).all()
@@ -210,12 +254,11 @@ def test_read_out_is_finite_at_any_temperature(temperature: float) -> None:
     assert soft[0, 0, 0] == pytest.approx(1, abs=1e-6)
 
 
-@given(st.integers(1, 5), st.integers(1, 40), st.integers(1, 40))
-def test_cells_are_placed_on_their_pixels(stride: int, height: int, width: int) -> None:
-    """Whatever the frame's size: every cell comes back at multiples of the stride, and a ramp stays one in between."""
-    h, w = -(-height // stride), -(-width // stride)
-    rows, columns = np.mgrid[:h, :w].astype(np.float32)
-    placed = reference.place(np.stack([rows, columns], axis=-1), stride, height, width)
-    assert placed.shape == (height, width, 2)
-    wanted = np.minimum(np.mgrid[:height, :width] / stride, np.array([h - 1, w - 1])[:, None, None])
-    np.testing.assert_allclose(placed, wanted.transpose(1, 2, 0), atol=1e-5)
+@given(sides, sides, grids, grids, seeds)
+def test_soft_masks_are_resized_at_pixel_centres(in_h: int, in_w: int, out_h: int, out_w: int, seed: int) -> None:
+    """Bilinear, the edge repeated, whether they grow or shrink."""
+    soft = np.random.default_rng(seed).random((in_h, in_w, 2), dtype=np.float32)
+    resized = reference.resize_soft(soft, out_h, out_w)
+    assert resized.shape == (out_h, out_w, 2)
+    for y, x in itertools.product(range(out_h), range(out_w)):
+        np.testing.assert_allclose(resized[y, x], _bilinear(soft, y, x, (out_h, out_w), _centre_taps), atol=1e-5)

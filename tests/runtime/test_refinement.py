@@ -80,7 +80,7 @@ def model(mask_encoder: MaskEncoder, decoder: Decoder, rounds: int = 2) -> Model
         name="test",
         trained=False,
         summary="A test.",
-        encoder=EncoderSpec(channels=4, feature="res3"),
+        encoder=EncoderSpec(channels=4, feature="res3", align_corners=False),
         graphs={"encoder": GraphFile(file="encoder.onnx", sha256="0" * 64, bytes=1, precision="fp32")},
         inference=OPTIONS,
         family="mask-embedding",

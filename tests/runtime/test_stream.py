@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -163,7 +165,10 @@ def test_the_working_size_keeps_the_aspect(
     height: int, width: int, side: int | None, upscale: bool, expected: tuple[int, int]
 ) -> None:
     """The short side is what was asked for, the long one rounds half up; nothing grows unless it must."""
-    assert working_size(height, width, side, upscale=upscale) == expected
+    spec = EncoderSpec(channels=4, feature="res3")
+    assert working_size(spec, height, width, side, upscale=upscale) == expected
+    whole = working_size(replace(spec, align_corners=False), height, width, side, upscale=upscale)
+    assert whole == tuple(spec.stride * max(1, math.floor(each / spec.stride + 0.5)) for each in expected)
 
 
 def test_labels_have_the_frames_size_whatever_the_working_size(tiny_clip: Clip) -> None:

@@ -84,6 +84,9 @@ def vos_export(
     correction: Annotated[
         float, typer.Option(min=0, max=10, help="By which a residual decoder's logits are multiplied (mask embedding).")
     ] = 1.0,
+    align_corners: Annotated[
+        bool, typer.Option("--align-corners", help="Sample masks as published, not where networks trained here look.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Export a checkpoint to a bundle, and prove that both compute the same."""
@@ -100,6 +103,7 @@ def vos_export(
         rounds=rounds,
         feedback=feedback,
         correction=correction,
+        align_corners=align_corners,
     )
     comparison = export_bundle(checkpoint, output, options, overwrite=overwrite)
     print(f"{output}: PyTorch and ONNX Runtime agree on {comparison.cells} cells: {comparison}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -109,7 +110,9 @@ def save_released(checkpoint: Checkpoint, output: Path, *, overwrite: bool = Fal
 def export_released(
     checkpoint: Checkpoint, output: Path, options: ExportOptions, *, overwrite: bool = False
 ) -> Comparison:
-    """Export an imported network; the bundle names the checkpoint that `save_released` would have written.
+    """Export an imported network, corners aligned as it was published.
+
+    The bundle names the checkpoint that `save_released` would have written.
 
     Raises:
         VosrtError: see `export_bundle`.
@@ -117,4 +120,4 @@ def export_released(
     with TemporaryDirectory() as folder:
         path = Path(folder) / "released.safetensors"
         save_checkpoint(checkpoint, path)
-        return export_bundle(path, output, options, overwrite=overwrite)
+        return export_bundle(path, output, replace(options, align_corners=True), overwrite=overwrite)

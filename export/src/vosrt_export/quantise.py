@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from vosrt.bundle import Bundle, GraphFile, Manifest, load_bundle
+from vosrt.bundle import Bundle, EncoderSpec, GraphFile, Manifest, load_bundle
 from vosrt.encoder import working_size
 from vosrt.engines.select import create_encoder_engine
 from vosrt.errors import OptionError
@@ -123,7 +123,7 @@ def quantise_bundle(
         raise OptionError(f"bundle {path} is quantised already; give the one that it was made from")
     sequences = find_sequences(davis, options.sequences)
     size = options.size or bundle.manifest.size
-    frames = calibration_frames(clips, options.frames, size)
+    frames = calibration_frames(clips, options.frames, size, bundle.manifest.encoder)
     with tempfile.TemporaryDirectory() as folder:
         work = Quantisation(bundle, frames, options, Path(folder))
         result, model = _pass_the_gate(work, sequences, size, options.max_drop)
@@ -133,8 +133,8 @@ def quantise_bundle(
     return result
 
 
-def calibration_frames(clips: Sequence[str], count: int, size: int | None) -> list[U8Array]:
-    """Frames spread evenly over clips, and over each clip, at the working size: u8 [H, W, 3] each.
+def calibration_frames(clips: Sequence[str], count: int, size: int | None, spec: EncoderSpec) -> list[U8Array]:
+    """Frames spread evenly over clips, and over each clip, at the working size of an encoder: u8 [H, W, 3] each.
 
     Raises:
         SourceError: a clip cannot be read.
@@ -149,7 +149,7 @@ def calibration_frames(clips: Sequence[str], count: int, size: int | None) -> li
             for position, frame in enumerate(source):
                 if position in steps:
                     given = frame.image.shape
-                    height, width = working_size(given[0], given[1], size, upscale=False)
+                    height, width = working_size(spec, given[0], given[1], size, upscale=False)
                     frames.append(resize_bgr(frame.image, height, width))
                 if position >= max(steps, default=-1):
                     break

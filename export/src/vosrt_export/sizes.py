@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from vosrt.bundle import EncoderSpec
 from vosrt.engines.tensorrt_files import Profile, Size
 from vosrt.errors import OptionError
 
@@ -41,15 +42,24 @@ def parse_sizes(text: str) -> tuple[Profile, ...]:
     return tuple(_profile(part.strip()) for part in text.split(","))
 
 
-def check_sizes(profiles: tuple[Profile, ...], min_side: int, max_side: int) -> None:
-    """Refuse profiles that leave what a network takes.
+def fit_sizes(profiles: tuple[Profile, ...], spec: EncoderSpec) -> tuple[Profile, ...]:
+    """The working frames of frames of such sizes, which may have to be whole numbers of cells.
 
     Raises:
-        OptionError: one does.
+        OptionError: a profile leaves what the network takes.
     """
-    for profile in profiles:
-        if min(profile.minimum) < min_side or max(profile.maximum) > max_side:
-            raise OptionError(f"size is {profile}; this model takes sides of {min_side} to {max_side} pixels")
+
+    def whole(size: Size) -> Size:
+        return spec.whole_cells(size[0]), spec.whole_cells(size[1])
+
+    fitting = tuple(
+        Profile(minimum=whole(each.minimum), optimum=whole(each.optimum), maximum=whole(each.maximum))
+        for each in profiles
+    )
+    for given, profile in zip(profiles, fitting, strict=True):
+        if min(profile.minimum) < spec.min_side or max(profile.maximum) > spec.max_side:
+            raise OptionError(f"size is {given}; this model takes sides of {spec.min_side} to {spec.max_side} pixels")
+    return fitting
 
 
 def _profile(text: str) -> Profile:

@@ -31,7 +31,7 @@ from vosrt.engines.tensorrt_flavour import TENSORRT, TENSORRT_RTX, Flavour
 from vosrt.errors import EngineError, MissingExtraError, OptionError, OutputError
 from vosrt_export.polygraphy_loader import failures_as_errors, load_polygraphy
 from vosrt_export.precision import RECIPE, cast_frames_first, convert_precision
-from vosrt_export.sizes import check_sizes, preset
+from vosrt_export.sizes import fit_sizes, preset
 
 FlavourChoice = Literal["auto", "tensorrt", "rtx"]
 _CAPABILITY = re.compile("[0-9]{2,3}")
@@ -98,8 +98,7 @@ def build_engines(bundle_path: Path, options: EngineOptions) -> list[Outcome]:
     """
     bundle = load_bundle(bundle_path)
     spec = bundle.manifest.encoder
-    profiles = options.profiles or (preset(f"{bundle.manifest.size or 480}p"),)
-    check_sizes(profiles, spec.min_side, spec.max_side)
+    profiles = fit_sizes(options.profiles or (preset(f"{bundle.manifest.size or 480}p"),), spec)
     flavour = choose_flavour(options)
     trt = flavour.load()
     architectures = [f"sm_{each}" for each in options.capabilities] or [_architecture_here(flavour)]

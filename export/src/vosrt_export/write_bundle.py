@@ -63,6 +63,8 @@ class ExportOptions:
         feedback: whether refined masks are what later frames read (see `vosrt.bundle.MaskSpec`).
         correction: by which the logits of a residual decoder are multiplied: below 1 it has to be surer of itself to
             overrule what was propagated.
+        align_corners: whether masks are sampled as published, or where the features of networks trained here look (see
+            `vosrt.bundle.EncoderSpec`).
     """
 
     feature: Feature | None = None
@@ -74,6 +76,7 @@ class ExportOptions:
     rounds: int = MaskSpec.rounds
     feedback: bool = MaskSpec.feedback
     correction: float = 1.0
+    align_corners: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.correction <= 10:
@@ -99,7 +102,7 @@ def export_bundle(
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or not one of this network.
-        OptionError: the checkpoint lacks the feature.
+        OptionError: the checkpoint lacks the feature, or an option does not fit it.
         OutputError: the output is there already or cannot be written.
         ExportError: the exported graph does not compute what the checkpoint does.
     """
@@ -108,6 +111,10 @@ def export_bundle(
     checkpoint = load_checkpoint(checkpoint_path)
     feature = options.feature or _default_feature(checkpoint)
     check_feature(checkpoint.encoder, feature)
+    if options.align_corners and checkpoint.masks is not None:
+        raise OptionError(
+            f"align_corners is set, but {checkpoint_path} has a mask embedding, which never aligns corners"
+        )
     further: dict[str, bytes] = {}
     mask_comparison: MaskComparison | None = None
     if checkpoint.masks is None:
@@ -141,6 +148,7 @@ def export_bundle(
             channels=checkpoint.encoder.config.channels[feature],
             feature=feature,
             stride=checkpoint.encoder.config.stride,
+            align_corners=options.align_corners,
             input_name=INPUT_NAME,
             output_name=OUTPUT_NAME,
         ),

@@ -114,7 +114,7 @@ vosrt_precision precision_of(const std::string &name) {
 class Memory {
    public:
     Memory(int32_t height, int32_t width, int32_t channels, int32_t context, const std::string &window, float radius,
-           int32_t top_k, float temperature, bool pad_context, bool global_reference, bool yield_background,
+           int32_t top_k, float temperature, bool pad_context, bool global_reference, bool yield_background, bool align_corners,
            const std::string &precision, const std::string &isa, int32_t threads)
         : top_k_(top_k) {
         // The C ABI reads 0 as "the default" and -1 as "no context"; here every value means itself.
@@ -136,6 +136,7 @@ class Memory {
         options.drop_padding = pad_context ? 0 : 1;
         options.local_reference = global_reference ? 0 : 1;
         options.keep_background = yield_background ? 0 : 1;
+        options.half_pixel = align_corners ? 0 : 1;
         options.precision = precision_of(precision);
         options.isa = isa_of(isa);
         options.threads = threads;
@@ -332,11 +333,12 @@ NB_MODULE(_native, m) {
     m.def("load_session", &load_session, "session"_a, nb::kw_only(), "precision"_a = "auto", "isa"_a = "auto",
           "threads"_a = 0, "Memory, frame height, frame width, annotation or None, and network of a saved session.");
     nb::class_<Memory>(m, "Memory", "One video's memory; the methods of vosrt.memory.Memory.")
-        .def(nb::init<int32_t, int32_t, int32_t, int32_t, const std::string &, float, int32_t, float, bool, bool, bool,
+        .def(nb::init<int32_t, int32_t, int32_t, int32_t, const std::string &, float, int32_t, float, bool, bool, bool, bool,
                       const std::string &, const std::string &, int32_t>(),
              "height"_a, "width"_a, "channels"_a, nb::kw_only(), "context"_a = 20, "window"_a = "circle",
              "radius"_a = 12.0f, "top_k"_a = 10, "temperature"_a = 0.05f, "pad_context"_a = true,
-             "global_reference"_a = true, "yield_background"_a = true, "precision"_a = "auto", "isa"_a = "auto", "threads"_a = 0)
+             "global_reference"_a = true, "yield_background"_a = true, "align_corners"_a = true,
+             "precision"_a = "auto", "isa"_a = "auto", "threads"_a = 0)
         .def("push", &Memory::push, "embedding"_a)
         .def("annotate", &Memory::annotate, "mask"_a)
         .def("remove", &Memory::remove, "object_id"_a)

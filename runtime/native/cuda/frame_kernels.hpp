@@ -303,8 +303,8 @@ VOSRT_KERNEL void resize_pixels(Thread &t, const ResizeParams &p) {
     constexpr int32_t kOne = 1 << kWeightBits;
     const int32_t pixels = p.height * p.width;
     for (int32_t i = t.block() * t.threads() + t.thread(); i < pixels; i += t.blocks() * t.threads()) {
-        const IntegerTap y = half_pixel_tap(i / p.width, p.source_height, p.height);
-        const IntegerTap x = half_pixel_tap(i % p.width, p.source_width, p.width);
+        const IntegerTap y = integer_tap(i / p.width, p.source_height, p.height);
+        const IntegerTap x = integer_tap(i % p.width, p.source_width, p.width);
         const uint8_t *above = p.source + y.first * p.source_stride, *below = p.source + y.second * p.source_stride;
         for (int32_t c = 0; c < 3; ++c) {
             const int32_t upper = (kOne - x.weight) * above[3 * x.first + c] + x.weight * above[3 * x.second + c];

@@ -85,37 +85,43 @@ VOSRT_BOTH inline int32_t tile_offset(int32_t row, int32_t piece) {
 }
 VOSRT_BOTH constexpr int32_t padded_channels(int32_t channels) { return ceil_divide(channels, kChunk) * kChunk; }
 
-// Where output i of `outputs` lies between two of `inputs` when corners are aligned. As AlignedAxis in src/resample.cpp.
+// Output i of `outputs` lies `past` / `unit` behind input `first` where pixel centres are at half-integers. As src/resample.cpp.
+struct Position {
+    int64_t first, past, unit;
+};
+VOSRT_BOTH inline Position half_pixel_position(int64_t i, int64_t inputs, int64_t outputs) {
+    const int64_t unit = 2 * outputs, last = (inputs - 1) * unit, at = (2 * i + 1) * inputs - outputs;
+    const int64_t within = at < 0 ? 0 : at > last ? last : at;
+    return {within / unit, within % unit, unit};
+}
+
+// The inputs that output i lies between. As SampleAxis in src/resample.cpp.
 struct Tap {
     int32_t first, second;
     float weight;  // of the second
 };
-VOSRT_BOTH inline Tap aligned_tap(int32_t i, int32_t inputs, int32_t outputs) {
+VOSRT_BOTH inline Tap half_pixel_tap(int32_t i, int32_t inputs, int32_t outputs) {
+    const Position at = half_pixel_position(i, inputs, outputs);
+    const auto first = static_cast<int32_t>(at.first);
+    return {first, smaller(first + 1, inputs - 1), static_cast<float>(at.past) / static_cast<float>(at.unit)};
+}
+// Corners aligned.
+VOSRT_BOTH inline Tap corners_tap(int32_t i, int32_t inputs, int32_t outputs) {
     const float scale = outputs > 1 ? static_cast<float>(inputs - 1) / static_cast<float>(outputs - 1) : 0.0f;
     const float position = scale * static_cast<float>(i);
     const int32_t first = smaller(static_cast<int32_t>(position), inputs - 1);
     return {first, smaller(first + 1, inputs - 1), position - static_cast<float>(first)};
 }
 
-// The same where cell c lies on output c * stride; outputs behind the last cell have what it has.
-VOSRT_BOTH inline Tap strided_tap(int32_t i, int32_t inputs, int32_t stride) {
-    const int32_t first = smaller(i / stride, inputs - 1);
-    const float weight = first == inputs - 1 ? 0.0f : static_cast<float>(i % stride) / static_cast<float>(stride);
-    return {first, smaller(first + 1, inputs - 1), weight};
-}
-
-// As aligned_tap with pixel centres at half-integers and 11-bit weights. As HalfPixelAxis in src/resample.cpp.
+// As half_pixel_tap with 11-bit weights. As HalfPixelAxis in src/resample.cpp.
 constexpr int32_t kWeightBits = 11;
 struct IntegerTap {
     int32_t first, second, weight;
 };
-VOSRT_BOTH inline IntegerTap half_pixel_tap(int64_t i, int64_t inputs, int64_t outputs) {
-    const int64_t denominator = 2 * outputs, last = (inputs - 1) * denominator;
-    int64_t position = (2 * i + 1) * inputs - outputs;
-    position = position < 0 ? 0 : position > last ? last : position;
-    const int64_t first = position / denominator;
-    return {static_cast<int32_t>(first), static_cast<int32_t>(first + 1 < inputs ? first + 1 : inputs - 1),
-            static_cast<int32_t>((((position - first * denominator) << kWeightBits) + outputs) / denominator)};
+VOSRT_BOTH inline IntegerTap integer_tap(int64_t i, int64_t inputs, int64_t outputs) {
+    const Position at = half_pixel_position(i, inputs, outputs);
+    return {static_cast<int32_t>(at.first), static_cast<int32_t>(at.first + 1 < inputs ? at.first + 1 : inputs - 1),
+            static_cast<int32_t>(((at.past << kWeightBits) + outputs) / at.unit)};
 }
 
 }  // namespace vosrt::cuda

@@ -1,5 +1,5 @@
 // Soft masks at the size of pixels: brought there, refined by what a decoder says, brought back, and made labels. All resizing
-// is bilinear with aligned corners. `Thread` as in match_tile.hpp. Loops have strides so that any grid fits.
+// is bilinear; pixel centres are at half-integers but where labels are read from a memory whose corners are aligned. `Thread` as in match_tile.hpp. Loops have strides so that any grid fits.
 //
 // In the memory, a cell's channels lie beside each other, in any order. Planes are what networks take and give: one
 // after the other, the background first, then the objects by ascending id.
@@ -20,13 +20,12 @@ VOSRT_BOTH inline Spot spot_of(const Grid &grid, const Tap &y, const Tap &x) {
     return {{above + x.first, above + x.second, below + x.first, below + x.second}, y.weight, x.weight};
 }
 // Pixel i of an image of some size.
-VOSRT_BOTH inline Spot aligned_spot(const Grid &grid, int32_t i, const Grid &size) {
-    return spot_of(grid, aligned_tap(i / size.width, grid.height, size.height), aligned_tap(i % size.width, grid.width, size.width));
+VOSRT_BOTH inline Spot half_pixel_spot(const Grid &grid, int32_t i, const Grid &size) {
+    return spot_of(grid, half_pixel_tap(i / size.width, grid.height, size.height),
+                   half_pixel_tap(i % size.width, grid.width, size.width));
 }
-// The same where cell c of a network's output lies on pixel kStride c of its input: reference.place.
-constexpr int32_t kStride = 4;
-VOSRT_BOTH inline Spot placed_spot(const Grid &grid, int32_t i, const Grid &size) {
-    return spot_of(grid, strided_tap(i / size.width, grid.height, kStride), strided_tap(i % size.width, grid.width, kStride));
+VOSRT_BOTH inline Spot corners_spot(const Grid &grid, int32_t i, const Grid &size) {
+    return spot_of(grid, corners_tap(i / size.width, grid.height, size.height), corners_tap(i % size.width, grid.width, size.width));
 }
 
 // Channels of one frame, as planes or as the memory has them.
@@ -76,7 +75,7 @@ VOSRT_KERNEL void draw_planes(Thread &t, const NewestMasks &masks, const Planes 
     const SoftView soft = masks.view();
     const int32_t pixels = out.size.cells();
     for (int32_t i = t.block() * t.threads() + t.thread(); i < pixels; i += t.blocks() * t.threads()) {
-        const Spot spot = aligned_spot(masks.grid, i, out.size);
+        const Spot spot = half_pixel_spot(masks.grid, i, out.size);
         for (int32_t n = 0; n < masks.count; ++n) out.values[static_cast<size_t>(n) * pixels + i] = soft.at(spot, n);
     }
 }
@@ -86,7 +85,7 @@ template <class Thread>
 VOSRT_KERNEL void keep_planes(Thread &t, const NewestMasks &masks, const SoftView &planes) {
     float *out = masks.values();
     for (int32_t cell = t.block() * t.threads() + t.thread(); cell < masks.grid.cells(); cell += t.blocks() * t.threads()) {
-        const Spot spot = aligned_spot(planes.grid, cell, masks.grid);
+        const Spot spot = half_pixel_spot(planes.grid, cell, masks.grid);
         for (int32_t n = 0; n < masks.count; ++n)
             out[static_cast<size_t>(cell) * masks.capacity + masks.channels[n]] = planes.at(spot, n);
     }
@@ -158,10 +157,11 @@ VOSRT_KERNEL void refine_pixels(Thread &t, const RefineParams &p) {
     const int32_t pixels = p.out.size.cells();
     for (int32_t i = t.block() * t.threads() + t.thread(); i < pixels; i += t.blocks() * t.threads()) {
         const PixelOfPlanes out{p.out.values + i, pixels, p.coarse.count};
+        const Spot logit_spot = half_pixel_spot(p.logits.grid, i, p.out.size);
         if (p.residual)
-            correct(coarse, aligned_spot(coarse.grid, i, p.out.size), p.logits, placed_spot(p.logits.grid, i, p.out.size), out);
+            correct(coarse, half_pixel_spot(coarse.grid, i, p.out.size), p.logits, logit_spot, out);
         else
-            aggregate(p.logits, aligned_spot(p.logits.grid, i, p.out.size), out);
+            aggregate(p.logits, logit_spot, out);
     }
 }
 
@@ -172,6 +172,7 @@ constexpr float kConfidenceUnit = 1 << 20;  // sums of confidence are integers, 
 struct LabelParams {
     NewestMasks masks;    // in tie-breaking order
     SoftView planes;      // labelled in their place, unless its values are nullptr
+    bool align_corners;   // of the masks; planes have half-pixel centres
     Grid size;
     const uint8_t *ids;   // [count]
     uint8_t *labels;      // [height, width]
@@ -188,8 +189,9 @@ VOSRT_KERNEL void label_pixels(Thread &t, const LabelParams &p) {
         t.sync();
     }
     const SoftView soft = p.planes.values == nullptr ? p.masks.view() : p.planes;
+    const bool align_corners = p.align_corners && p.planes.values == nullptr;
     for (int32_t i = t.block() * t.threads() + t.thread(); i < p.size.cells(); i += t.blocks() * t.threads()) {
-        const Spot spot = aligned_spot(soft.grid, i, p.size);
+        const Spot spot = align_corners ? corners_spot(soft.grid, i, p.size) : half_pixel_spot(soft.grid, i, p.size);
         float best = soft.at(spot, 0);
         int32_t winner = 0;
         for (int32_t n = 1; n < p.masks.count; ++n) {

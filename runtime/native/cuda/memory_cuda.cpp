@@ -291,11 +291,6 @@ void Memory::draw(const cuda::Planes &out) {
 
 void Memory::refine(const cuda::SoftView &logits, bool residual, const cuda::Planes &out) {
     require_frame("refining");
-    const int32_t height = cuda::ceil_divide(out.size.height, cuda::kStride), width = cuda::ceil_divide(out.size.width, cuda::kStride);
-    if (residual && (logits.grid.height != height || logits.grid.width != width))
-        invalid("logits are " + std::to_string(logits.grid.height) + " x " + std::to_string(logits.grid.width) +
-                "; a residual decoder's for frames of " + std::to_string(out.size.height) + " x " +
-                std::to_string(out.size.width) + " are " + std::to_string(height) + " x " + std::to_string(width));
     queue_.select();
     cuda::launch_refine(queue_, {.coarse = newest_masks(), .logits = logits, .residual = residual, .out = out});
 }
@@ -410,7 +405,7 @@ void Memory::upload_soft(const std::vector<float> &soft) {
 // Step for step as Memory::annotate of the processor.
 void Memory::annotate(const uint8_t *mask, int32_t height, int32_t width, int64_t stride) {
     require_frame("annotating");
-    const GridMask grid = resize_mask(mask, height, width, stride, options_.height, options_.width);
+    const GridMask grid = resize_mask(mask, height, width, stride, options_.height, options_.width, options_.alignment);
     const int64_t now = frames_ - 1;
     const size_t count = grid.ids.size();
 
@@ -514,6 +509,7 @@ void Memory::label_pixels(const FrameTask &task, const cuda::SoftView &planes) {
     if (task.totals != nullptr) queue_.zero(task.totals, 512 * sizeof(uint64_t));
     cuda::launch_labels(queue_, {.masks = newest_masks(),
                                  .planes = planes,
+                                 .align_corners = options_.alignment == Alignment::corners,
                                  .size = {task.height, task.width},
                                  .ids = ids_.data<uint8_t>(),
                                  .labels = task.labels,

@@ -140,6 +140,8 @@ typedef struct vosrt_memory_options {
     int32_t isa;             /* vosrt_isa; AUTO also honours VOSRT_ISA */
     int32_t threads;         /* 0 = one per processor */
     int32_t device;          /* libvosrt_cuda: number of the GPU; 0 in libvosrt */
+    int32_t half_pixel;      /* 1: every cell lies on the middle of its share of the frame's pixels, where the networks that are
+                                trained here look; 0: the corner cells on the corner pixels (aligned corners, as published) */
 } vosrt_memory_options;
 
 typedef struct vosrt_memory_info {
@@ -175,7 +177,7 @@ VOSRT_API vosrt_status vosrt_memory_remove(vosrt_memory *memory, int32_t object_
 /* Ids of the tracked objects, ascending. `ids` has room for 255. */
 VOSRT_API vosrt_status vosrt_memory_object_ids(const vosrt_memory *memory, uint8_t *ids, int32_t *count);
 
-/* Labels of the newest frame at H x W: soft masks are upsampled (bilinear, corners aligned), the largest channel
+/* Labels of the newest frame at H x W: soft masks are upsampled (bilinear, see half_pixel), the largest channel
  * wins, ties go to background, then to the smallest id. `confidence` (f32 [H, W]) is the winner's value and may be NULL. */
 VOSRT_API vosrt_status vosrt_memory_labels(vosrt_memory *memory, int32_t height, int32_t width, uint8_t *labels,
                                            float *confidence);
@@ -303,7 +305,8 @@ typedef struct vosrt_model_options {
     int32_t stride;                     /* pixels of the working frame per grid cell; 0 = 8 */
     int32_t min_side, max_side;         /* of a working frame, pixels; 0 = 16, 4096 */
     int32_t size;                       /* short side of the working frame; larger frames are shrunk to it; 0 = no limit */
-    const vosrt_memory_options *memory; /* defaults of streams; height, width and channels are not read; NULL = all default */
+    const vosrt_memory_options *memory; /* defaults of streams; height, width and channels are not read; NULL = all default.
+                                         * half_pixel is that of all streams, and makes working frames whole numbers of cells */
     const char *name;                   /* for descriptions; copied; NULL = "" */
     uint8_t graph_sha256[32];           /* of the encoder, so that sessions are not mixed up; all zero = unknown */
 } vosrt_model_options;

@@ -115,13 +115,13 @@ VOSRT_API vosrt_status vosrt_cuda_memory_values(vosrt_memory *memory, int32_t re
                                                 const float *recent, int32_t slots, int32_t channels, float *out);
 
 /* Refinement. Planes are f32 [1 + M, height, width], dense: soft masks of the background, then of the M objects by ascending id, of sum 1. Resizing
- * is bilinear with aligned corners. Everything is queued; what planes and logits hold is not checked.
+ * is bilinear with pixel centres at half-integers, as vosrt_memory_options.half_pixel has it. Everything is queued; what planes and logits hold is not checked.
  *
  * The newest frame's soft masks as planes, without the background what a mask encoder takes: out planes. */
 VOSRT_API vosrt_status vosrt_cuda_memory_planes(vosrt_memory *memory, float *planes, int32_t height, int32_t width);
-/* What a decoder makes of the newest frame: out planes, from logits f32 [M, logits_height, logits_width]. A residual decoder's, at a quarter
- * of the size rounded up, with cell i on pixel 4 i, correct its soft masks: a mask is proportional to max(0.01, soft) exp(logit). Another's are
- * resized, and masks proportional to the odds of p = 1 / (1 + exp(-logit)), the background's p being the product of all 1 - p. */
+/* What a decoder makes of the newest frame: out planes, from logits f32 [M, logits_height, logits_width]. They are resized.
+ * A residual decoder's correct its soft masks: a mask is proportional to max(0.01, soft) exp(logit). Another's give masks
+ * proportional to the odds of p = 1 / (1 + exp(-logit)), the background's p being the product of all 1 - p. */
 VOSRT_API vosrt_status vosrt_cuda_memory_refine(vosrt_memory *memory, const float *logits, int32_t logits_height, int32_t logits_width,
                                                 int32_t residual, float *planes, int32_t height, int32_t width);
 /* vosrt_memory_set_soft_masks, resized from planes. */

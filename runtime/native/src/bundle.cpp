@@ -292,10 +292,12 @@ Bundle parse_manifest(std::string_view text, const std::string &where) {
     out.output_name = encoder.text("output_name", 100, is_tensor_name, "a tensor's name");
     out.min_side = static_cast<int32_t>(encoder.integer("min_side", 1, kMaxSideOfFrame));
     out.max_side = static_cast<int32_t>(encoder.integer("max_side", 1, kMaxSideOfFrame));
+    const bool align_corners = !encoder.has("align_corners") || encoder.flag("align_corners");
     inference.any("size");
     if (const Json *size = inference.values().find("size"); size == nullptr || size->kind != Json::Kind::null)
         out.size = static_cast<int32_t>(inference.integer("size", 8, kMaxSideOfFrame));
     out.memory = propagation_of(inference);
+    out.memory.half_pixel = align_corners ? 0 : 1;
     if (graphs.values().members.size() > kMaxGraphs)
         refuse(where + ": graphs has " + std::to_string(graphs.values().members.size()) + " entries; expected at most " +
                std::to_string(kMaxGraphs));

@@ -257,7 +257,7 @@ void Memory::update_order() {
 
 void Memory::annotate(const uint8_t *mask, int32_t height, int32_t width, int64_t stride) {
     require_frame("annotating");
-    const GridMask grid = resize_mask(mask, height, width, stride, options_.height, options_.width);
+    const GridMask grid = resize_mask(mask, height, width, stride, options_.height, options_.width, options_.alignment);
     const int64_t now = frames_ - 1;
     const size_t count = grid.ids.size();
 
@@ -342,8 +342,8 @@ void Memory::remove(int32_t object_id) {
 
 void Memory::labels(int32_t height, int32_t width, uint8_t *labels, float *confidence) {
     require_frame("labelling");
-    rows_.set(options_.height, height);
-    columns_.set(options_.width, width);
+    rows_.set(options_.height, height, options_.alignment);
+    columns_.set(options_.width, width, options_.alignment);
     const LabelTask task{.height = options_.height,
                          .width = options_.width,
                          .soft = newest().soft.data(),

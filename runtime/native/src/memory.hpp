@@ -21,6 +21,7 @@ struct MemoryOptions {
     int32_t top_k;
     float temperature;
     bool pad_context, global_reference, yield_background;
+    Alignment alignment;
     vosrt_isa isa;  // resolved, never AUTO
     int32_t threads;
     int32_t device;  // of libvosrt_cuda
@@ -129,7 +130,7 @@ class Memory {
     std::vector<Matched> matched_;
     std::vector<const std::byte *> recent_keys_;
     std::vector<MatchReference> match_references_;
-    AlignedAxis rows_, columns_;
+    SampleAxis rows_, columns_;
 };
 
 }  // namespace vosrt

@@ -56,12 +56,18 @@ Size Model::working_size(Size frame, int32_t short_side) const {
         const auto a = static_cast<int32_t>(wanted), b = static_cast<int32_t>(std::min<int64_t>(scaled, INT32_MAX));
         working = frame.height <= frame.width ? Size{a, b} : Size{b, a};
     }
+    if (memory_.half_pixel != 0) working = {whole_cells(working.height), whole_cells(working.width)};
     if (std::min(working.height, working.width) < options_.min_side ||
         std::max(working.height, working.width) > options_.max_side)
         invalid("a frame of " + text_of(frame) + " pixels would be encoded at " + text_of(working) +
                 "; this model takes sides of " + std::to_string(options_.min_side) + " to " +
                 std::to_string(options_.max_side) + " pixels; choose another size");
     return working;
+}
+
+int32_t Model::whole_cells(int32_t side) const {
+    const int64_t cells = (int64_t{2} * side + options_.stride) / (int64_t{2} * options_.stride);
+    return static_cast<int32_t>(std::clamp<int64_t>(cells, 1, INT32_MAX / options_.stride) * options_.stride);
 }
 
 Size Model::grid(Size working) const {

@@ -28,6 +28,7 @@ MemoryOptions resolve(const vosrt_memory_options &in) {
     out.pad_context = in.drop_padding == 0;
     out.global_reference = in.local_reference == 0;
     out.yield_background = in.keep_background == 0;
+    out.alignment = within(in.half_pixel, 0, 1, "half_pixel") == 1 ? Alignment::half_pixel : Alignment::corners;
     within(in.precision, VOSRT_PRECISION_AUTO, VOSRT_PRECISION_BF16, "precision");
     within(in.isa, VOSRT_ISA_AUTO, VOSRT_ISA_CUDA, "isa");
     out.isa = choose_isa(static_cast<vosrt_isa>(in.isa), static_cast<vosrt_precision>(in.precision));

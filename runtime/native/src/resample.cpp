@@ -22,19 +22,33 @@ void resample_row(const uint8_t *source, const HalfPixelAxis &axis, int32_t *out
     }
 }
 
+// Where output i lies among the inputs: before input `first` + `past` / `unit`, in exact integers.
+struct Position {
+    int64_t first, past, unit;
+};
+Position position_of(int64_t i, int64_t inputs, int64_t outputs) {
+    const int64_t unit = 2 * outputs;
+    const int64_t at = std::clamp((2 * i + 1) * inputs - outputs, int64_t{0}, (inputs - 1) * unit);
+    return {at / unit, at % unit, unit};
+}
+
+// Which of `outputs` grid cells input i belongs to: with aligned corners the nearest, halves rounded up; else the one around it.
+int64_t cell_of(int64_t i, int64_t inputs, int64_t outputs, Alignment alignment) {
+    if (alignment == Alignment::half_pixel) return (2 * i + 1) * outputs / (2 * inputs);
+    return inputs > 1 ? (2 * i * (outputs - 1) + (inputs - 1)) / (2 * (inputs - 1)) : 0;
+}
+
 }  // namespace
 
 void HalfPixelAxis::set(int64_t inputs, int64_t outputs) {
     first.resize(outputs);
     second.resize(outputs);
     weight.resize(outputs);
-    const int64_t denominator = 2 * outputs;
     for (int64_t i = 0; i < outputs; ++i) {
-        const int64_t position = std::clamp((2 * i + 1) * inputs - outputs, int64_t{0}, (inputs - 1) * denominator);
-        const int64_t at = position / denominator;
-        first[i] = static_cast<int32_t>(at);
-        second[i] = static_cast<int32_t>(std::min(at + 1, inputs - 1));
-        weight[i] = static_cast<int32_t>(((position - at * denominator) * kWeightOne + outputs) / denominator);
+        const Position at = position_of(i, inputs, outputs);
+        first[i] = static_cast<int32_t>(at.first);
+        second[i] = static_cast<int32_t>(std::min(at.first + 1, inputs - 1));
+        weight[i] = static_cast<int32_t>((at.past * kWeightOne + outputs) / at.unit);
     }
 }
 
@@ -77,26 +91,26 @@ void FrameScaler::run(const Picture &source, uint8_t *target, int32_t target_hei
     }
 }
 
-void AlignedAxis::set(int32_t inputs, int32_t outputs) {
+void SampleAxis::set(int32_t inputs, int32_t outputs, Alignment alignment) {
     first.resize(outputs);
     second.resize(outputs);
     weight.resize(outputs);
     const float scale = outputs > 1 ? static_cast<float>(inputs - 1) / static_cast<float>(outputs - 1) : 0.0f;
     for (int32_t i = 0; i < outputs; ++i) {
-        const float position = scale * static_cast<float>(i);
-        const int32_t at = std::min(static_cast<int32_t>(position), inputs - 1);
-        first[i] = at;
-        second[i] = std::min(at + 1, inputs - 1);
-        weight[i] = position - static_cast<float>(at);
+        if (alignment == Alignment::half_pixel) {
+            const Position at = position_of(i, inputs, outputs);
+            first[i] = static_cast<int32_t>(at.first);
+            weight[i] = static_cast<float>(at.past) / static_cast<float>(at.unit);
+        } else {
+            const float position = scale * static_cast<float>(i);
+            first[i] = std::min(static_cast<int32_t>(position), inputs - 1);
+            weight[i] = position - static_cast<float>(first[i]);
+        }
+        second[i] = std::min(first[i] + 1, inputs - 1);
     }
 }
 
 namespace {
-
-// Nearest of `outputs` grid lines to input i when corners are aligned, halves rounded up, in exact integers.
-int64_t nearest(int64_t i, int64_t inputs, int64_t outputs) {
-    return inputs > 1 ? (2 * i * (outputs - 1) + (inputs - 1)) / (2 * (inputs - 1)) : 0;
-}
 
 // The first object that no cell holds by more than one half, or -1.
 int32_t first_lost(const GridMask &grid) {
@@ -107,14 +121,14 @@ int32_t first_lost(const GridMask &grid) {
     return lost == largest.end() ? -1 : static_cast<int32_t>(lost - largest.begin());
 }
 
-// Give an object that bilinear sampling lost the cell that holds most of its pixels.
+// Give an object that no cell holds the cell that holds most of its pixels.
 void rescue(GridMask &grid, int32_t channel, const uint8_t *mask, int32_t mask_height, int32_t mask_width,
-            int64_t stride, int32_t height, int32_t width, std::vector<bool> &taken) {
+            int64_t stride, int32_t height, int32_t width, Alignment alignment, std::vector<bool> &taken) {
     std::vector<int64_t> pixels(static_cast<size_t>(height) * width);
     for (int32_t y = 0; y < mask_height; ++y)
         for (int32_t x = 0; x < mask_width; ++x)
             if (mask[y * stride + x] == grid.ids[channel])
-                ++pixels[nearest(y, mask_height, height) * width + nearest(x, mask_width, width)];
+                ++pixels[cell_of(y, mask_height, height, alignment) * width + cell_of(x, mask_width, width, alignment)];
     int64_t best = -1;
     for (size_t cell = 0; cell < pixels.size(); ++cell)
         if (!taken[cell] && pixels[cell] > 0 && (best < 0 || pixels[cell] > pixels[best]))
@@ -129,10 +143,79 @@ void rescue(GridMask &grid, int32_t channel, const uint8_t *mask, int32_t mask_h
     cell[channel] = 1.0f;
 }
 
+struct MaskTask {
+    const uint8_t *mask;
+    int32_t mask_height, mask_width;
+    int64_t stride;
+    int32_t height, width;                    // grid
+    const std::array<int32_t, 256> &channel;  // of an id
+};
+
+// Bilinear, corners aligned.
+void sample(const MaskTask &task, GridMask &grid) {
+    SampleAxis rows, columns;
+    rows.set(task.mask_height, task.height, Alignment::corners);
+    columns.set(task.mask_width, task.width, Alignment::corners);
+    float *cell = grid.soft.data();
+    for (int32_t y = 0; y < task.height; ++y) {
+        const uint8_t *above = task.mask + rows.first[y] * task.stride, *below = task.mask + rows.second[y] * task.stride;
+        const float wy = rows.weight[y];
+        for (int32_t x = 0; x < task.width; ++x, cell += grid.ids.size()) {
+            const int32_t x0 = columns.first[x], x1 = columns.second[x];
+            const float wx = columns.weight[x];
+            const uint8_t corners[4] = {above[x0], above[x1], below[x0], below[x1]};
+            for (const uint8_t id : corners) {
+                if (id == 0) continue;
+                const auto is = [id](uint8_t corner) { return corner == id ? 1.0f : 0.0f; };
+                cell[task.channel[id]] = (1 - wy) * ((1 - wx) * is(corners[0]) + wx * is(corners[1])) +
+                                         wy * ((1 - wx) * is(corners[2]) + wx * is(corners[3]));
+            }
+        }
+    }
+}
+
+// The pixels that cell i of `cells` has a part of, and how much, in units of 1 / cells of a pixel.
+struct Share {
+    int64_t begin, end, cells, pixels;
+
+    Share(int64_t i, int64_t cell_count, int64_t pixel_count)
+        : begin(i * pixel_count / cell_count),
+          end(((i + 1) * pixel_count + cell_count - 1) / cell_count),
+          cells(cell_count),
+          pixels(pixel_count),
+          from_(i * pixel_count) {}
+    int64_t of(int64_t pixel) const {
+        return std::min(from_ + pixels, (pixel + 1) * cells) - std::max(from_, pixel * cells);
+    }
+
+   private:
+    int64_t from_;
+};
+
+// Each cell has the share of its area that an object covers, in exact integers until the end.
+void share_out(const MaskTask &task, GridMask &grid) {
+    const size_t count = grid.ids.size();
+    const double whole = static_cast<double>(static_cast<int64_t>(task.mask_height) * task.mask_width);
+    std::vector<int64_t> covered(count);
+    for (int32_t y = 0; y < task.height; ++y) {
+        const Share rows(y, task.height, task.mask_height);
+        for (int32_t x = 0; x < task.width; ++x) {
+            const Share columns(x, task.width, task.mask_width);
+            std::fill(covered.begin(), covered.end(), 0);
+            for (int64_t row = rows.begin; row < rows.end; ++row)
+                for (int64_t column = columns.begin; column < columns.end; ++column)
+                    if (const uint8_t id = task.mask[row * task.stride + column]; id != 0)
+                        covered[task.channel[id]] += rows.of(row) * columns.of(column);
+            float *cell = grid.soft.data() + (static_cast<size_t>(y) * task.width + x) * count;
+            for (size_t i = 0; i < count; ++i) cell[i] = static_cast<float>(static_cast<double>(covered[i]) / whole);
+        }
+    }
+}
+
 }  // namespace
 
 GridMask resize_mask(const uint8_t *mask, int32_t mask_height, int32_t mask_width, int64_t stride, int32_t height,
-                     int32_t width) {
+                     int32_t width, Alignment alignment) {
     std::array<bool, 256> present{};
     for (int32_t y = 0; y < mask_height; ++y)
         for (int32_t x = 0; x < mask_width; ++x) present[mask[y * stride + x]] = true;
@@ -147,31 +230,16 @@ GridMask resize_mask(const uint8_t *mask, int32_t mask_height, int32_t mask_widt
     if (grid.ids.empty())
         throw Error(VOSRT_INVALID_MASK, "the mask marks no object; expected at least one pixel that is not 0");
 
-    const size_t count = grid.ids.size();
-    grid.soft.assign(static_cast<size_t>(height) * width * count, 0.0f);
-    AlignedAxis rows, columns;
-    rows.set(mask_height, height);
-    columns.set(mask_width, width);
-    for (int32_t y = 0; y < height; ++y) {
-        const uint8_t *above = mask + rows.first[y] * stride, *below = mask + rows.second[y] * stride;
-        const float wy = rows.weight[y];
-        for (int32_t x = 0; x < width; ++x) {
-            const int32_t x0 = columns.first[x], x1 = columns.second[x];
-            const float wx = columns.weight[x];
-            float *cell = grid.soft.data() + (static_cast<size_t>(y) * width + x) * count;
-            const uint8_t corners[4] = {above[x0], above[x1], below[x0], below[x1]};
-            for (const uint8_t id : corners) {
-                if (id == 0) continue;
-                const auto is = [id](uint8_t corner) { return corner == id ? 1.0f : 0.0f; };
-                cell[channel[id]] = (1 - wy) * ((1 - wx) * is(corners[0]) + wx * is(corners[1])) +
-                                    wy * ((1 - wx) * is(corners[2]) + wx * is(corners[3]));
-            }
-        }
-    }
+    grid.soft.assign(static_cast<size_t>(height) * width * grid.ids.size(), 0.0f);
+    const MaskTask task{mask, mask_height, mask_width, stride, height, width, channel};
+    if (alignment == Alignment::half_pixel)
+        share_out(task, grid);
+    else
+        sample(task, grid);
     std::vector<bool> taken(static_cast<size_t>(height) * width, false);
     // A rescue may take another object's only cell, so each one starts the search anew.
     for (int32_t lost; (lost = first_lost(grid)) >= 0;)
-        rescue(grid, lost, mask, mask_height, mask_width, stride, height, width, taken);
+        rescue(grid, lost, mask, mask_height, mask_width, stride, height, width, alignment, taken);
     return grid;
 }
 

@@ -8,6 +8,12 @@
 
 namespace vosrt {
 
+// Where the cells of a grid lie on the pixels of a frame.
+enum class Alignment {
+    corners,     // the first cell on the first pixel, the last on the last
+    half_pixel,  // every cell on the middle of its share of the pixels
+};
+
 // Bilinear sampling positions with pixel centres at half-integers and 11-bit integer weights.
 struct HalfPixelAxis {
     std::vector<int32_t> first, second, weight;  // weight is of second
@@ -36,17 +42,17 @@ struct GridMask {
     std::vector<float> soft;   // [h * w][ids]
 };
 
-// One-hot, bilinear with corners aligned; an object that no cell would show takes over the cell with most of its
-// pixels. Throws Error: no object in the mask, or more such objects than cells.
+// Corners aligned: one-hot, bilinear; half-pixel: the share of a cell that an object covers. An object that no cell would show
+// takes over the cell with most of its pixels. Throws Error: no object in the mask, or more such objects than cells.
 GridMask resize_mask(const uint8_t *mask, int32_t mask_height, int32_t mask_width, int64_t stride, int32_t height,
-                     int32_t width);
+                     int32_t width, Alignment alignment);
 
-// Bilinear sampling positions with corners aligned: output i lies between inputs first[i] and second[i].
-struct AlignedAxis {
+// Bilinear sampling positions: output i lies between inputs first[i] and second[i].
+struct SampleAxis {
     std::vector<int32_t> first, second;
     std::vector<float> weight;  // of second
 
-    void set(int32_t inputs, int32_t outputs);
+    void set(int32_t inputs, int32_t outputs, Alignment alignment);
 };
 
 // Soft masks on the grid -> labels, for output rows whose upper grid row is `grid_row`.
@@ -58,7 +64,7 @@ struct LabelTask {
     const uint8_t *ids;               // [count] label of each
     int32_t count;
     int32_t out_height, out_width;
-    const AlignedAxis *rows, *columns;
+    const SampleAxis *rows, *columns;
     uint8_t *labels;                  // [H, W]
     float *confidence;                // [H, W] or nullptr
 };

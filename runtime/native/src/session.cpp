@@ -14,7 +14,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "sessions are little-endian");
 
 constexpr char kMagic[8] = {'V', 'O', 'S', 'R', 'T', 'S', 'E', 'S'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;  // 1 does not say how the grid is aligned: its corners are
 constexpr size_t kHashAt = 24, kHeaderBytes = kHashAt + 32;
 constexpr int64_t kMaxFrames = int64_t{1} << 40;
 constexpr size_t kLine = 64;  // the bias of a bf16 key starts the last cache line of its row
@@ -44,6 +44,7 @@ void write_all(SessionWriter &out, const Memory &memory, const vosrt_session &se
     for (const bool value : {options.pad_context, options.global_reference, options.yield_background})
         out.put(static_cast<int32_t>(value));
     out.put(static_cast<int32_t>(options.isa));
+    out.put(static_cast<int32_t>(options.alignment == Alignment::half_pixel));
     memory.write(out);
     if (session.annotation != nullptr)
         out.bytes(session.annotation, static_cast<size_t>(session.frame_height) * session.frame_width);
@@ -78,8 +79,8 @@ SessionReader::SessionReader(std::span<const uint8_t> data) : data_(data) {
         refuse("it does not begin as sessions of vosrt do");
     const auto version = get<uint32_t>(), header = get<uint32_t>();
     const auto total = get<uint64_t>();
-    if (version != kVersion)
-        refuse("it has format " + std::to_string(version) + "; this libvosrt reads " + std::to_string(kVersion));
+    if (version < 1 || version > kVersion)
+        refuse("it has format " + std::to_string(version) + "; this libvosrt reads up to " + std::to_string(kVersion));
     if (header != kHeaderBytes) refuse("its header is damaged");
     if (total != data.size())
         refuse("it has " + std::to_string(data.size()) + " bytes and says " + std::to_string(total));
@@ -109,6 +110,7 @@ SessionReader::SessionReader(std::span<const uint8_t> data) : data_(data) {
     options_.local_reference = get<int32_t>() == 0;
     options_.keep_background = get<int32_t>() == 0;
     options_.isa = get<int32_t>();
+    if (version >= 2) options_.half_pixel = get<int32_t>();
 }
 
 MemoryOptions SessionReader::memory_options(const vosrt_load_options &wanted, int32_t device) const {

@@ -41,6 +41,7 @@ Stream::Stream(std::shared_ptr<const Model> model, const vosrt_stream_options &o
     memory_options_.struct_size = sizeof memory_options_;
     memory_options_.height = memory_options_.width = 1;
     memory_options_.channels = model_->channels();
+    memory_options_.half_pixel = model_->memory_options().half_pixel;
     if (options.threads != 0) memory_options_.threads = options.threads;
     resolve(memory_options_);
 }

@@ -44,6 +44,8 @@ class Model {
     const std::string &description() const { return description_; }
 
    private:
+    int32_t whole_cells(int32_t side) const;
+
     vosrt_model_options options_;
     vosrt_memory_options memory_{};
     std::array<uint8_t, 32> graph_sha256_;

@@ -36,6 +36,7 @@ class Memory:
         pad_context: bool = True,
         global_reference: bool = True,
         yield_background: bool = True,
+        align_corners: bool = True,
         precision: Precision = "auto",
         isa: str = "auto",
         threads: int = 0,

@@ -62,6 +62,9 @@ class EncoderSpec:
         channels: K, embedding channels.
         feature: the layer that the embedding comes from.
         stride: pixels of the working frame per grid cell.
+        align_corners: where its features look: True, as published, if the corner cells do at the corner pixels; False
+            if every cell does at the middle of its ``stride`` x ``stride`` pixels. Working frames are then whole
+            numbers of cells.
         input_name: tensor u8 [n, height, width, 3], BGR.
         output_name: tensor f32 [n, h, w, K]; every cell has unit length.
         min_side: shortest side of a working frame, in pixels, that the graph accepts.
@@ -71,6 +74,7 @@ class EncoderSpec:
     channels: int
     feature: Feature
     stride: int = 8
+    align_corners: bool = True
     input_name: str = "frames"
     output_name: str = "embedding"
     min_side: int = 16
@@ -80,10 +84,14 @@ class EncoderSpec:
         """Grid (h, w) of a working frame of height x width pixels: strided convolutions round up."""
         return -(-height // self.stride), -(-width // self.stride)
 
+    def whole_cells(self, side: int) -> int:
+        """A side of a working frame, in pixels, as this encoder wants it."""
+        return side if self.align_corners else max(1, (2 * side + self.stride) // (2 * self.stride)) * self.stride
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSpec:
-    """Mask encoder and decoder of a mask-embedding bundle.
+    """Mask encoder and decoder of a mask-embedding bundle, whose encoder does not align corners.
 
     Their graphs take and give, for one frame and its M objects:
     ``mask_encoder``: frames u8 [1, height, width, 3], masks f32 [M, height, width], context -> values f32 [M, h, w, V];
@@ -319,6 +327,7 @@ def _parse(text: str, path: Path) -> Manifest:
             channels=encoder.integer("channels", 1, 4096),
             feature=cast(Feature, encoder.choice("feature", ("res3", "res4", "key"))),
             stride=encoder.integer("stride", 1, _MAX_STRIDE),
+            align_corners="align_corners" not in encoder.names() or encoder.flag("align_corners"),  # it is newer
             input_name=encoder.text("input_name", 100, _TENSOR_NAME),
             output_name=encoder.text("output_name", 100, _TENSOR_NAME),
             min_side=encoder.integer("min_side", 1, _MAX_SIDE),
@@ -330,6 +339,8 @@ def _parse(text: str, path: Path) -> Manifest:
         verification=document.section("verification").rest(),
         provenance=document.section("provenance").rest(),
     )
+    if manifest.masks is not None and manifest.encoder.align_corners:
+        encoder.fail("align_corners", "false in a mask-embedding bundle")
     if manifest.encoder.min_side > manifest.encoder.max_side:
         encoder.fail("min_side", "at most max_side")
     for role in _ROLES[family]:

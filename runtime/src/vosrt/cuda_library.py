@@ -27,7 +27,7 @@ class _Options(ctypes.Structure):
         ("top_k", ctypes.c_int32),
         ("temperature", ctypes.c_float),
         *((name, ctypes.c_int32) for name in ("drop_padding", "local_reference", "keep_background")),
-        *((name, ctypes.c_int32) for name in ("precision", "isa", "threads", "device")),
+        *((name, ctypes.c_int32) for name in ("precision", "isa", "threads", "device", "half_pixel")),
     )
 
 

@@ -27,12 +27,9 @@ def refine_planes(memory: CudaMemory, logits: DeviceTensor, out: DeviceTensor, *
     Args:
         memory: that propagated them.
         logits: f32 [M, h4, w4].
-        out: receives planes: `vosrt.ops.reference.correct` of the resized soft masks with the logits in their place, or
-            `vosrt.ops.reference.aggregate` of the resized logits.
+        out: receives planes: `vosrt.ops.reference.correct` of the resized soft masks with the resized logits, or
+            `vosrt.ops.reference.aggregate` of these.
         residual: which of the two.
-
-    Raises:
-        OptionError: a residual decoder's logits are not at a quarter of the planes' size, rounded up.
     """
     memory.call_there("refine", logits.pointer, *logits.shape[1:], residual, out.pointer, *out.shape[1:])
 

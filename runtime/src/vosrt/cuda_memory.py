@@ -39,6 +39,7 @@ class CudaMemory:
         width: grid columns, w.
         channels: embedding channels, K.
         options: how labels are propagated.
+        align_corners: see `EncoderSpec`.
         device: number of the GPU.
         precision: of the products in matching; the GPU has bf16 only.
 
@@ -61,6 +62,7 @@ class CudaMemory:
         channels: int,
         options: PropagationOptions,
         *,
+        align_corners: bool = True,
         device: int = 0,
         precision: Precision = "auto",
     ) -> None:
@@ -80,6 +82,7 @@ class CudaMemory:
             keep_background=not options.yield_background,
             precision=_PRECISIONS[precision],
             device=device,
+            half_pixel=not align_corners,
         )
         handle = ctypes.c_void_p()
         library.call("vosrt_memory_create", ctypes.byref(given), ctypes.byref(handle))

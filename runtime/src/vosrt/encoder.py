@@ -78,20 +78,23 @@ class Embedding:
         return maps, None if self.frame is None else _to_host(self.frame)
 
 
-def working_size(height: int, width: int, short_side: int | None, *, upscale: bool) -> tuple[int, int]:
-    """Rows and columns of the frame that the encoder sees.
+def working_size(
+    spec: EncoderSpec, height: int, width: int, short_side: int | None, *, upscale: bool
+) -> tuple[int, int]:
+    """Rows and columns of the frame that an encoder sees.
 
     Args:
+        spec: contract of the encoder, which may want whole numbers of cells; sides are then the nearest such.
         height: rows of the given frame.
         width: its columns.
         short_side: of the working frame, in pixels; None keeps the frame's own size.
         upscale: whether a smaller frame is enlarged; if not, it keeps its own size.
     """
     shorter, longer = sorted((height, width))
-    if short_side is None or short_side == shorter or (short_side > shorter and not upscale):
-        return height, width
-    scaled = (2 * longer * short_side + shorter) // (2 * shorter)
-    return (short_side, scaled) if height <= width else (scaled, short_side)
+    if short_side is not None and short_side != shorter and (short_side < shorter or upscale):
+        scaled = (2 * longer * short_side + shorter) // (2 * shorter)
+        height, width = (short_side, scaled) if height <= width else (scaled, short_side)
+    return spec.whole_cells(height), spec.whole_cells(width)
 
 
 def batch_sizes(count: int, largest: int) -> Iterator[int]:
@@ -225,7 +228,7 @@ class FrameEncoder:
         frame = self._on_gpu(given) if is_on_gpu(given) else check_frame(given)
         frame_height, frame_width = frame.shape[:2]
         wanted = self._default_size if size is None else size
-        height, width = working_size(frame_height, frame_width, wanted, upscale=size is not None)
+        height, width = working_size(self.spec, frame_height, frame_width, wanted, upscale=size is not None)
         self._check_range(frame_height, frame_width, height, width)
         if isinstance(frame, np.ndarray):
             frame = np.ascontiguousarray(resize_bgr(frame, height, width))

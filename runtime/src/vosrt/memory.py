@@ -122,16 +122,26 @@ class NumpyMemory:
         width: grid columns, w.
         channels: embedding channels, K.
         options: how labels are propagated.
+        align_corners: see `EncoderSpec`.
 
     Raises:
         OptionError: a size is not positive.
     """
 
-    def __init__(self, height: int, width: int, channels: int, options: PropagationOptions | None = None) -> None:
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        channels: int,
+        options: PropagationOptions | None = None,
+        *,
+        align_corners: bool = True,
+    ) -> None:
         if min(height, width, channels) < 1:
             raise OptionError(f"memory of {height} x {width} x {channels}; expected positive sizes")
         self._shape = (height, width, channels)
         self._options = options or PropagationOptions()
+        self._align_corners = align_corners
         self._recent: deque[_Slot] = deque(maxlen=self._options.context + 1)
         self._references: list[_Reference] = []
         self._frames = 0
@@ -212,7 +222,7 @@ class NumpyMemory:
         ids = [int(object_id) for object_id in np.unique(mask) if object_id != BACKGROUND]
         if not ids:
             raise MaskError("the mask marks no object; expected at least one pixel that is not 0")
-        marked = reference.resize_mask(mask, ids, *self._shape[:2])
+        marked = reference.resize_mask(mask, ids, *self._shape[:2], align_corners=self._align_corners)
 
         # Rounding may carry the sum just past 1; soft masks are never negative.
         kept = np.maximum(0, 1 - marked.sum(axis=-1, dtype=np.float32))
@@ -246,7 +256,8 @@ class NumpyMemory:
 
     def labels(self, height: int, width: int) -> tuple[U8Array, F32Array]:
         """Labels and confidence of the newest frame; see :class:`Memory`."""
-        index, confidence = reference.upsample_labels(self.soft_masks(), height, width)
+        soft = self.soft_masks()
+        index, confidence = reference.upsample_labels(soft, height, width, align_corners=self._align_corners)
         ids = np.array([BACKGROUND, *self.object_ids], dtype=np.uint8)
         return ids[index], confidence
 
@@ -293,6 +304,7 @@ def create_memory(
     channels: int,
     options: PropagationOptions,
     *,
+    align_corners: bool = True,
     precision: Precision = "auto",
     threads: int = 0,
     device: str = "cpu",
@@ -307,6 +319,7 @@ def create_memory(
         width: grid columns, w.
         channels: embedding channels, K.
         options: how labels are propagated.
+        align_corners: see `EncoderSpec`.
         precision: of the products in matching; ``"auto"`` is bf16 where the processor has it.
         threads: worker threads of the native core; 0 is one per processor.
         device: ``"cpu"``, or ``"cuda"`` or ``"cuda:N"`` for an NVIDIA GPU.
@@ -319,13 +332,16 @@ def create_memory(
             cannot be used.
     """
     if (gpu := parse_device(device)) is not None:
-        on_gpu = CudaMemory(height, width, channels, options, device=gpu, precision=precision)
+        on_gpu = CudaMemory(
+            height, width, channels, options, align_corners=align_corners, device=gpu, precision=precision
+        )
         return on_gpu, on_gpu.describe()
     native, why_not = find_native()
     if native is None:
         if precision == "bf16":
             raise OptionError(f"precision is 'bf16', but NumPy computes in fp32 ({why_not}); use 'auto' or 'fp32'")
-        return NumpyMemory(height, width, channels, options), f"NumPy, slow: {why_not}"
+        in_numpy = NumpyMemory(height, width, channels, options, align_corners=align_corners)
+        return in_numpy, f"NumPy, slow: {why_not}"
     memory: Memory = native.Memory(
         height,
         width,
@@ -338,6 +354,7 @@ def create_memory(
         pad_context=options.pad_context,
         global_reference=options.global_reference,
         yield_background=options.yield_background,
+        align_corners=align_corners,
         precision=precision,
         threads=threads,
     )

@@ -213,7 +213,7 @@ class Refiner:
         """Object ids u8 [height, width] and confidence f32 of the newest frame; None where nothing was refined."""
         if self._soft is None:
             return None
-        index, confidence = reference.upsample_labels(self._soft, height, width)
+        index, confidence = reference.upsample_labels(self._soft, height, width, align_corners=False)
         return np.array([0, *self._ids], dtype=np.uint8)[index], confidence
 
     def _remember(self, values: F32Array) -> None:
@@ -234,10 +234,8 @@ class Refiner:
         """Soft masks f32 [H, W, 1 + M] of the newest frame, from scratch or as a correction of what was propagated."""
         inputs = {"readout": readout, "values": values, RES3: self._map(RES3), RES2: self._map(RES2)}
         logits = _only(self.decoder.run(inputs), "logits").transpose(1, 2, 0)
-        height, width = self._working_frame().shape[:2]
-        if self.spec.residual:
-            return reference.correct(propagated, reference.place(logits, 4, height, width))
-        return reference.aggregate(reference.resize_soft(logits, height, width))
+        logits = reference.resize_soft(logits, *self._working_frame().shape[:2])
+        return reference.correct(propagated, logits) if self.spec.residual else reference.aggregate(logits)
 
     def _map(self, name: str) -> F32Array:
         return self._maps[name]

@@ -397,6 +397,7 @@ class Stream:
                 width,
                 channels,
                 self._options,
+                align_corners=self.encoder.spec.align_corners,
                 precision=self._precision,
                 threads=self._threads,
                 device=self._device,

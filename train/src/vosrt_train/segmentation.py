@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from vosrt_train.config import TrainConfig
 from vosrt_train.model import Features, MaskEmbedding, aggregate
-from vosrt_train.model.mask_embedding import context_of, correct, upsample
+from vosrt_train.model.mask_embedding import context_of, correct, to_grid, upsample
 from vosrt_train.pixels import normalise
 from vosrt_train.propagation import attend, attend_others, hop
 
@@ -134,13 +134,13 @@ class SegmentationNetwork(nn.Module):
         with torch.no_grad():
             frames = embedding.unbind(1)
             alone = [attend(of_frame, frames[0].flatten(2), **self._attention) for of_frame in frames[1:]]
-            soft = hop(alone, affinities, upsample(reference, *embedding.shape[-2:]), hops)
+            soft = hop(alone, affinities, to_grid(reference, *embedding.shape[-2:]), hops)
             return [upsample(of_frame, *reference.shape[-2:]) for of_frame in soft]
 
     def _remember(self, rgb: Tensor, key: Tensor, features: Features, soft: Tensor) -> _Memory:
         """Put a frame with soft masks f32 [C, 1 + M, H, W] into a memory of its own."""
         value = self.masks.mask_encoder(rgb, soft[:, 1:], context_of(features))
-        on_grid = upsample(soft, *key.shape[-2:])
+        on_grid = to_grid(soft, *key.shape[-2:])
         return _Memory(key.flatten(2), value.flatten(1, 2).flatten(2), on_grid.flatten(2))
 
     def _segment(

@@ -115,7 +115,8 @@ def runtime_model(encoder: VisualEncoder, feature: Feature, precision: Arithmeti
         feature: the map that becomes the embedding.
         precision: of the convolutions.
     """
-    spec = EncoderSpec(channels=encoder.config.channels[feature], feature=feature, stride=encoder.config.stride)
+    config = encoder.config
+    spec = EncoderSpec(channels=config.channels[feature], feature=feature, stride=config.stride, align_corners=False)
     manifest = Manifest(name="in training", trained=True, summary="in training", encoder=spec, graphs={})
     return Model(manifest, {"encoder": TorchEngine(encoder, feature, spec, precision)})
 

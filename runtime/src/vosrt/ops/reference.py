@@ -31,8 +31,8 @@ def resize_bgr(image: U8Array, height: int, width: int) -> U8Array:
     Returns:
         u8 [height, width, 3].
     """
-    top, bottom, wy = _half_pixel_taps(image.shape[0], height)
-    left, right, wx = _half_pixel_taps(image.shape[1], width)
+    top, bottom, wy = _integer_taps(image.shape[0], height)
+    left, right, wx = _integer_taps(image.shape[1], width)
     wy, wx = wy[:, None, None], wx[None, :, None]
     pixels = image.astype(np.int64)
     upper = (_ONE - wx) * pixels[top][:, left] + wx * pixels[top][:, right]
@@ -42,29 +42,34 @@ def resize_bgr(image: U8Array, height: int, width: int) -> U8Array:
     return ((total + half) >> (2 * _RESIZE_BITS)).astype(np.uint8)
 
 
-def _half_pixel_taps(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def _integer_taps(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """First tap, second tap and the second tap's weight (0 to 2048), each i64 [target]."""
-    denominator = 2 * target
+    first, past, unit = _half_pixel_positions(source, target)
+    return first, np.minimum(first + 1, source - 1), (past * _ONE + target) // unit
+
+
+def _half_pixel_positions(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Target pixel i lies ``past[i] / unit`` behind source pixel ``first[i]``, in exact integers."""
+    unit = 2 * target
     position = (2 * np.arange(target, dtype=np.int64) + 1) * source - target
-    position = np.clip(position, 0, (source - 1) * denominator)
-    first = position // denominator
-    weight = ((position - first * denominator) * _ONE + target) // denominator
-    return first, np.minimum(first + 1, source - 1), weight
+    position = np.clip(position, 0, (source - 1) * unit)
+    return position // unit, position % unit, unit
 
 
-def resize_mask(mask: U8Array, ids: Sequence[int], height: int, width: int) -> F32Array:
+def resize_mask(mask: U8Array, ids: Sequence[int], height: int, width: int, *, align_corners: bool = True) -> F32Array:
     """Bring an annotation to the feature grid as one soft plane per object.
 
-    Each object's one-hot plane is resized bilinearly with aligned corners and no antialiasing. An object whose
-    largest value is at most one half would be lost, so it is rescued: the cell that holds most of its pixels (each
-    pixel counted for its nearest cell; the first of equals) becomes its own entirely. A rescued cell is not
-    given away again.
+    With aligned corners, each object's one-hot plane is resized bilinearly without antialiasing, as published;
+    otherwise a cell has the share of its area that the object covers. An object whose largest value is at most one half
+    would be lost, so it is rescued: the cell that holds most of its pixels (each pixel counted for its nearest cell;
+    the first of equals) becomes its own entirely. A rescued cell is not given away again.
 
     Args:
         mask: u8 [H, W], object ids.
         ids: the objects to resize, ascending.
         height: grid rows.
         width: grid columns.
+        align_corners: see `EncoderSpec`.
 
     Returns:
         f32 [height, width, len(ids)].
@@ -72,13 +77,12 @@ def resize_mask(mask: U8Array, ids: Sequence[int], height: int, width: int) -> F
     Raises:
         MaskError: every cell an object could be rescued to belongs to another rescued object.
     """
-    rows, columns = _corner_taps(mask.shape[0], height), _corner_taps(mask.shape[1], width)
-    planes = [_sample((mask == object_id).astype(np.float32), rows, columns) for object_id in ids]
-    soft = np.stack(planes, axis=-1)
+    to_grid = _sampled if align_corners else _covered
+    soft = np.stack([to_grid(mask == object_id, height, width) for object_id in ids], axis=-1)
     taken = np.zeros((height, width), dtype=bool)
     while (lost := np.flatnonzero(soft.max(axis=(0, 1)) <= 0.5)).size:
         channel = lost[0]
-        count = np.where(taken, 0, _pixels_per_cell(mask == ids[channel], height, width))
+        count = np.where(taken, 0, _pixels_per_cell(mask == ids[channel], height, width, align_corners))
         cell = np.unravel_index(np.argmax(count), count.shape)
         if count[cell] == 0:
             raise MaskError(
@@ -91,16 +95,40 @@ def resize_mask(mask: U8Array, ids: Sequence[int], height: int, width: int) -> F
     return soft
 
 
-def _pixels_per_cell(plane: NDArray[np.bool_], height: int, width: int) -> NDArray[np.int64]:
-    """How many of a plane's pixels are nearest to each cell, corners aligned: i64 [height, width]."""
+def _sampled(plane: NDArray[np.bool_], height: int, width: int) -> F32Array:
+    """Bilinear samples of one object's plane, corners aligned: f32 [height, width]."""
+    rows, columns = _taps(plane.shape[0], height, True), _taps(plane.shape[1], width, True)
+    return _sample(plane.astype(np.float32), rows, columns)
+
+
+def _covered(plane: NDArray[np.bool_], height: int, width: int) -> F32Array:
+    """The share of every cell's area that one object's plane covers: f32 [height, width]."""
+    rows, columns = _shares(plane.shape[0], height), _shares(plane.shape[1], width)
+    covered: F32Array = (rows @ plane.astype(np.float64) @ columns.T / plane.size).astype(np.float32)
+    return covered
+
+
+def _shares(pixels: int, cells: int) -> NDArray[np.float64]:
+    """What cells have of pixels, in units of 1 / cells of a pixel: whole numbers as f64 [cells, pixels]."""
+    cell, pixel = np.arange(cells)[:, None], np.arange(pixels)[None, :]
+    end = np.minimum((cell + 1) * pixels, (pixel + 1) * cells)
+    share: NDArray[np.float64] = np.maximum(0, end - np.maximum(cell * pixels, pixel * cells)).astype(np.float64)
+    return share
+
+
+def _pixels_per_cell(plane: NDArray[np.bool_], height: int, width: int, align_corners: bool) -> NDArray[np.int64]:
+    """How many of a plane's pixels are nearest to each cell: i64 [height, width]."""
     y, x = np.nonzero(plane)
     count = np.zeros((height, width), dtype=np.int64)
-    np.add.at(count, (_nearest_cell(y, plane.shape[0], height), _nearest_cell(x, plane.shape[1], width)), 1)
+    rows = _nearest_cell(y, plane.shape[0], height, align_corners)
+    np.add.at(count, (rows, _nearest_cell(x, plane.shape[1], width, align_corners)), 1)
     return count
 
 
-def _nearest_cell(pixel: NDArray[np.int64], pixels: int, cells: int) -> NDArray[np.int64]:
-    """round_half_up(pixel * (cells - 1) / (pixels - 1)) in exact integers."""
+def _nearest_cell(pixel: NDArray[np.int64], pixels: int, cells: int, align_corners: bool) -> NDArray[np.int64]:
+    """The cell around a pixel; corners aligned: round_half_up(pixel * (cells - 1) / (pixels - 1)). Exact integers."""
+    if not align_corners:
+        return (2 * pixel + 1) * cells // (2 * pixels)
     if pixels == 1:
         return np.zeros_like(pixel)
     return (2 * pixel * (cells - 1) + (pixels - 1)) // (2 * (pixels - 1))
@@ -222,18 +250,21 @@ def _weights(neighbours: Neighbours, temperature: float) -> F32Array:
     return weight
 
 
-def upsample_labels(soft: F32Array, height: int, width: int) -> tuple[I32Array, F32Array]:
-    """Upsample soft masks (bilinear, corners aligned) and take the largest channel, the first of equals.
+def upsample_labels(
+    soft: F32Array, height: int, width: int, *, align_corners: bool = True
+) -> tuple[I32Array, F32Array]:
+    """Upsample soft masks bilinearly and take the largest channel, the first of equals.
 
     Args:
         soft: f32 [h, w, M].
         height: rows of the result.
         width: columns of the result.
+        align_corners: see `EncoderSpec`.
 
     Returns:
         The channel index i32 [height, width] and its value f32 [height, width].
     """
-    rows, columns = _corner_taps(soft.shape[0], height), _corner_taps(soft.shape[1], width)
+    rows, columns = _taps(soft.shape[0], height, align_corners), _taps(soft.shape[1], width, align_corners)
     confidence = _sample(soft[:, :, 0], rows, columns)
     index = np.zeros((height, width), dtype=np.int32)
     for channel in range(1, soft.shape[2]):
@@ -245,7 +276,7 @@ def upsample_labels(soft: F32Array, height: int, width: int) -> tuple[I32Array, 
 
 
 def resize_soft(soft: F32Array, height: int, width: int) -> F32Array:
-    """Resize soft masks: bilinear, corners aligned.
+    """Resize soft masks: bilinear, pixel centres at half-integers, edges repeated, no antialiasing.
 
     Args:
         soft: f32 [h, w, M].
@@ -255,7 +286,7 @@ def resize_soft(soft: F32Array, height: int, width: int) -> F32Array:
     Returns:
         f32 [height, width, M].
     """
-    rows, columns = _corner_taps(soft.shape[0], height), _corner_taps(soft.shape[1], width)
+    rows, columns = _taps(soft.shape[0], height, False), _taps(soft.shape[1], width, False)
     planes = [_sample(soft[:, :, channel], rows, columns) for channel in range(soft.shape[2])]
     return np.ascontiguousarray(np.stack(planes, axis=-1))
 
@@ -283,27 +314,6 @@ def correct(soft: F32Array, logits: F32Array) -> F32Array:
         total += weight[..., 1 + channel]
     weight /= total[..., None]
     return weight
-
-
-def place(maps: F32Array, stride: int, height: int, width: int) -> F32Array:
-    """Bring what a network computed to the pixels that it saw: bilinear, its cell i lies on pixel ``stride`` i.
-
-    Aligned corners, which stretch the last cell to the last pixel, are up to ``stride`` - 1 pixels beside it.
-
-    Args:
-        maps: f32 [h, w, C], h = ceil(height / stride), w = ceil(width / stride).
-        stride: pixels per cell.
-        height: H.
-        width: W.
-
-    Returns:
-        f32 [H, W, C]; pixels behind the last cell have what it has.
-    """
-    h, w, _ = maps.shape
-    placed = resize_soft(maps, stride * (h - 1) + 1, stride * (w - 1) + 1)
-    beyond = (height - placed.shape[0], width - placed.shape[1])
-    padded: F32Array = np.pad(placed, ((0, beyond[0]), (0, beyond[1]), (0, 0)), mode="edge")
-    return padded
 
 
 def aggregate(logits: F32Array) -> F32Array:
@@ -334,8 +344,11 @@ class _Taps(NamedTuple):
     weight: F32Array
 
 
-def _corner_taps(source: int, target: int) -> _Taps:
-    """Bilinear taps with aligned corners, in float32 as PyTorch computes them."""
+def _taps(source: int, target: int, align_corners: bool) -> _Taps:
+    """Bilinear taps: corners aligned, in float32 as PyTorch computes them; else pixel centres at half-integers."""
+    if not align_corners:
+        first, past, unit = _half_pixel_positions(source, target)
+        return _Taps(first, np.minimum(first + 1, source - 1), past.astype(np.float32) / np.float32(unit))
     scale = np.float32(source - 1) / np.float32(target - 1) if target > 1 else np.float32(0)
     position = scale * np.arange(target, dtype=np.float32)
     first = np.minimum(position.astype(np.int64), source - 1)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vosrt.ops.reference import place
+from vosrt.ops.reference import resize_soft
 from vosrt.types import U8Array
 from vosrt_train.clustering.foreground import ClusterMap
 
@@ -23,9 +23,8 @@ def clusters_at_pixels(
 ) -> ClusterMap:
     """Bring the clusters of one frame's cells to its pixels.
 
-    A cell lies on the first of its pixels, not in their middle. Corners must not be aligned: that would stretch the
-    last cell, which may begin up to ``stride`` - 1 pixels before the frame ends, to its end, and move every border on
-    the way. A decoder that learns from such masks learns to draw beside what it sees.
+    A cell lies on the middle of its pixels; the last one may reach beyond the frame. Stretched to the frame, borders
+    would move on the way, and a decoder that learns from such masks learns to draw beside what it sees.
 
     Args:
         cells: u8 [h, w].
@@ -43,7 +42,8 @@ def clusters_at_pixels(
     window = (2 * radius + 1, 2 * radius + 1)
     planes = np.full((clusters, height, width), -np.inf, dtype=np.float32)
     present = np.unique(cells)
-    coarse = place((cells[..., None] == present).astype(np.float32), stride, *seen)
+    whole = tuple(stride * side for side in cells.shape)
+    coarse = resize_soft((cells[..., None] == present).astype(np.float32), *whole)[: seen[0], : seen[1]]
     for channel, cluster in enumerate(present):
         plane = np.ascontiguousarray(coarse[..., channel])
         resized = np.asarray(cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)

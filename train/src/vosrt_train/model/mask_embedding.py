@@ -1,7 +1,8 @@
 """Mask encoder and decoder (Li et al. 2023; blocks after Cheng et al. 2021, "Rethinking Space-Time Networks").
 
-Objects are a batch dimension: what depends on the frame alone is computed once for all of them. Maps are aligned by
-their size with corners aligned, so that any size of frame will do.
+Objects are a batch dimension: what depends on the frame alone is computed once for all of them. Every cell of a map
+lies on the middle of its pixels, so that a frame and its mirror image give maps that are mirror images; frames are
+whole numbers of cells.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ class Decoder(nn.Module):
         objects = readout.shape[1]
         x = self.compress(torch.cat([readout, value], dim=2).flatten(0, 1))
         x = self.block3(_per_object(self.skip3(res3), x))
-        x = F.interpolate(x, res2.shape[-2:], mode="bilinear", align_corners=True)
+        x = upsample(x, *res2.shape[-2:])
         x = self.block2(_per_object(self.skip2(res2), x))
         logits: Tensor = self.predict(torch.relu(x))
         return logits.view(-1, objects, *logits.shape[2:])
@@ -201,8 +202,13 @@ def correct(soft: Tensor, logits: Tensor) -> Tensor:
 
 
 def upsample(maps: Tensor, height: int, width: int) -> Tensor:
-    """Bring maps [n, M, h, w] to [n, M, height, width]: bilinear, corners aligned, as the runtime does."""
-    return F.interpolate(maps, (height, width), mode="bilinear", align_corners=True)
+    """Bring maps [n, M, h, w] to [n, M, height, width]: bilinear, as the runtime does."""
+    return F.interpolate(maps, (height, width), mode="bilinear", align_corners=False)
+
+
+def to_grid(soft: Tensor, height: int, width: int) -> Tensor:
+    """Bring masks [n, M, H, W] to [n, M, height, width]: the mean over a cell's pixels, as the runtime does."""
+    return F.adaptive_avg_pool2d(soft, (height, width))
 
 
 def empty_mask_embedding(config: MaskNetworkConfig, encoder: EncoderConfig) -> MaskEmbedding:
