@@ -85,13 +85,13 @@ def alignment_part() -> str:
     machine, rows = read("alignment")
     if not rows:
         return f"({MISSING})"
-    means = {(row["scale"], row["offset"]): row for row in rows if row["sequence"] == "mean"}
-    offsets = list(dict.fromkeys(row["offset"] for row in rows))
+    means = {(row["scale"], row["sampled"]): row for row in rows if row["sequence"] == "mean"}
+    ways = list(dict.fromkeys(row["sampled"] for row in rows))
     body = [
-        [title, *(_figure(means.get((scale, offset))) for offset in offsets)]
+        [title, *(_figure(means.get((scale, sampled))) for sampled in ways)]
         for scale, title in ((2, "half size"), (1, "480p"))
     ]
-    titles = ["whole" if offset is None else f"offset {offset}" for offset in offsets]
+    titles = [sampled if isinstance(sampled, str) else f"offset {sampled}" for sampled in ways]
     return f"{on(machine)}\n\n{table(['mean J&F, %', *titles], body)}"
 
 
