@@ -81,10 +81,10 @@ def check_parity(height: int, width: int, channels: int, *, twin: bool, options:
     """
     expected: Memory
     if twin:
-        expected = NumpyMemory(height, width, channels, options)
+        expected = NumpyMemory(height, width, channels, options, align_corners=False)
     else:
-        expected, _ = create_memory(height, width, channels, options, precision="fp32")
-    given = CudaMemory(height, width, channels, options)
+        expected, _ = create_memory(height, width, channels, options, align_corners=False, precision="fp32")
+    given = CudaMemory(height, width, channels, options, align_corners=False)
     similarity, changed = 0.0, []
     for t, embedding in enumerate(make_video(height, width, channels, 5)):
         expected.push(embedding)
@@ -168,7 +168,8 @@ class FullCore:
     """A memory on the GPU with a full context, and what its next frame needs."""
 
     def __init__(self, height: int, width: int, channels: int, objects: int) -> None:
-        self.memory, self.queue = CudaMemory(height, width, channels, OPTIONS), CudaQueue(load_cuda_library(), 0)
+        self.memory = CudaMemory(height, width, channels, OPTIONS, align_corners=False)
+        self.queue = CudaQueue(load_cuda_library(), 0)
         size = (8 * height, 8 * width)
         self.embedding = self.queue.allocate((height, width, channels), np.float32, "an embedding")
         self.labels = self.queue.allocate(size, np.uint8, "labels")

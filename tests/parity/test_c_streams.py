@@ -313,6 +313,10 @@ def test_sessions_say_how_the_grid_is_aligned(open_c: Callable[..., CStream], ti
         session = stream.save()
         expected = stream.step(frames[1])
         assert_same(open_c(session=session, align_corners=align_corners).step(frames[1]), expected)
+        with pytest.raises(SessionError, match="load the bundle that it was saved with"):
+            python_model(align_corners=not align_corners).stream().load(session)
+        with pytest.raises(RuntimeError, match="load the bundle that it was saved with"):
+            open_c(session=session, align_corners=not align_corners)
         if align_corners:
             first = open_c(session=in_first_format(session))
             assert first.save() == session

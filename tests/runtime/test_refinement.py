@@ -243,6 +243,16 @@ def test_impossible_rounds_are_refused(refine: Any) -> None:
         model(MaskEncoder(), Decoder()).stream(refine=refine)
 
 
+def test_an_encoder_that_aligns_corners_is_not_refined() -> None:
+    whole = model(MaskEncoder(), Decoder())
+    manifest = replace(whole.manifest, encoder=replace(whole.manifest.encoder, align_corners=True))
+    engines: dict[str, Engine] = {"encoder": FrameEncoder(), "mask_encoder": MaskEncoder(), "decoder": Decoder()}
+    aligned = Model(manifest, engines)
+    aligned.stream(refine="off").close()
+    with pytest.raises(OptionError, match="this encoder aligns corners"):
+        aligned.stream()
+
+
 def test_an_embedding_without_maps_is_refused(tiny_clip: tuple[U8Array, U8Array]) -> None:
     whole = model(MaskEncoder(), Decoder())
     embedding = whole.encode(tiny_clip[0][0])

@@ -323,3 +323,8 @@ def test_sheets(config: TrainConfig, tiny_cache: Cache, tmp_path: Path) -> None:
 def test_short_clips_are_refused(tiny_config: ConfigOf) -> None:
     with pytest.raises(OptionError, match=r"clips\.frames is 2; the segmentation loss needs 3"):
         tiny_config("segmentation.weight=1", "clips.frames=2")
+
+
+def test_crops_of_broken_cells_are_refused(tiny_config: ConfigOf) -> None:
+    with pytest.raises(OptionError, match=r"clips\.crop is 129; the segmentation loss needs a multiple of 8"):
+        tiny_config("segmentation.weight=1", "clips.frames=3", "clips.crop=129")

@@ -176,8 +176,9 @@ class _Run:
         result = self.stream.step(embedding) if mask is None else self.stream.start(embedding, mask)
         self.labels.append(result.labels)
         if self.memory is None:
-            shape, options = embedding.array.shape, self.model.manifest.inference
-            self.memory, _ = create_memory(shape[0], shape[1], shape[2], options, precision=self.core)
+            shape, manifest = embedding.array.shape, self.model.manifest
+            align_corners = manifest.encoder.align_corners
+            self.memory, _ = create_memory(*shape, manifest.inference, align_corners=align_corners, precision=self.core)
         self.memory.push(embedding.array)
         return embedding.array
 

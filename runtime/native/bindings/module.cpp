@@ -240,6 +240,7 @@ class Memory {
         out["frames"] = info.frames;
         out["bytes"] = info.bytes;
         out["shape"] = nb::make_tuple(info.height, info.width, info.channels);
+        out["align_corners"] = info.half_pixel == 0;
         return out;
     }
 

@@ -1,5 +1,6 @@
-// Soft masks at the size of pixels: brought there, refined by what a decoder says, brought back, and made labels. All resizing
-// is bilinear; pixel centres are at half-integers but where labels are read from a memory whose corners are aligned. `Thread` as in match_tile.hpp. Loops have strides so that any grid fits.
+// Soft masks at the size of pixels: brought there, refined by what a decoder says, brought back, and made labels. All resizing is
+// bilinear; pixel centres are at half-integers but where labels are read from a memory whose corners are aligned.
+// `Thread` as in match_tile.hpp. Loops have strides so that any grid fits.
 //
 // In the memory, a cell's channels lie beside each other, in any order. Planes are what networks take and give: one
 // after the other, the background first, then the objects by ascending id.

@@ -150,7 +150,7 @@ typedef struct vosrt_memory_info {
     int32_t threads;
     int32_t objects;         /* tracked now */
     int32_t references;      /* appearance times that still have an object */
-    int32_t reserved;
+    int32_t half_pixel;      /* see vosrt_memory_options; was reserved */
     int64_t frames;          /* pushed so far */
     int64_t bytes;           /* allocated for keys, labels and work space */
     int32_t height, width;   /* grid */

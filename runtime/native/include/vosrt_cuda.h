@@ -114,8 +114,9 @@ VOSRT_API vosrt_status vosrt_cuda_memory_repeated(vosrt_memory *memory);
 VOSRT_API vosrt_status vosrt_cuda_memory_values(vosrt_memory *memory, int32_t reference, const float *at_reference,
                                                 const float *recent, int32_t slots, int32_t channels, float *out);
 
-/* Refinement. Planes are f32 [1 + M, height, width], dense: soft masks of the background, then of the M objects by ascending id, of sum 1. Resizing
- * is bilinear with pixel centres at half-integers, as vosrt_memory_options.half_pixel has it. Everything is queued; what planes and logits hold is not checked.
+/* Refinement. Planes are f32 [1 + M, height, width], dense: soft masks of the background, then of the M objects by ascending id, of
+ * sum 1. Resizing is bilinear with pixel centres at half-integers, whatever vosrt_memory_options.half_pixel was. Everything is queued;
+ * what planes and logits hold is not checked.
  *
  * The newest frame's soft masks as planes, without the background what a mask encoder takes: out planes. */
 VOSRT_API vosrt_status vosrt_cuda_memory_planes(vosrt_memory *memory, float *planes, int32_t height, int32_t width);

@@ -123,6 +123,7 @@ vosrt_status vosrt_memory_get_info(const vosrt_memory *memory, vosrt_memory_info
         out.width = options.width;
         out.channels = options.channels;
         out.top_k = options.top_k;
+        out.half_pixel = options.alignment == vosrt::Alignment::half_pixel ? 1 : 0;
         vosrt::write_struct(out, info, "info");
     });
 }

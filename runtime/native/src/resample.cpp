@@ -22,7 +22,7 @@ void resample_row(const uint8_t *source, const HalfPixelAxis &axis, int32_t *out
     }
 }
 
-// Where output i lies among the inputs: before input `first` + `past` / `unit`, in exact integers.
+// Where output i lies among the inputs: `past` / `unit` behind input `first`, in exact integers.
 struct Position {
     int64_t first, past, unit;
 };

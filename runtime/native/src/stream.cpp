@@ -225,6 +225,10 @@ void Stream::load(std::span<const uint8_t> data) {
     if (reader.channels() != model_->channels() ||
         (known(mine) && known(session.model) && !std::equal(mine.begin(), mine.end(), session.model)))
         SessionReader::refuse("it was saved with another network; load the model that it was saved with");
+    const bool half_pixel = loaded->memory.options().alignment == Alignment::half_pixel;
+    if (half_pixel != (memory_options_.half_pixel != 0))
+        SessionReader::refuse(half_pixel ? "its corners are not aligned, those of this model are; load the bundle that it was saved with"
+                                         : "its corners are aligned, those of this model are not; load the bundle that it was saved with");
     if (session.frame_height == 0 || session.frame_width == 0) SessionReader::refuse("it holds a memory without a stream");
     const MemoryOptions &options = loaded->memory.options();
     begin({session.frame_height, session.frame_width}, {options.height, options.width});

@@ -327,7 +327,7 @@ def _parse(text: str, path: Path) -> Manifest:
             channels=encoder.integer("channels", 1, 4096),
             feature=cast(Feature, encoder.choice("feature", ("res3", "res4", "key"))),
             stride=encoder.integer("stride", 1, _MAX_STRIDE),
-            align_corners="align_corners" not in encoder.names() or encoder.flag("align_corners"),  # it is newer
+            align_corners=encoder.flag("align_corners") if "align_corners" in encoder.names() else True,  # it is newer
             input_name=encoder.text("input_name", 100, _TENSOR_NAME),
             output_name=encoder.text("output_name", 100, _TENSOR_NAME),
             min_side=encoder.integer("min_side", 1, _MAX_SIDE),
@@ -340,7 +340,7 @@ def _parse(text: str, path: Path) -> Manifest:
         provenance=document.section("provenance").rest(),
     )
     if manifest.masks is not None and manifest.encoder.align_corners:
-        encoder.fail("align_corners", "false in a mask-embedding bundle")
+        encoder.fail("align_corners", "false in a mask-embedding bundle; export it again")
     if manifest.encoder.min_side > manifest.encoder.max_side:
         encoder.fail("min_side", "at most max_side")
     for role in _ROLES[family]:

@@ -36,7 +36,7 @@ class _Info(ctypes.Structure):
 
     _fields_ = (
         ("struct_size", ctypes.c_uint32),
-        *((name, ctypes.c_int32) for name in ("isa", "threads", "objects", "references", "reserved")),
+        *((name, ctypes.c_int32) for name in ("isa", "threads", "objects", "references", "half_pixel")),
         *((name, ctypes.c_int64) for name in ("frames", "bytes")),
         *((name, ctypes.c_int32) for name in ("height", "width", "channels", "top_k")),
     )

@@ -142,7 +142,7 @@ class CudaMemory:
         info = self._info()
         counters = {name: getattr(info, name) for name in ("threads", "objects", "references", "frames", "bytes")}
         counters["bytes"] += self._results.bytes
-        return {"isa": "cuda", **counters, "shape": self._shape}
+        return {"isa": "cuda", **counters, "shape": self._shape, "align_corners": info.half_pixel == 0}
 
     def push(self, embedding: F32Array) -> None:
         """Take the next frame from host memory; see `vosrt.memory.Memory`."""

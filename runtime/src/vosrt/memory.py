@@ -34,7 +34,11 @@ class Memory(Protocol):
 
     @property
     def info(self) -> dict[str, Any]:
-        """``isa``, ``threads``, ``objects``, ``references``, ``frames`` pushed, ``bytes``, ``shape`` (h, w, K)."""
+        """What the memory is and holds.
+
+        ``isa``, ``threads``, ``objects``, ``references``, ``frames`` pushed, ``bytes``, ``shape`` (h, w, K),
+        ``align_corners``.
+        """
 
     def push(self, embedding: F32Array) -> None:
         """Take the next frame, f32 [h, w, K] of unit length per cell, and propagate the soft masks to it.
@@ -164,6 +168,7 @@ class NumpyMemory:
             "frames": self._frames,
             "bytes": sum(slot.key.nbytes + sum(plane.nbytes for plane in slot.soft.values()) for slot in slots),
             "shape": self._shape,
+            "align_corners": self._align_corners,
         }
 
     def push(self, embedding: F32Array) -> None:

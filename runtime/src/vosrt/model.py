@@ -179,7 +179,7 @@ class Model:
 
         Raises:
             OptionError: labels are wanted on a GPU where there is none, the rounds are out of range, or the bundle has
-                no mask embedding.
+                no mask embedding that fits its encoder.
         """
         graph = self._manifest.graphs.get("encoder")  # a network that is being trained has none
         chosen = options or self._manifest.inference
@@ -203,6 +203,10 @@ class Model:
             return None
         if refine == "off":
             return None
+        if self._manifest.encoder.align_corners:
+            raise OptionError(
+                f"refine is {refine!r}, but this encoder aligns corners; refined masks do not fit; use 'off'"
+            )
         rounds = masks.rounds if refine == "default" else refine
         if type(rounds) is not int or not 0 <= rounds <= MAX_ROUNDS:
             raise OptionError(f"refine is {refine!r}; expected 0 to {MAX_ROUNDS} rounds, 'default' or 'off'")

@@ -339,6 +339,12 @@ class Stream:
         if not loaded.frame_height or not loaded.frame_width:
             raise SessionError("the session holds a memory without a stream; save it with Stream.save")
         info = loaded.memory.info
+        if info["align_corners"] != self.encoder.spec.align_corners:
+            has, wants = ("not ", "") if self.encoder.spec.align_corners else ("", "not ")
+            raise SessionError(
+                f"the session's corners are {has}aligned, those of this model are {wants}aligned; "
+                "load the bundle that it was saved with"
+            )
         self._memory = loaded.memory
         self._shape = (loaded.frame_height, loaded.frame_width, *info["shape"])
         self._index = info["frames"] - 1

@@ -258,6 +258,11 @@ class TrainConfig:
                 f"clips.frames is {self.clips.frames}; the segmentation loss needs {SEGMENTATION_FRAMES} or more "
                 "(or segmentation.weight=0)"
             )
+        if self.segmentation.weight and self.clips.crop % self.encoder.stride:
+            raise OptionError(
+                f"clips.crop is {self.clips.crop}; the segmentation loss needs a multiple of {self.encoder.stride} "
+                "(or segmentation.weight=0)"
+            )
         object.__setattr__(self, "clips", replace(self.clips, seed=self.seed))
         if self.validation_feature not in self.encoder.channels:
             have = ", ".join(self.encoder.channels)

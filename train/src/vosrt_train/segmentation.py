@@ -109,38 +109,40 @@ class SegmentationNetwork(nn.Module):
         planes = F.one_hot(labels.long(), 1 + self._objects).permute(0, 1, 4, 2, 3).float()  # [C, T, 1 + M, H, W]
         present = planes[:, 0, 1:].flatten(2).any(dim=2)
         targets = torch.where(_known(labels, present), labels, _IGNORED).long()
+        size, grid = planes.shape[-2:], embedding.shape[-2:]
         losses = []
         with torch.autocast(frames.device.type, torch.bfloat16, enabled=self._bf16):
 
-            def remember(t: int, soft: Tensor) -> _Memory:
-                return self._remember(rgb[:, t], embedding[:, t], _frame(features, t, count), soft)
+            def remember(t: int, soft: Tensor, on_grid: Tensor) -> _Memory:
+                return self._remember(rgb[:, t], embedding[:, t], _frame(features, t, count), soft, on_grid)
 
-            known, affinities = {0: remember(0, planes[:, 0])}, None
+            marked = to_grid(planes[:, 0], *grid)
+            known, affinities = {0: remember(0, planes[:, 0], marked)}, None
             if hops is not None:
                 affinities = attend_others(embedding, **self._attention)
-                coarse = self._coarse(embedding, affinities, planes[:, 0], hops)
-                known |= {t: remember(t, soft) for t, soft in enumerate(coarse, start=1)}
+                coarse = self._coarse(embedding, affinities, marked, hops)
+                # What was propagated stays on the grid as it is, as in the runtime; the mask encoder sees it drawn.
+                known |= {t: remember(t, upsample(soft, *size), soft) for t, soft in enumerate(coarse, start=1)}
             for t in range(1, count):
                 memory = reduce(add, (of_frame for number, of_frame in known.items() if number != t))
                 affinity = affinities[t - 1] if affinities else attend(embedding[:, t], memory.keys, **self._attention)
                 predictions = self._segment(memory, affinity, rgb[:, t], _frame(features, t, count), present)
                 losses += [_cross_entropy(logits, targets[:, t]) for logits in predictions]
                 if hops is None and t + 1 < count:
-                    known[t] = remember(t, predictions[-1].softmax(dim=1).detach())
+                    shown = predictions[-1].softmax(dim=1).detach()
+                    known[t] = remember(t, shown, upsample(shown, *grid))
         return torch.stack(losses).mean(dim=0)
 
     def _coarse(self, embedding: Tensor, affinities: list[Tensor], reference: Tensor, hops: Tensor) -> list[Tensor]:
-        """Soft masks f32 [C, 1 + M, H, W] of each later frame after so many hops, from those of frame 0."""
+        """Soft masks f32 [C, 1 + M, h, w] of each later frame after so many hops, from those of frame 0."""
         with torch.no_grad():
             frames = embedding.unbind(1)
             alone = [attend(of_frame, frames[0].flatten(2), **self._attention) for of_frame in frames[1:]]
-            soft = hop(alone, affinities, to_grid(reference, *embedding.shape[-2:]), hops)
-            return [upsample(of_frame, *reference.shape[-2:]) for of_frame in soft]
+            return hop(alone, affinities, reference, hops)
 
-    def _remember(self, rgb: Tensor, key: Tensor, features: Features, soft: Tensor) -> _Memory:
-        """Put a frame with soft masks f32 [C, 1 + M, H, W] into a memory of its own."""
+    def _remember(self, rgb: Tensor, key: Tensor, features: Features, soft: Tensor, on_grid: Tensor) -> _Memory:
+        """A memory of one frame, with soft masks f32 [C, 1 + M, H, W] and, on the grid, [C, 1 + M, h, w]."""
         value = self.masks.mask_encoder(rgb, soft[:, 1:], context_of(features))
-        on_grid = to_grid(soft, *key.shape[-2:])
         return _Memory(key.flatten(2), value.flatten(1, 2).flatten(2), on_grid.flatten(2))
 
     def _segment(

@@ -202,12 +202,12 @@ def correct(soft: Tensor, logits: Tensor) -> Tensor:
 
 
 def upsample(maps: Tensor, height: int, width: int) -> Tensor:
-    """Bring maps [n, M, h, w] to [n, M, height, width]: bilinear, as the runtime does."""
+    """Bring maps [n, M, h, w] to [n, M, height, width], larger or smaller: bilinear, as the runtime does."""
     return F.interpolate(maps, (height, width), mode="bilinear", align_corners=False)
 
 
 def to_grid(soft: Tensor, height: int, width: int) -> Tensor:
-    """Bring masks [n, M, H, W] to [n, M, height, width]: the mean over a cell's pixels, as the runtime does."""
+    """Bring annotations [n, M, H, W] to [n, M, height, width]: shares of cells that they cover, as the runtime does."""
     return F.adaptive_avg_pool2d(soft, (height, width))
 
 
