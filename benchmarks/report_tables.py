@@ -37,4 +37,5 @@ def on(machine: dict[str, Any]) -> str:
     if not machine:
         return f"({MISSING})"
     sets = ", ".join(flag.replace("_", "-").upper() for flag in machine["instruction_sets"])
-    return f"{machine['processor']}, {machine['cores']} {'core' if machine['cores'] == 1 else 'cores'}, {machine['memory_gib']:.0f} GiB; {sets}."
+    cores = f"{machine['cores']} {'core' if machine['cores'] == 1 else 'cores'}"
+    return f"{machine['processor']}, {cores}, {machine['memory_gib']:.0f} GiB; {sets}."

@@ -68,7 +68,7 @@ def bundle(networks: Networks, tmp_path_factory: pytest.TempPathFactory) -> Path
     training = Training(trained=True, seed=0, summary="trained for a test", licence="CC0-1.0")
     save_checkpoint(Checkpoint(encoder, training, masks), root / "masks.safetensors")
     # In fp32: the halves that are the default are too coarse for unit vectors of 16 channels.
-    options = ExportOptions(weights="fp32", context=9, rounds=1, feedback=False)
+    options = ExportOptions(weights="fp32", context=9, pad_context=True, rounds=1, feedback=False)
     export_bundle(root / "masks.safetensors", root / "bundle", options)
     return root / "bundle"
 
@@ -77,7 +77,7 @@ def test_a_bundle_of_the_family(bundle: Path) -> None:
     manifest = load_bundle(bundle).manifest
     assert (manifest.family, manifest.name) == ("mask-embedding", "resnet18-res3-masks")
     assert manifest.masks == MaskSpec(value_channels=16, context="res3", rounds=1, feedback=False)
-    assert (manifest.inference.context, manifest.inference.pad_context) == (9, False)
+    assert (manifest.inference.context, manifest.inference.pad_context) == (9, True)
     assert sorted(manifest.graphs) == ["decoder", "encoder", "mask_encoder"]
     assert manifest.verification["masks"]["figures"]["values"] < 1e-2
     assert not manifest.encoder.align_corners

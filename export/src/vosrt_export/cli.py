@@ -75,6 +75,12 @@ def vos_export(
             min=0, max=MAX_CONTEXT, help="Recent frames that are kept.", show_default="20; 5 with mask embedding"
         ),
     ] = None,
+    pad_context: Annotated[
+        bool | None,
+        typer.Option(
+            help="Copies of the reference stand for frames before it.", show_default="yes; no with mask embedding"
+        ),
+    ] = None,
     rounds: Annotated[
         int, typer.Option(min=0, max=MAX_ROUNDS, help="Rounds of refinement (mask embedding), unless the user says.")
     ] = MaskSpec.rounds,
@@ -100,6 +106,7 @@ def vos_export(
         summary=summary,
         size=size,
         context=context,
+        pad_context=pad_context,
         rounds=rounds,
         feedback=feedback,
         correction=correction,

@@ -176,9 +176,16 @@ class _Run:
         result = self.stream.step(embedding) if mask is None else self.stream.start(embedding, mask)
         self.labels.append(result.labels)
         if self.memory is None:
-            shape, manifest = embedding.array.shape, self.model.manifest
-            align_corners = manifest.encoder.align_corners
-            self.memory, _ = create_memory(*shape, manifest.inference, align_corners=align_corners, precision=self.core)
+            height, width, channels = embedding.array.shape
+            manifest = self.model.manifest
+            self.memory, _ = create_memory(
+                height,
+                width,
+                channels,
+                manifest.inference,
+                align_corners=manifest.encoder.align_corners,
+                precision=self.core,
+            )
         self.memory.push(embedding.array)
         return embedding.array
 

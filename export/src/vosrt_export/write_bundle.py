@@ -59,6 +59,8 @@ class ExportOptions:
         summary: one line for people; None makes one.
         size: default short side of the working frame in pixels; None keeps the frame's own size.
         context: recent frames that are kept; None: as published, 20, or 5 with mask embedding.
+        pad_context: whether frames before the reference are replaced by copies of it; None: as published, which is yes,
+            or no with mask embedding.
         rounds: of refinement, unless the user says otherwise; for mask embedding alone.
         feedback: whether refined masks are what later frames read (see `vosrt.bundle.MaskSpec`).
         correction: by which the logits of a residual decoder are multiplied: below 1 it has to be surer of itself to
@@ -73,6 +75,7 @@ class ExportOptions:
     summary: str | None = None
     size: int | None = None
     context: int | None = None
+    pad_context: bool | None = None
     rounds: int = MaskSpec.rounds
     feedback: bool = MaskSpec.feedback
     correction: float = 1.0
@@ -153,7 +156,7 @@ def export_bundle(
             output_name=OUTPUT_NAME,
         ),
         graphs={role: _graph_file(role, graph, options) for role, graph in {"encoder": model, **further}.items()},
-        inference=_inference(checkpoint, options.context),
+        inference=_inference(checkpoint, options),
         size=options.size,
         verification={
             "compared": "PyTorch (fp32) with ONNX Runtime CPUExecutionProvider",
@@ -241,11 +244,13 @@ def _weaken(masks: MaskEmbedding, correction: float) -> None:
             parameter.mul_(correction)
 
 
-def _inference(checkpoint: Checkpoint, context: int | None) -> PropagationOptions:
+def _inference(checkpoint: Checkpoint, options: ExportOptions) -> PropagationOptions:
     """The published settings; their radius is meant in pixels, 96 of the working frame."""
     published = PropagationOptions() if checkpoint.masks is None else MASK_INFERENCE
-    if context is not None:
-        published = replace(published, context=context)
+    if options.context is not None:
+        published = replace(published, context=options.context)
+    if options.pad_context is not None:
+        published = replace(published, pad_context=options.pad_context)
     return replace(published, radius=published.radius * _PUBLISHED_STRIDE / checkpoint.encoder.config.stride)
 
 
