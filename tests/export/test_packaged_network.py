@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -10,13 +13,16 @@ import torch
 from vosrt import Model
 from vosrt.bundle import file_sha256, load_bundle, packaged_bundles
 from vosrt.engines.onnxruntime import cpu_engine
+from vosrt.metrics import score_sequence
 from vosrt.types import PropagationOptions
+from vosrt.video.images import ImageFolderSource
 from vosrt_export.graphs import reference_embedding
 from vosrt_export.verify import sample_frames, summarise
 from vosrt_train.bundle_weights import load_trainable
+from vosrt_train.validate import find_sequences, read_annotations
 
-EXPECTED = {"default": ("res3", 256), "fast": ("res3", 64)}
-LARGEST = 6_000_000
+EXPECTED = {"default": ("res3", 256), "fast": ("res3", 64), "refined": ("res3", 256)}
+LARGEST = {"default": 6_000_000, "fast": 6_000_000, "refined": 8_000_000}
 
 
 def test_no_other_bundle_is_packaged() -> None:
@@ -33,7 +39,7 @@ def test_it_says_what_it_is(name: str) -> None:
     assert manifest.size is None
     assert (manifest.encoder.feature, manifest.encoder.channels) == EXPECTED[name]
     assert manifest.graphs["encoder"].precision == "fp16"
-    assert sum(path.stat().st_size for path in bundle.path.iterdir()) <= LARGEST
+    assert sum(path.stat().st_size for path in bundle.path.iterdir()) <= LARGEST[name]
     assert manifest.provenance["training"]["trained"]
     assert manifest.provenance["licence"] == "research and evaluation only"
     document = (bundle.path.parent / "MODELS.md").read_text()
@@ -63,6 +69,44 @@ def test_the_fast_bundle_is_the_default_one_in_fewer_channels() -> None:
     assert note["from_sha256"] == default.manifest.graphs["encoder"].sha256
     frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     frame = np.asarray(cv2.GaussianBlur(frame, (0, 0), 4), np.uint8)
-    wide, narrow = (Model.load(name, engine="cpu", precision="fp32").encode(frame).array for name in EXPECTED)
+    names = ("default", "fast")
+    wide, narrow = (Model.load(name, engine="cpu", precision="fp32").encode(frame).array for name in names)
     wide, narrow = wide.reshape(-1, 256), narrow.reshape(-1, 64)
     assert np.corrcoef((wide @ wide.T).ravel(), (narrow @ narrow.T).ravel())[0, 1] > 0.98
+
+
+def test_the_refined_bundle_is_the_default_one_with_mask_networks() -> None:
+    """Its encoder gives the default bundle's embeddings, and the maps that the mask networks take."""
+    manifest = load_bundle("refined").manifest
+    assert manifest.masks is not None
+    assert (manifest.masks.residual, manifest.masks.feedback, manifest.masks.rounds) == (True, False, 1)
+    (frames,) = sample_frames([(1, 41, 67)])
+    default, refined = (
+        cpu_engine(
+            load_bundle(name).graph_path("encoder"),
+            {"frames": ("n", "height", "width", None)},
+            threads=1,
+            reason="test",
+        ).run({"frames": frames})
+        for name in ("default", "refined")
+    )
+    assert refined.keys() == {"embedding", "res3", "res2"}
+    np.testing.assert_allclose(refined["embedding"], default["embedding"], atol=1e-5)
+
+
+def test_refinement_mends_small_masks(shared_data: Path) -> None:
+    """At a short side of 240 pixels, over the first frames of two sequences."""
+    sequences = find_sequences(shared_data / "data" / "davis16-dev", ["bmx-trees", "car-shadow"])
+    scores: dict[int | str, list[float]] = {"off": [], 1: []}
+    for rounds, found in scores.items():
+        model = Model.load("refined")
+        for sequence in sequences:
+            source = ImageFolderSource(sequence.frames)
+            truth = read_annotations(sequence, source)[:12]
+            with model.stream(size=240, refine=rounds) as stream:
+                labels = [
+                    (stream.step(frame.image) if number else stream.start(frame.image, truth[0])).labels
+                    for number, frame in zip(range(len(truth)), source, strict=False)
+                ]
+            found += [score.j_and_f for score in score_sequence(labels, truth).values()]
+    assert statistics.mean(scores[1]) > statistics.mean(scores["off"]) + 0.005

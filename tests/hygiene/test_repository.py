@@ -18,6 +18,8 @@ LARGE = 1_000_000
 LARGE_FILES = {
     "runtime/src/vosrt/bundles/default/encoder.onnx": "weights of the bundled network, fp16",
     "runtime/src/vosrt/bundles/fast/encoder.onnx": "the same, projected to fewer channels",
+    "runtime/src/vosrt/bundles/refined/encoder.onnx": "the same, which also hands out the maps that mask networks take",
+    "runtime/src/vosrt/bundles/refined/mask_encoder.onnx": "weights of the mask encoder, fp16",
 }
 
 
