@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import RESULTS
-from report_masks import pseudo_mask_part, refinement_part
+from report_masks import mask_training_part, pseudo_mask_part, refinement_part
 from report_models import (
     ablation_part,
     accuracy_part,
@@ -235,6 +235,7 @@ DOCUMENTS = {
         "refinement": refinement_part,
         "alignment": alignment_part,
         "pseudo_masks": pseudo_mask_part,
+        "mask_training": mask_training_part,
     },
 }
 

@@ -46,6 +46,20 @@ def _accuracy(rows: list[dict[str, Any]]) -> str:
     return table([f"J&F, short side {rows[0]['size']}, %", *titles], body)
 
 
+def mask_training_part() -> str:
+    """What the segmentation loss adds to a training."""
+    machine, rows = read("mask_training")
+    if not rows:
+        return f"({MISSING})"
+    (row,) = rows
+    step = f"{row['without_p50_s']:.2f} s, with L_seg on {row['clips_with_masks']} of them {row['with_p50_s']:.2f} s"
+    share, longer = f"{100 * row['share_of_steps']:.0f} %", f"{row['training_longer_percent']:.0f} %"
+    return (
+        f"{on(machine)} A step of {row['clips']} clips at {row['crop']}² takes {step}, {row['step_ratio']:.2f} ×. "
+        f"L_seg is part of the last {share} of the steps: a training takes {longer} longer without making masks."
+    )
+
+
 def pseudo_mask_part() -> str:
     """How well clusters fit annotated objects, per method."""
     _, rows = read("pseudo_masks")

@@ -135,11 +135,15 @@ class ThisStep:
         began = time.perf_counter()
         batch = next(self.batches)
         waited = time.perf_counter() - began
+        self.learn(batch)
+        return time.perf_counter() - began, waited
+
+    def learn(self, batch: ClipBatch) -> None:
+        """One step on a batch."""
         losses = compute_losses(self.network, batch, self.config, World(CPU))
         self.optimiser.zero_grad()
         losses.total.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
-        return time.perf_counter() - began, waited
 
 
 class PlainStep:
