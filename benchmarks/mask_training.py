@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
+    options.videos = None if options.toy else options.videos
     config = load_config("mask-embedding-cpu", [])
     if options.toy:
         config = replace(
@@ -102,11 +103,7 @@ def main() -> None:
     elif options.videos is None:
         sys.exit("give a folder of videos, or --toy")
     with tempfile.TemporaryDirectory() as folder:
-        videos = options.videos
-        if options.toy:
-            videos = Path(folder) / "videos"
-            videos.mkdir()
-            render_videos(videos)
+        videos = options.videos or render_videos(Path(folder) / "videos")
         cache = build_cache(plan_cache(videos, options.cache or Path(folder) / "cache", config.cache))
         row = measure(config, cache, 1 if options.toy else options.rounds)
     print(row)

@@ -227,8 +227,9 @@ def measure(config: TrainConfig, videos: Path, cache: Cache, rounds: int) -> lis
     return rows
 
 
-def render_videos(folder: Path) -> None:
-    """A few small videos of noise that moves."""
+def render_videos(folder: Path) -> Path:
+    """A new folder with a few small videos of noise that moves."""
+    folder.mkdir()
     random_numbers = np.random.default_rng(0)
     for number in range(4):
         noise = random_numbers.integers(0, 256, (96, 160, 3), dtype=np.uint8)
@@ -239,6 +240,7 @@ def render_videos(folder: Path) -> None:
                 image = np.ascontiguousarray(noise[:, shift : shift + 128])
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             container.mux(stream.encode())
+    return folder
 
 
 def main() -> None:
@@ -250,6 +252,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
+    options.videos = None if options.toy else options.videos
     config = load_config(options.preset, [])
     if options.toy:
         config = replace(
@@ -261,11 +264,7 @@ def main() -> None:
     elif options.videos is None:
         sys.exit("give a folder of videos, or --toy")
     with tempfile.TemporaryDirectory() as folder:
-        videos = options.videos
-        if options.toy:
-            videos = Path(folder) / "videos"
-            videos.mkdir()
-            render_videos(videos)
+        videos = options.videos or render_videos(Path(folder) / "videos")
         plan = plan_cache(videos, options.cache or Path(folder) / "cache", config.cache)
         print(plan.describe())
         cache = build_cache(plan)

@@ -121,7 +121,7 @@ int32_t first_lost(const GridMask &grid) {
     return lost == largest.end() ? -1 : static_cast<int32_t>(lost - largest.begin());
 }
 
-// Give an object that no cell holds the cell that holds most of its pixels.
+// The cell with most of its pixels goes to an object that no cell holds by more than one half.
 void rescue(GridMask &grid, int32_t channel, const uint8_t *mask, int32_t mask_height, int32_t mask_width,
             int64_t stride, int32_t height, int32_t width, Alignment alignment, std::vector<bool> &taken) {
     std::vector<int64_t> pixels(static_cast<size_t>(height) * width);
