@@ -1,4 +1,4 @@
-"""Where results go; what they were measured on comes from the package."""
+"""The folder of results, and the description of the machine."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vosrt.benchmark.machine import Watch, describe, resident_mib
+from vosrt.bench.machine import Watch, describe, resident_mib
 
-__all__ = ["RESULTS", "Watch", "describe", "resident_mib", "write"]
+__all__ = ["RESULTS", "ROOT", "Watch", "describe", "resident_mib", "write"]
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def write(name: str, rows: list[dict[str, Any]], **more: Any) -> Path:

@@ -1,4 +1,4 @@
-"""Bundles with seeded weights: what is learnt is measured against them, and speed does not depend on weights."""
+"""Bundles with seeded weights: the baseline of learning; speed does not depend on weights."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from vosrt.bundle import Feature
 from vosrt_export.write_bundle import ExportOptions, export_bundle
 from vosrt_train.checkpoint import Checkpoint, Training, save_checkpoint
 from vosrt_train.config import EncoderConfig
-from vosrt_train.mask_config import MaskNetworkConfig
-from vosrt_train.model import build_encoder, build_mask_embedding
+from vosrt_train.masks.config import MaskNetworkConfig
+from vosrt_train.masks.networks import build_mask_embedding
+from vosrt_train.model import build_encoder
 
 PAPER_SETTINGS = "paper settings"
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import hashlib
-import importlib
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from PIL import Image
 
-from vosrt.bundle import EncoderSpec, GraphFile, Manifest, write_manifest
-from vosrt.cuda_library import load_cuda_library
-from vosrt.errors import VosrtError
-from vosrt.memory import Memory, NumpyMemory
+from vosrt.bundle import EncoderSpec, GraphFile, Manifest, load_bundle, write_manifest
+from vosrt.core import native as core
+from vosrt.core.memory import Memory
+from vosrt.core.reference import NumpyMemory
+from vosrt.cuda.device import load_cuda_library
+from vosrt.errors import OptionError, VosrtError
 from vosrt.stream import Stream
 from vosrt.types import F32Array, PropagationOptions, U8Array
 
@@ -60,19 +66,57 @@ def shared_data() -> Path:
 def native() -> Any:
     """The native module; tests that need it are skipped where it is not built."""
     try:
-        return importlib.import_module("vosrt._native")
-    except ImportError as error:
-        return _skip_or_fail(f"native core not built: {error}", required="native")
+        core.libvosrt()
+    except OptionError as error:
+        _skip_or_fail(f"native core not built: {error}", required="native")
+    return core
+
+
+@pytest.fixture(scope="session")
+def emulated_library(request: pytest.FixtureRequest) -> Path:
+    """Path of libvosrt_cuda_emulated.so: ``VOSRT_CUDA_EMULATED_LIBRARY``, or a build of the sources in build/emulated.
+
+    The build is kept until the sources change. Only a machine without CMake or a C++ compiler skips the tests.
+    """
+    if path := os.environ.get("VOSRT_CUDA_EMULATED_LIBRARY"):
+        if not Path(path).is_file():
+            pytest.fail(f"VOSRT_CUDA_EMULATED_LIBRARY names no file: {path}")
+        return Path(path)
+    native, folder = REPOSITORY / "runtime" / "native", REPOSITORY / "build" / "emulated"
+    if not native.is_dir():
+        _skip_or_fail("no sources of the emulated GPU library beside the tests", required="cuda-emulated")
+    if shutil.which("cmake") is None or not any(map(shutil.which, [os.environ.get("CXX", "c++"), "g++", "clang++"])):
+        _skip_or_fail(
+            "the emulated GPU library needs CMake (pip install cmake) and a C++20 compiler", required="cuda-emulated"
+        )
+    digest = hashlib.sha256()
+    sources = [*native.glob("*.*"), *native.glob("include/*"), *native.glob("src/**/*.*"), *native.glob("cuda/**/*.*")]
+    for source in sorted([*sources, *native.glob("../src/vosrt/*.txt")]):
+        digest.update(str(source).encode() + source.read_bytes())
+    folder.mkdir(parents=True, exist_ok=True)
+    library, stamp = folder / "cuda" / "libvosrt_cuda_emulated.so", folder / "sources.sha256"
+    with (folder / "lock").open("w") as lock:  # two runs of the tests must not build into one folder
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if library.is_file() and stamp.is_file() and stamp.read_text() == digest.hexdigest():
+            return library
+        request.config.pluginmanager.getplugin("terminalreporter").write_line(f"building {library}: about a minute")
+        configure = ["-S", str(native), "-B", str(folder), "-DVOSRT_CUDA=OFF", "-DVOSRT_CUDA_EMULATED=ON"]
+        build = ["--build", str(folder), "--target", "vosrt_cuda_emulated", "--parallel", str(os.cpu_count())]
+        for arguments in (configure, build):
+            done = subprocess.run(
+                ["cmake", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            )
+            if done.returncode:
+                pytest.fail(f"the emulated GPU library does not build:\n{done.stdout[-4000:]}")
+        stamp.write_text(digest.hexdigest())
+    return library
 
 
 @pytest.fixture
-def cuda_emulated(monkeypatch: pytest.MonkeyPatch) -> Path:
+def cuda_emulated(emulated_library: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """libvosrt_cuda with its kernels run on the processor, in place of the real one."""
-    path = os.environ.get("VOSRT_CUDA_EMULATED_LIBRARY", "")
-    if not Path(path).is_file():
-        _skip_or_fail("VOSRT_CUDA_EMULATED_LIBRARY names no libvosrt_cuda_emulated.so", required="cuda-emulated")
-    monkeypatch.setenv("VOSRT_CUDA_LIBRARY", path)
-    return Path(path)
+    monkeypatch.setenv("VOSRT_CUDA_LIBRARY", str(emulated_library))
+    return emulated_library
 
 
 @pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.needs_cuda)])
@@ -131,6 +175,69 @@ def tiny_clip() -> tuple[U8Array, U8Array]:
     return frames, masks
 
 
+@pytest.fixture(scope="session", params=["blackswan", "bmx-trees", "dog"])
+def real_clip(request: pytest.FixtureRequest, shared_data: Path) -> Callable[[int], tuple[U8Array, U8Array]]:
+    """``real_clip(count)``: frames u8 [count, 160, 285, 3] of a sequence, and marks u8 [160, 285] of the first."""
+    sequence: str = request.param
+    root, size = shared_data / "data" / "davis16-dev", (285, 160)
+
+    def load(count: int) -> tuple[U8Array, U8Array]:
+        def at_a_third(path: Path, mode: str, how: Image.Resampling) -> U8Array:
+            with Image.open(path) as picture:
+                return np.asarray(picture.convert(mode).resize(size, how), np.uint8)
+
+        names = sorted((root / "JPEGImages" / "480p" / sequence).glob("*.jpg"))[:count]
+        frames = [at_a_third(name, "RGB", Image.Resampling.BILINEAR)[..., ::-1] for name in names]
+        mask = root / "Annotations" / "480p" / sequence / f"{names[0].stem}.png"
+        return np.stack(frames), (at_a_third(mask, "L", Image.Resampling.NEAREST) > 0).astype(np.uint8)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def int8_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_clip: tuple[U8Array, U8Array]) -> Path:
+    """The default network with layers in int8."""
+    quantise = pytest.importorskip("vosrt_export.quantise")
+    root = tmp_path_factory.mktemp("int8")
+    for part, arrays in zip(("JPEGImages", "Annotations"), tiny_clip, strict=True):
+        folder = root / "davis" / part / "480p" / "squares"
+        folder.mkdir(parents=True)
+        for index, array in enumerate(arrays):
+            Image.fromarray(array[..., ::-1] if array.ndim == 3 else array).save(folder / f"{index:05}.png")
+    options = quantise.QuantiseOptions(frames=2, threads=1, max_drop=100)
+    source, clip = str(load_bundle("default").path), root / "davis" / "JPEGImages" / "480p" / "squares"
+    quantise.quantise_bundle(source, root / "bundle", [str(clip)], root / "davis", options)
+    return root / "bundle"
+
+
+@pytest.fixture
+def bundle_of(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """The directory of a packaged bundle, or that of ``"int8"``, which is made for the tests."""
+
+    def find(name: str) -> Path:
+        if name != "int8":
+            return load_bundle(name).path
+        made: Path = request.getfixturevalue("int8_bundle")
+        return made
+
+    return find
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """Six frames with a square, and its mask beside them."""
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for index in range(6):
+        frame = np.full((48, 64, 3), 90, np.uint8)
+        frame[10:30, 10 + 4 * index : 34 + 4 * index] = (200, 60, 30)
+        Image.fromarray(frame).save(folder / f"{index:05}.png")
+    mask = np.zeros((48, 64), np.uint8)
+    mask[10:30, 10:34] = 1
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    return folder
+
+
 @pytest.fixture
 def resumes(tiny_clip: tuple[U8Array, U8Array]) -> Callable[[Stream, Stream], None]:
     """``resumes(stream, copy)``: saved after the clip's first frame and loaded, a stream goes on bit for bit."""
@@ -152,13 +259,23 @@ def resumes(tiny_clip: tuple[U8Array, U8Array]) -> Callable[[Stream, Stream], No
 
 @pytest.fixture
 def fake_bundle(tmp_path: Path) -> Path:
-    """A bundle for ``--engine fake``, which never runs its graph: a cast, with the interface of an encoder."""
+    """A bundle for ``--engine fake``, in a folder of the test."""
+    return _write_fake_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture(scope="module")
+def shared_fake_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle for ``--engine fake``, which all tests of a module read."""
+    return _write_fake_bundle(tmp_path_factory.mktemp("fake") / "bundle")
+
+
+def _write_fake_bundle(folder: Path) -> Path:
+    """Write a bundle whose graph never runs: a cast, with the interface of an encoder."""
     onnx = pytest.importorskip("onnx", reason="onnx is not installed; it comes with: pip install 'vosrt[export]'")
     frames = onnx.helper.make_tensor_value_info("frames", onnx.TensorProto.UINT8, ["n", "height", "width", 3])
     embedding = onnx.helper.make_tensor_value_info("embedding", onnx.TensorProto.FLOAT, ["n", "h", "w", 32])
     cast = onnx.helper.make_node("Cast", ["frames"], ["embedding"], to=onnx.TensorProto.FLOAT)
     data = onnx.helper.make_model(onnx.helper.make_graph([cast], "encoder", [frames], [embedding])).SerializeToString()
-    folder = tmp_path / "bundle"
     folder.mkdir()
     (folder / "encoder.onnx").write_bytes(data)
     entry = GraphFile(file="encoder.onnx", sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), precision="fp32")
@@ -166,3 +283,20 @@ def fake_bundle(tmp_path: Path) -> Path:
     manifest = Manifest(name="tiny", trained=False, summary="for tests", encoder=encoder, graphs={"encoder": entry})
     write_manifest(manifest, folder / "manifest.json")
     return folder
+
+
+@pytest.fixture
+def native_status(native: Any) -> Callable[[Path], tuple[int, str]]:
+    """Opens a bundle as a C program does: the status, and the line that explains it."""
+    library = native.libvosrt().path
+    core = ctypes.CDLL(str(library))
+    core.vosrt_last_error.restype = ctypes.c_char_p
+    core.vosrt_bundle_close.argtypes = [ctypes.c_void_p]
+
+    def status(root: Path) -> tuple[int, str]:
+        handle = ctypes.c_void_p()
+        found = core.vosrt_bundle_open(os.fsencode(root), ctypes.byref(handle))
+        core.vosrt_bundle_close(handle)
+        return found, core.vosrt_last_error().decode() if found else ""  # a call that succeeds leaves the last error
+
+    return status

@@ -11,7 +11,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -21,8 +21,7 @@ from vosrt import Model, load_bundle
 from vosrt.types import U8Array
 
 Clip = tuple[U8Array, U8Array]
-SEQUENCES = ("blackswan", "bmx-trees", "dog")
-FRAMES, HEIGHT, WIDTH = 24, 160, 285  # more frames than the memory holds
+NAMES = ["default", "fast", "refined", "int8"]
 
 
 class Example(NamedTuple):
@@ -44,21 +43,32 @@ def named_by(variable: str, library: str, skip_or_fail: Callable[..., None]) -> 
     if not program:
         skip_or_fail(f"{variable} does not name the C++ example built on {library}", required="vos_embed")
     pytest.importorskip(library)
-    return Example(Path(program), {"openvino": "openvino-direct", "onnxruntime": "cpu"}[library])
+    return Example(Path(program), {"openvino": "openvino", "onnxruntime": "cpu"}[library])
 
 
-def compare(example: Example, folder: Path, frames: list[U8Array], mask: U8Array) -> None:
+def compare(
+    example: Example,
+    folder: Path,
+    frames: list[U8Array],
+    mask: U8Array,
+    name: str | Path = "default",
+    precision: Literal["fp32", "auto"] = "fp32",
+) -> None:
     """Segment the frames twice and compare the labels."""
     source = folder / "frames with a space"
     source.mkdir(parents=True)
     for t, frame in enumerate(frames):
         Image.fromarray(np.ascontiguousarray(frame[..., ::-1])).save(source / f"{t:05d}.png")
     Image.fromarray(mask).save(folder / "mask.png")
-    bundle = load_bundle("default").path
-    command = [example.program, bundle, source, folder / "mask.png", folder / "labels"]
+    bundle = load_bundle(name)
+    command = [*map(str, (example.program, bundle.path, source, folder / "mask.png", folder / "labels"))]
+    command += [] if precision == "fp32" else [precision]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    model = Model.load("default", engine=example.engine, precision="fp32")
+    model = Model.load(bundle, engine=example.engine, precision=precision)
+    if bundle.manifest.graphs["encoder"].quantised:
+        loaded = Model.load(bundle, engine=example.engine, precision="int8")
+        model = Model(loaded.manifest, loaded._engines, precision="fp32")  # as the program matches
     with model.stream() as stream:
         results = [stream.start(frames[0], mask), *(stream.step(frame) for frame in frames[1:])]
     for t, result in enumerate(results):
@@ -69,9 +79,20 @@ def compare(example: Example, folder: Path, frames: list[U8Array], mask: U8Array
     assert found > len(results) / 4, "an object that is lost everywhere would prove little"
 
 
-def test_on_a_generated_clip(example: Example, tmp_path: Path, tiny_clip: Clip) -> None:
-    frames, masks = tiny_clip
-    compare(example, tmp_path, list(frames), masks[0])
+@pytest.mark.parametrize("name", NAMES)
+def test_on_generated_clips(
+    example: Example, tmp_path: Path, tiny_clip: Clip, bundle_of: Callable[[str], Path], name: str
+) -> None:
+    """The clip is followed as it is, mirrored and backwards; `refined` has mask networks on the program's engine."""
+    (frames, masks), bundle = tiny_clip, bundle_of(name)
+    compare(example, tmp_path / "clip", list(frames), masks[0], bundle)
+    compare(example, tmp_path / "mirrored", list(frames[:, :, ::-1]), masks[0][:, ::-1], bundle)
+    compare(example, tmp_path / "backwards", list(frames[::-1]), masks[-1], bundle)
+
+
+def test_auto_is_the_same_precision(example: Example, tmp_path: Path, tiny_clip: Clip) -> None:
+    """int8 where the bundle carries it and the processor has dot products, else what the engine is fastest in."""
+    compare(example, tmp_path, list(tiny_clip[0]), tiny_clip[1][0], precision="auto")
 
 
 def test_under_sanitizers(skip_or_fail: Callable[..., None], tmp_path: Path, tiny_clip: Clip) -> None:
@@ -80,20 +101,17 @@ def test_under_sanitizers(skip_or_fail: Callable[..., None], tmp_path: Path, tin
     compare(named_by("VOSRT_VOS_EMBED_SANITIZED", "onnxruntime", skip_or_fail), tmp_path, list(frames), masks[0])
 
 
-@pytest.mark.parametrize("sequence", SEQUENCES)
-def test_on_a_real_sequence(example: Example, tmp_path: Path, shared_data: Path, sequence: str) -> None:
-    """The first frames, at a third of their size to be quick."""
-    root = shared_data / "data" / "davis16-dev"
-    names = sorted((root / "JPEGImages" / "480p" / sequence).glob("*.jpg"))[:FRAMES]
-    frames = [at_a_third(name, "RGB", Image.Resampling.BILINEAR)[..., ::-1].copy() for name in names]
-    mask = root / "Annotations" / "480p" / sequence / f"{names[0].stem}.png"
-    marks = (at_a_third(mask, "L", Image.Resampling.NEAREST) > 0).astype(np.uint8)
-    compare(example, tmp_path, frames, marks)
-
-
-def at_a_third(path: Path, mode: str, how: Image.Resampling) -> U8Array:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert(mode).resize((WIDTH, HEIGHT), how), np.uint8)
+@pytest.mark.parametrize("name", NAMES)
+def test_on_a_real_sequence(
+    example: Example,
+    tmp_path: Path,
+    real_clip: Callable[[int], Clip],
+    bundle_of: Callable[[str], Path],
+    name: str,
+) -> None:
+    """The first frames are followed at a third of their size; of `default` more than the memory holds."""
+    frames, marks = real_clip(24 if name == "default" else 6)
+    compare(example, tmp_path, list(frames), marks, bundle_of(name))
 
 
 def test_mistakes_are_one_line(example: Example, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vosrt._files import locked
 from vosrt.cli.eval import main
 from vosrt.types import U8Array
 
@@ -136,7 +138,7 @@ EXPECTED = {
 def test_a_data_set_is_run_and_scored_in_its_own_layout(
     project: Project, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Masks where the server wants them, palette and values included; good scores, as the objects are easy."""
+    """Masks lie where the server wants them with palette and values; easy objects score well."""
     assert project.write(kind).run("--quiet") == 0
     names, values = EXPECTED[kind]
     assert list(project.masks()) == names
@@ -158,7 +160,7 @@ def test_a_data_set_is_run_and_scored_in_its_own_layout(
 
 
 def test_the_tables_and_the_report_are_for_people(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    """Names and figures in the terminal; one HTML file that loads nothing, the worst sequence first."""
+    """The terminal names sequences and figures; one HTML file loads nothing and begins with the worst sequence."""
     assert project.write("davis17").run("--quiet") == 0
     for path in (project.out / "one").iterdir():
         Image.fromarray(np.zeros((64, 96), np.uint8)).save(path)
@@ -177,7 +179,7 @@ def test_the_tables_and_the_report_are_for_people(project: Project, capsys: pyte
 
 
 def test_results_are_kept_and_never_mixed(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same run again does nothing; another setting is refused by name; --overwrite begins anew."""
+    """A second run does nothing; another setting is refused by name; --overwrite starts again."""
     assert project.write("davis16").run("--quiet", "--jobs", "2") == 0
     before = {path: path.stat().st_mtime_ns for path in project.out.rglob("*.png")}
     capsys.readouterr()
@@ -185,13 +187,34 @@ def test_results_are_kept_and_never_mixed(project: Project, capsys: pytest.Captu
     assert "0 sequences to do, 2 complete" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in project.out.rglob("*.png")} == before
     assert project.run("--context", "3") == 2
-    assert "holds masks made with propagation = context 20, this run has context 3" in capsys.readouterr().err
+    assert "holds results made with propagation = context 20, this run has context 3" in capsys.readouterr().err
     assert project.run("--size", "96") == 2
-    assert "holds masks made with size = 128, this run has 96" in capsys.readouterr().err
+    assert "holds results made with size = 128, this run has 96" in capsys.readouterr().err
     masks = project.masks()
     assert project.run("--size", "96", "--overwrite", "--quiet") == 0
     assert project.masks() != masks
     assert json.loads((project.out / "results.json").read_text())["settings"]["size"] == 96
+
+
+def test_without_a_size_frames_are_scored_at_their_own(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A protocol has its own size, where everything else shrinks large frames."""
+    monkeypatch.setattr("vosrt.encoder.DEFAULT_SIZE", 32)  # of frames of 64 x 96
+    masks = {}
+    for size in ((), ("--size", "64"), ("--size", "32")):
+        options = [
+            "--bundle",
+            str(project.bundle),
+            "--engine",
+            "fake",
+            "-o",
+            str(project.root / "-".join(("out", *size))),
+        ]
+        assert (
+            main(["run", str(project.write("davis17").data), "--dataset", "davis17", *options, *size, "--quiet"]) == 0
+        )
+        masks[size] = project.masks(Path(options[-1]))
+        shutil.rmtree(project.data)
+    assert masks[()] == masks["--size", "64"] != masks["--size", "32"]
 
 
 def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,6 +229,100 @@ def test_a_run_in_json_is_one_object(project: Project, capsys: pytest.CaptureFix
     document = json.loads(capsys.readouterr().out)
     assert (document["done"], document["kept"], document["failed"]) == (["two"], [], {})
     assert document["settings"] == json.loads((project.out / "results.json").read_text())["settings"]
+
+
+def test_overwrite_follows_no_name_out_of_the_folder(project: Project) -> None:
+    """Names in results.json, which anybody can write, are not what is removed."""
+    precious = project.root / "precious"
+    precious.mkdir()
+    (precious / "thesis.tex").write_text("precious")
+    assert project.write("davis16").run("--quiet") == 0
+    record = json.loads((project.out / "results.json").read_text())
+    record["sequences"] |= {"../precious": {}, str(precious): {}}
+    (project.out / "results.json").write_text(json.dumps(record))
+    assert project.run("--quiet", "--overwrite") == 2  # it is not the file that the run wrote
+    (project.out / "results.json").unlink()
+    (project.out / "one" / "drawn.png").write_bytes(b"drawn")
+    assert project.run("--quiet", "--overwrite", "--sequences", "two") == 0
+    assert (precious / "thesis.tex").read_text() == "precious"
+    assert [path.name for path in (project.out / "one").iterdir()] == ["drawn.png"]
+    assert sorted(project.masks()) == ["one/drawn.png", *(f"two/{t:05d}.png" for t in range(6))]
+
+
+@pytest.mark.parametrize("name", ["../precious", "/precious", "..", "a/b"])
+def test_a_list_that_names_no_plain_file_is_altered(
+    project: Project, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert project.write("davis16").run("--quiet") == 0
+    before = project.masks()
+    with (project.out / ".vosrt.jsonl").open("a") as file:
+        file.write(json.dumps({"folder": "one", "files": {name: [1, "0"]}}) + "\n")
+    assert project.run("--quiet", "--overwrite") == 2
+    assert "expected a plain name, which leads to no other folder" in capsys.readouterr().err
+    assert project.masks() == before
+
+
+@pytest.mark.parametrize("kind", ["davis16", "davis17", "ytvos"])
+def test_sequences_that_lead_elsewhere_are_refused(
+    project: Project, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A frame list with ``..`` and keys of meta.json that are paths are refused."""
+    project.write(kind)
+    planted = project.root / "planted"
+    if kind == "ytvos":
+        meta = json.loads((project.data / "meta.json").read_text())
+        meta["videos"]["../../planted"] = meta["videos"]["one"]
+        (project.data / "meta.json").write_text(json.dumps(meta))
+        shutil.copytree(project.data / "Annotations/one", planted)
+    else:
+        listed = project.data / ("ImageSets/480p/val.txt" if kind == "davis16" else "ImageSets/2017/val.txt")
+        line = "/JPEGImages/480p/../00000.jpg x" if kind == "davis16" else ".."
+        listed.write_text(listed.read_text() + line + "\n")
+    assert project.run("--quiet") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "expected a plain name" in error
+    assert not project.out.exists()
+
+
+def test_tables_of_the_version_without_lists_are_set_aside(project: Project) -> None:
+    """They are known by what is in them; a table of the user's own under such a name is not one of them."""
+    assert project.write("davis16").run("--quiet") == 0
+    tables = project.root / "tables"
+    assert project.score("--quiet", "-o", str(tables)) == 0
+    (tables / ".vosrt.jsonl").unlink()
+    before = (tables / "scores-objects.csv").read_text() + "a remark of the user's"
+    (tables / "scores-objects.csv").write_text(before)
+    assert project.score("--quiet", "-o", str(tables)) == 0
+    assert (tables / "scores-objects.csv.earlier").read_text() == before
+    (tables / ".vosrt.jsonl").unlink()
+    (tables / "scores-objects.csv").write_text("my,own,table")
+    assert project.score("--quiet", "-o", str(tables)) == 2
+    assert (tables / "scores-objects.csv").read_text() == "my,own,table"
+
+
+def test_tables_replace_what_score_wrote_and_nothing_else(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.write("davis16").run("--quiet") == 0
+    assert project.score("--quiet") == 0
+    assert project.score("--quiet") == 0
+    assert project.run("--quiet") == 0  # which is as complete as before
+    tables = project.root / "tables"
+    tables.mkdir()
+    (tables / "report.html").write_text("mine")
+    assert project.score("--quiet", "-o", str(tables)) == 2
+    assert "report.html: is not a file that this run wrote" in capsys.readouterr().err
+    assert [path.name for path in tables.iterdir()] == ["report.html"]
+    assert project.score("--quiet", "--no-html", "-o", str(tables)) == 0
+    assert (tables / "report.html").read_text() == "mine"
+
+
+def test_two_runs_do_not_meet(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.write("davis16")
+    project.out.mkdir()
+    with locked(project.out):
+        assert project.run("--quiet") == 2
+        assert f"another run (process {os.getpid()}) is writing there" in capsys.readouterr().err
+    assert project.run("--quiet") == 0
 
 
 def test_several_at_once_give_the_same_masks(project: Project) -> None:
@@ -259,15 +376,26 @@ def test_a_broken_sequence_does_not_stop_the_others(project: Project, capsys: py
     assert project.score() == 2
     assert "has no masks of 1 of 2 sequences (one)" in capsys.readouterr().err
     assert project.score("--partial", "--no-html") == 0
-    assert "warning: 1 sequence without masks" in capsys.readouterr().err
+    assert "warning: one is left out: has no masks" in capsys.readouterr().err
     frame.write_bytes(whole)
     assert project.run("--quiet") == 0
     assert json.loads((project.out / "results.json").read_text())["failed"] == {}
     assert project.score("--quiet") == 0
 
 
+def test_names_with_brackets_are_shown_whole(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    """Folders named like markup of rich are neither lost from a table nor an error."""
+    assert project.write("davis17").run() == project.score("--no-html") == 0
+    runs = [project.out.rename(project.root / "[bold]one"), project.root / "v[red]2"]
+    shutil.copytree(runs[0], runs[1])
+    capsys.readouterr()
+    assert main(["compare", *map(str, runs)]) == 0
+    printed = capsys.readouterr().out
+    assert all(run.name in printed for run in runs)
+
+
 def test_runs_are_compared(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    """Side by side with a test of the difference; with two sequences no p below 0.5 is possible."""
+    """The difference is tested; with two sequences no p below 0.5 is possible."""
     assert project.write("davis17").run("--quiet") == 0
     assert project.score("--quiet", "--no-html") == 0
     other = project.root / "other"
@@ -322,6 +450,10 @@ def _score(project: Project, *given: str) -> list[str]:
     return ["score", str(project.out), str(project.data), "--dataset", project.kind, *given]
 
 
+def _exchanged(project: Project) -> list[str]:
+    return ["score", str(project.data), str(project.out), "--dataset", project.kind]
+
+
 def _no_results(project: Project) -> list[str]:
     return _score(project)
 
@@ -360,7 +492,9 @@ def _unscored(project: Project) -> list[str]:
     ("spoil", "words"),
     [
         pytest.param(lambda p: ["run", "x", "--dataset", "coco"], "--dataset is 'coco'; expected one of", id="kind"),
+        pytest.param(lambda p: ["run", "x", "--dataset", "YouTube-VOS"], "davis17, ytvos, vip, here ytvos", id="alias"),
         pytest.param(lambda p: ["run", "x"], "--dataset", id="no kind"),
+        pytest.param(_exchanged, "is none; expected RESULTS first, then PATH", id="exchanged"),
         pytest.param(_other_layout, "is not in the layout of YouTube-VOS; expected JPEGImages", id="layout"),
         pytest.param(_broken_meta, "meta.json: is not the meta.json of YouTube-VOS", id="meta.json"),
         pytest.param(run_with("--sequences", "one,three"), "--sequences three: not in", id="sequence"),
@@ -368,8 +502,8 @@ def _unscored(project: Project) -> list[str]:
         pytest.param(run_with("--engine", "warp"), "engine is 'warp'", id="engine"),
         pytest.param(run_with("--bundle", "nowhere"), "no such bundle: nowhere", id="bundle"),
         pytest.param(run_with("--context", "-1"), "context is -1", id="context"),
-        pytest.param(run_with("--size", "0"), "choose another size", id="size"),
-        pytest.param(_foreign_folder, "holds files but no results.json of an earlier run", id="foreign folder"),
+        pytest.param(run_with("--size", "0"), "--size is '0'; expected", id="size"),
+        pytest.param(_foreign_folder, "no list (.vosrt.jsonl) of an earlier run", id="foreign folder"),
         pytest.param(_no_results, "no such folder; expected masks made by", id="no results"),
         pytest.param(_other_data_set, "holds masks of davis16, and --dataset is davis17", id="other data set"),
         pytest.param(_missing_mask, "00003.png: no such mask; expected one per annotated frame", id="missing mask"),
@@ -402,7 +536,7 @@ def test_errors_in_json(project: Project, capsys: pytest.CaptureFixture[str]) ->
 def test_models_are_compared_on_a_clip_without_annotations(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Side by side; the same model twice gives the same figures, between 0 and 100."""
+    """The same model twice gives the same figures, between 0 and 100."""
     project.write("davis17")
     frames, mask = project.data / "JPEGImages/480p/one", project.data / "Annotations/480p/one/00000.png"
     options = ["--engine", "fake", "--size", "128", "--turns", "2", "--bundle", str(project.bundle)]

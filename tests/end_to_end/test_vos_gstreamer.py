@@ -56,7 +56,7 @@ def source_of(frames: U8Array, folder: Path) -> str:
 
 
 def labels_of_python(frames: U8Array, mask: U8Array) -> list[U8Array]:
-    model = Model.load("default", engine="openvino-direct", precision="fp32")
+    model = Model.load("default", engine="openvino", precision="fp32")
     with model.stream() as stream:
         results = [stream.start(frames[0], mask), *(stream.step(frame) for frame in frames[1:])]
     return [result.labels for result in results]
@@ -81,7 +81,7 @@ def test_labels_are_those_of_python(
 
 
 def test_nv12_with_padded_rows(vos_gstreamer: Path, tmp_path: Path, tiny_clip: Clip) -> None:
-    """What decoders give; 90 pixels a row are padded to 92 bytes. Greys are rounded, so the labels are nearly those."""
+    """Decoders pad 90 pixels a row to 92 bytes. Greys are rounded, so a few labels may differ."""
     pytest.importorskip("openvino")
     frames, masks = (array[:, :, :90] for array in tiny_clip)
     frames = np.repeat(frames[..., 2:], 3, axis=-1)  # colours would lose half their resolution

@@ -13,9 +13,12 @@ import torch
 from torch import nn
 
 from vosrt.bundle import Feature, WeightPrecision
+from vosrt.engines.tensorrt_flavour import TENSORRT_RTX
+from vosrt.errors import EngineError, MissingExtraError
 from vosrt_export import write_bundle
 from vosrt_export.graphs import EncoderGraph
 from vosrt_export.onnx import export_onnx
+from vosrt_export.polygraphy_loader import load_polygraphy
 from vosrt_export.write_bundle import ExportOptions, export_bundle
 from vosrt_train.checkpoint import Checkpoint, Training, save_checkpoint
 from vosrt_train.config import EncoderConfig
@@ -96,11 +99,21 @@ def small_bundle(small_checkpoint: Path, small_model: ModelOf, tmp_path_factory:
 
 
 @pytest.fixture
+def rtx(skip_or_fail: Callable[..., None]) -> None:
+    """TensorRT-RTX and Polygraphy."""
+    try:
+        TENSORRT_RTX.load()
+        load_polygraphy(TENSORRT_RTX)
+    except (MissingExtraError, EngineError) as error:
+        skip_or_fail(str(error), required="tensorrt-rtx")
+
+
+@pytest.fixture
 def command_line(tmp_path: Path) -> CommandLine:
     """Runs a command as a user does, in an empty folder: ``command_line("vosrt_export", "a", "-o", "b")``."""
 
     def run(package: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        program = f"import sys; sys.argv[0] = {package!r}; from {package}.cli import main; main()"
+        program = f"import sys; sys.argv[0] = {package!r}; from {package}.cli import main; sys.exit(main())"
         return subprocess.run(
             [sys.executable, "-W", "error", "-c", program, *arguments],
             capture_output=True,

@@ -65,7 +65,7 @@ def test_a_checkpoint_tells_its_kind(config: VisualConfig, checkpoint: Path) -> 
 
 
 def test_the_bundle_computes_what_the_network_does(config: VisualConfig, checkpoint: Path, bundle: Path) -> None:
-    """Through the runtime's engine, at sizes that the export did not see, most of them no multiples of the stride."""
+    """The runtime's engine runs sizes that the export did not see, most of them no multiples of the stride."""
     opened = load_bundle(bundle)
     manifest = opened.manifest
     assert manifest.encoder.stride == config.stride
@@ -160,7 +160,7 @@ def test_impossible_shapes() -> None:
         vit.Config(depth=10**6)
     with pytest.raises(OptionError, match="expected a width that they divide"):
         vit.Config(width=10, heads=3)
-    with pytest.raises(OptionError, match="reduction -1"):
+    with pytest.raises(OptionError, match="reduction is -1; expected 0 to 4096"):
         resnet50.Config(reduction=-1)
 
 

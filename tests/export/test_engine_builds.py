@@ -1,13 +1,14 @@
-"""TensorRT-RTX engines really built, for GPUs that are not here; what is kept, what is stale, what is refused."""
+"""TensorRT-RTX engines are built for GPUs that this machine lacks; tests of what is kept, stale and refused."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import json
+import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,22 @@ import onnx
 import pytest
 
 import vosrt_export.tensorrt
-from vosrt.bundle import EncoderSpec, load_bundle, write_manifest
+from vosrt.bundle import EncoderSpec, load_bundle, packaged_bundles, write_manifest
 from vosrt.engines import nvidia
-from vosrt.engines.tensorrt_files import EngineRecord, Profile, holds_engines_only, read_records
+from vosrt.engines.tensorrt_files import (
+    EngineRecord,
+    EngineTarget,
+    Profile,
+    choose_engine,
+    holds_engines_only,
+    read_records,
+)
 from vosrt.engines.tensorrt_flavour import TENSORRT, TENSORRT_RTX
-from vosrt.errors import EngineError, MissingExtraError, OptionError, OutputError
-from vosrt_export.engine_cli import engine_app
-from vosrt_export.onnx import ExportError
+from vosrt.errors import EngineError, OptionError, OutputError
+from vosrt_export.cli import main
+from vosrt_export.errors import ExportError
 from vosrt_export.polygraphy_loader import failures_as_errors, load_polygraphy
+from vosrt_export.precision import RECIPE
 from vosrt_export.sizes import fit_sizes, parse_sizes, preset
 from vosrt_export.tensorrt import EngineOptions, build_engines, choose_flavour, inspect_engine
 
@@ -32,18 +41,8 @@ SMALL = (Profile(minimum=(32, 32), optimum=(48, 64), maximum=(64, 96)),)
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On every machine alike: what is built here must not need one."""
+    """Hides any GPU: building must not need one."""
     monkeypatch.setattr(nvidia, "_DRIVER", "libvosrt-no-such-driver.so")
-
-
-@pytest.fixture
-def rtx(skip_or_fail: Callable[..., None]) -> None:
-    """TensorRT-RTX and Polygraphy."""
-    try:
-        TENSORRT_RTX.load()
-        load_polygraphy(TENSORRT_RTX)
-    except (MissingExtraError, EngineError) as error:
-        skip_or_fail(str(error), required="tensorrt-rtx")
 
 
 @pytest.fixture
@@ -66,7 +65,7 @@ def records(bundle: Path) -> list[EngineRecord]:
 @pytest.mark.usefixtures("rtx")
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_engines_are_built_for_gpus_that_are_not_here(bundle: Path, precision: Any) -> None:
-    """One per architecture, each with a record that its content agrees with; the bundle itself is unchanged."""
+    """Each architecture gets one engine and a record that agrees with it; the bundle is unchanged."""
     manifest = (bundle / "manifest.json").read_bytes()
     outcomes = build_engines(bundle, options(capabilities=("86", "89", "120"), precision=precision))
     assert [outcome.record.architecture for outcome in outcomes] == ["sm_86", "sm_89", "sm_120"]
@@ -122,7 +121,7 @@ def replace_graph(bundle: Path, model: onnx.ModelProto, nodes: list[Any] | None 
 
 @pytest.mark.usefixtures("rtx")
 def test_quantised_graphs_become_engines_where_the_gpu_has_the_type(bundle: Path) -> None:
-    """int8 everywhere; fp8 from Ada on, and TensorRT's own words where it is not."""
+    """int8 is built everywhere, fp8 from Ada on; elsewhere TensorRT's own words are passed on."""
     quantise(bundle, onnx.TensorProto.FLOAT8E4M3FN)
     (ada,) = build_engines(bundle, options(precision="fp8", capabilities=("89",)))
     assert (ada.record.precision, ada.record.architecture) == ("fp8", "sm_89")
@@ -140,7 +139,7 @@ def test_an_int8_graph_becomes_an_int8_engine(bundle: Path) -> None:
 
 @pytest.mark.usefixtures("rtx")
 def test_what_fits_is_kept_and_what_is_stale_is_built_again(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever an engine hangs on makes it stale when it changes."""
+    """An engine is stale once anything changes that it depends on."""
     (first,) = build_engines(bundle, options())
     (again,) = build_engines(bundle, options())
     assert (again.built, again.record) == (False, first.record)
@@ -151,7 +150,7 @@ def test_what_fits_is_kept_and_what_is_stale_is_built_again(bundle: Path, monkey
     assert (resized.built, resized.why) == (True, "stale: other profiles")
     assert resized.record.profiles == other_sizes
     with monkeypatch.context() as patch:
-        patch.setattr(vosrt_export.tensorrt, "RECIPE", 2)
+        patch.setattr(vosrt_export.tensorrt, "RECIPE", RECIPE + 1)
         assert build_engines(bundle, options(profiles=other_sizes))[0].why == "stale: other recipe"
     resized.path.write_bytes(resized.path.read_bytes()[:-1] + b"x")
     (repaired,) = build_engines(bundle, options(profiles=other_sizes))
@@ -164,7 +163,7 @@ def test_what_fits_is_kept_and_what_is_stale_is_built_again(bundle: Path, monkey
 
 @pytest.mark.usefixtures("rtx")
 def test_engines_for_batches(bundle: Path) -> None:
-    """Built to take several frames; one for another number is stale."""
+    """An engine that takes several frames is built; one for another number is stale."""
     assert [build_engines(bundle, options(batch=n))[0].why for n in (4, 4, 2)] == [
         "not there yet",
         "",
@@ -175,7 +174,7 @@ def test_engines_for_batches(bundle: Path) -> None:
 
 @pytest.mark.usefixtures("rtx")
 def test_an_engine_of_another_graph_is_not_taken_for_this_one(bundle: Path) -> None:
-    """A graph exported anew, with the engines of before beside it."""
+    """A graph is exported again beside the engines of the first."""
     build_engines(bundle, options())
     model = onnx.load(load_bundle(bundle).graph_path("encoder"))
     model.producer_version = "another"
@@ -187,7 +186,7 @@ def test_an_engine_of_another_graph_is_not_taken_for_this_one(bundle: Path) -> N
 
 @pytest.mark.usefixtures("rtx")
 def test_a_graph_that_tensorrt_refuses_gives_its_reason(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line, nothing printed, nothing written."""
+    """The reason is one line; nothing is printed or written."""
     monkeypatch.setattr(vosrt_export.tensorrt, "cast_frames_first", lambda model: model)  # bytes are moved uncast
     with pytest.raises(ExportError, match=r"cannot build the encoder for sm_86: .*UInt8 but must have type") as caught:
         build_engines(bundle, options())
@@ -204,7 +203,7 @@ def test_nothing_is_printed(bundle: Path, capfd: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.usefixtures("rtx")
 def test_an_engine_is_inspected_where_there_is_a_driver(bundle: Path) -> None:
-    """Here there is none by decree, and that is what is said."""
+    """The machine has no GPU, and the message says so."""
     (outcome,) = build_engines(bundle, options())
     with pytest.raises(EngineError, match=r"^no NVIDIA driver here"):
         inspect_engine(outcome.path, outcome.record, TENSORRT_RTX)
@@ -239,6 +238,46 @@ def test_a_place_that_leads_elsewhere_is_not_written_to(bundle: Path, tmp_path: 
         build_engines(bundle, options())
 
 
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize("name", packaged_bundles())
+def test_engines_of_packaged_bundles_go_into_the_cache(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PyTorch is not needed, the installation stays unchanged, and the runtime finds the engines there."""
+    monkeypatch.setenv("VOSRT_CACHE", str(tmp_path))
+    encoder = load_bundle(name).graph("encoder")
+    graph = encoder.path
+    before = sorted(graph.parent.iterdir())
+    program = (
+        "import sys; sys.modules['torch'] = None; sys.modules['onnxscript'] = None; import vosrt_export.cli as cli; "
+        f"sys.argv = ['vos-export', 'engine', {name!r}, '--compute-capability', '86', '--sizes', '48x64']; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(graph.parent.iterdir()) == before
+    assert str(tmp_path) in done.stdout
+    version = str(TENSORRT_RTX.load().__version__)
+    target = EngineTarget(flavour="tensorrt-rtx", version=version, architecture="sm_86", graph_sha256=encoder.sha256)
+    _, record = choose_engine(graph, target, ("fp16",))
+    assert record.precision == "fp16"
+    holder = graph.parent.name  # a bundle that shares its whole graph has the engines of the bundle that holds it
+    with pytest.raises(EngineError, match=f"it computes in fp16.*vos-export engine {holder} --flavour rtx"):
+        choose_engine(graph, target, ("int8",))
+    assert run(name, "--list") == 0
+    assert "no NVIDIA driver here" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("rtx")
+def test_engines_of_a_bundle_that_is_read_only_go_into_the_cache(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VOSRT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    (outcome,) = build_engines(bundle, options())
+    assert outcome.path.is_relative_to(tmp_path / "cache" / "engines")
+    assert not (bundle / "engines").exists()
+
+
 def test_the_flavour_follows_what_is_asked_and_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT builds for the GPU at hand; for another one only TensorRT-RTX does."""
     fake = type(sys)("tensorrt")
@@ -264,7 +303,7 @@ def test_polygraphy_serves_one_flavour_per_process() -> None:
 
 @pytest.mark.usefixtures("rtx")
 def test_reasons_outweigh_the_missing_driver() -> None:
-    """Of what TensorRT logs, the last that is not about the driver."""
+    """The last message of TensorRT that is not about the driver is the reason."""
     log = importlib.import_module("polygraphy.logger").G_LOGGER
 
     def fail() -> None:
@@ -309,14 +348,11 @@ def test_presets_that_are_none(name: str) -> None:
 
 
 def run(*arguments: str) -> int:
-    from vosrt.cli.app import call
-
-    return call(engine_app, list(arguments), "vos-export engine")
+    return main(["engine", *arguments])
 
 
 @pytest.mark.usefixtures("rtx")
 def test_the_command_builds_keeps_and_lists(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As a person types it."""
     arguments = (str(bundle), "--compute-capability", "86, 120", "--sizes", "48x64", "--precision", "bf16")
     assert run(*arguments) == 0
     built = capsys.readouterr().out.splitlines()
@@ -358,15 +394,15 @@ def test_one_line_and_exit_code_2(
 
 def test_a_bundle_without_engines_names_the_command(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(str(bundle), "--list") == 0
-    assert f"no engines; build one with: vos-export engine {bundle}" in capsys.readouterr().out
+    assert f"no engines; build one with: vos-export engine {bundle}\n" in capsys.readouterr().out
 
 
 def test_missing_packages_name_the_command(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for module, command in (
-        ("polygraphy", "pip install 'vosrt[export]'"),
-        ("tensorrt_rtx", "pip install 'vosrt[tensorrt]'"),
+        ("polygraphy", "pip install 'vosrt[tensorrt-rtx]'"),
+        ("tensorrt_rtx", "pip install 'vosrt[tensorrt-rtx]'"),
     ):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)
@@ -375,7 +411,7 @@ def test_missing_packages_name_the_command(
 
 
 def test_engines_do_not_keep_a_bundle_from_being_replaced(tmp_path: Path) -> None:
-    """They can be built again; anything else in their folder may be somebody's."""
+    """Engines can be built again; other files in their folder may belong to the user."""
     folder = tmp_path / "engines"
     assert not holds_engines_only(folder)
     folder.mkdir()
@@ -386,3 +422,24 @@ def test_engines_do_not_keep_a_bundle_from_being_replaced(tmp_path: Path) -> Non
     assert not holds_engines_only(tmp_path / "link")
     (folder / "notes.txt").touch()
     assert not holds_engines_only(folder)
+
+
+@pytest.mark.usefixtures("rtx")
+def test_rtx_engines_can_be_captured(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT-RTX promises CUDA graphs only to engines that leave memory to their user."""
+    flag = importlib.import_module("tensorrt_rtx").BuilderFlag.REQUIRE_USER_ALLOCATION
+
+    polygraphy, flags = load_polygraphy(TENSORRT_RTX), list[bool]()
+    build = polygraphy.engine_bytes_from_network
+
+    def spy(network: Any, config: Any, **options: Any) -> Any:
+        def configure(builder: Any, given: Any) -> Any:
+            made = config(builder, given)
+            flags.append(made.get_flag(flag))
+            return made
+
+        return build(network, config=configure, **options)
+
+    monkeypatch.setattr(polygraphy, "engine_bytes_from_network", spy)
+    build_engines(bundle, options())
+    assert flags == [True]

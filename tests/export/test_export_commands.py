@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,13 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import vosrt_export.cli
 import vosrt_train.cli
-from vosrt.bundle import load_bundle
+from vosrt.bundle import Feature, WeightPrecision, load_bundle
 from vosrt.engines.onnxruntime import cpu_engine
+from vosrt_export.write_bundle import claimed
 
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
+BundleOf = Callable[[Feature, WeightPrecision], Path]
 
 
 def test_from_nothing_to_a_bundle_that_runs(command_line: CommandLine, tmp_path: Path) -> None:
@@ -40,10 +44,7 @@ def run_here(
     """Exit code and stderr of a command run in this process."""
     monkeypatch.setattr(sys, "argv", [package, *arguments])
     main = {"vos-train": vosrt_train.cli.main, "vos-export": vosrt_export.cli.main}[package]
-    with pytest.raises(SystemExit) as caught:
-        main()
-    code = caught.value.code
-    assert isinstance(code, int)
+    code = main()
     return code, capsys.readouterr().err
 
 
@@ -97,7 +98,9 @@ def test_impossible_options(
 ) -> None:
     code, stderr = run_here(monkeypatch, capsys, package, *arguments)
     assert code == 2
-    assert "Usage:" in stderr
+    assert stderr.startswith("error: ")
+    assert len(stderr.splitlines()) == 1
+    assert "--help" in stderr
 
 
 @pytest.mark.parametrize(
@@ -143,3 +146,57 @@ def test_help_needs_no_torch() -> None:
         env={"PYTHONPATH": ":".join(sys.path)},
     )
     assert run.stdout == "set()\n"
+
+
+def stderr_on_a_terminal(package: str, *arguments: object) -> str:
+    """What a command shows on standard error where that is a terminal."""
+    program = f"import sys; from {package}.cli import main; sys.exit(main())"
+    master, slave = os.openpty()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm", "COLUMNS": "100"}
+    words = [sys.executable, "-c", program, *map(str, arguments)]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=slave, env=environment) as process:
+        os.close(slave)
+        shown = b""
+        try:
+            while read := os.read(master, 4096):
+                shown += read
+        except OSError:  # how Linux says that the other end is closed
+            pass
+        finally:
+            os.close(master)
+    assert process.returncode == 0, shown
+    return shown.decode()
+
+
+def test_long_commands_show_what_they_do(small_bundle: BundleOf, tmp_path: Path) -> None:
+    """A terminal shows the stage and its time."""
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    for number in range(2):
+        noise = np.random.default_rng(number).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(clip / f"{number}.png")
+    bundle = small_bundle("res3", "fp16")
+    shown = stderr_on_a_terminal(
+        "vosrt_export", "compress", bundle, "-o", tmp_path / "out", "--channels", 4, "--clip", clip
+    )
+    assert "comparing the new graph with the old one" in shown
+    assert "0:00:0" in shown
+    shown = stderr_on_a_terminal("vosrt_export", "verify", bundle, "--engine", "openvino", "--no-write", "--size", 48)
+    assert "engines beside the yardstick" in shown
+
+
+def test_a_second_command_that_makes_the_same_bundle_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The message names the process that holds it; another place is free, and the lock leaves nothing behind."""
+    monkeypatch.chdir(tmp_path)
+    assert run_here(monkeypatch, capsys, "vos-train", "init", "-o", "c.safetensors", "--without-layer4")[0] == 0
+    with claimed(Path("bundle"), overwrite=False):
+        code, error = run_here(monkeypatch, capsys, "vos-export", "c.safetensors", "-o", "bundle")
+        assert (code, error.count("\n")) == (2, 1)
+        assert f"bundle: another command (process {os.getpid()}) makes a bundle there" in error
+        with claimed(Path("other"), overwrite=False):
+            pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.safetensors"]
+    assert run_here(monkeypatch, capsys, "vos-export", "c.safetensors", "-o", "bundle") == (0, "")
+    assert ".vosrt-lock" not in {path.name for path in (tmp_path / "bundle").iterdir()}

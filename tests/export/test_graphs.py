@@ -15,11 +15,13 @@ from torch import nn
 
 from vosrt.bundle import Feature, WeightPrecision, load_bundle
 from vosrt.engines.base import Engine
-from vosrt.engines.onnxruntime import cpu_engine, openvino_engine
-from vosrt.errors import EngineError, OptionError
+from vosrt.engines.onnxruntime import cpu_engine
+from vosrt.engines.openvino import OpenVinoEngine
+from vosrt.errors import OptionError
 from vosrt.types import U8Array
+from vosrt_export.errors import ExportError
 from vosrt_export.graphs import EncoderGraph, reference_embedding
-from vosrt_export.onnx import ExportError, export_onnx
+from vosrt_export.onnx import export_onnx
 from vosrt_export.verify import TOLERANCES, Comparison, sample_frames, summarise
 from vosrt_train.model import Encoder
 
@@ -55,7 +57,7 @@ def test_the_rearranged_network_is_the_network(small_encoder: Encoder, feature: 
 def test_cpu_provider_agrees(
     small_bundle: BundleOf, small_encoder: Encoder, feature: Feature, weights: WeightPrecision
 ) -> None:
-    """Through the engine that the runtime uses, with its static shapes, at sizes that the export did not see."""
+    """The runtime's engine, with its static shapes, agrees at sizes that the export did not see."""
     bundle = load_bundle(small_bundle(feature, weights))
     engine = cpu_engine(bundle.graph_path("encoder"), AXES, threads=1, reason="test")
     comparison = compare_engine(engine, small_encoder, feature)
@@ -63,21 +65,18 @@ def test_cpu_provider_agrees(
 
 
 @pytest.mark.parametrize("weights", ["fp16", "fp32"])
-def test_openvino_provider_agrees(small_bundle: BundleOf, small_encoder: Encoder, weights: WeightPrecision) -> None:
+def test_openvino_agrees(small_bundle: BundleOf, small_encoder: Encoder, weights: WeightPrecision) -> None:
     """The same graph, asked for fp32 arithmetic, gives the same embedding."""
-    if importlib.util.find_spec("onnxruntime_ep_openvino") is None:
-        pytest.skip("onnxruntime-ep-openvino is not installed")
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
     bundle = load_bundle(small_bundle("res4", weights))
-    try:
-        engine = openvino_engine(bundle.graph_path("encoder"), AXES, bf16=False, threads=1, reason="test")
-    except EngineError as error:
-        pytest.skip(f"no OpenVINO provider: {error}")
+    engine = OpenVinoEngine(bundle.graph("encoder"), AXES, bf16=False, threads=1, reason="test")
     comparison = compare_engine(engine, small_encoder, "res4")
     assert comparison.passes(TOLERANCES[weights]), comparison
 
 
 def test_cells_have_unit_length_whatever_the_frame(small_bundle: BundleOf) -> None:
-    """Black, white and noise alike."""
+    """Black, white and noise give unit length."""
     engine = cpu_engine(load_bundle(small_bundle("key", "fp16")).graph_path("encoder"), AXES, threads=1, reason="test")
     noise = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
     frames: U8Array = np.stack([np.zeros_like(noise), np.full_like(noise, 255), noise])
@@ -98,7 +97,7 @@ def test_frames_of_a_batch_are_independent(small_bundle: BundleOf) -> None:
 
 @pytest.mark.parametrize(("feature", "weights", "channels"), [("key", "fp16", 16), ("res4", "fp32", 64)])
 def test_the_graph_is_plain(small_bundle: BundleOf, feature: Feature, weights: WeightPrecision, channels: int) -> None:
-    """Standard operators without control flow or shape arithmetic, named dynamic sizes, no notes of the exporter."""
+    """It has standard operators without control flow or shape arithmetic, named dynamic sizes and no notes."""
     model = onnx.load(small_bundle(feature, weights) / "encoder.onnx")
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
     operators = {node.op_type for node in model.graph.node}

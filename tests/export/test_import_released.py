@@ -1,4 +1,4 @@
-"""Files as Araslanov et al. 2021 publish them, made here from random weights with the names that theirs have."""
+"""Files as Araslanov et al. 2021 publish them, made from random weights with the published names."""
 
 from __future__ import annotations
 

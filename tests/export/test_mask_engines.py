@@ -15,8 +15,9 @@ from vosrt_export.mask_graphs import export_mask_graphs
 from vosrt_export.polygraphy_loader import failures_as_errors, load_polygraphy
 from vosrt_export.precision import cast_frames_first, convert_precision
 from vosrt_train.config import EncoderConfig
-from vosrt_train.mask_config import MaskNetworkConfig
-from vosrt_train.model import build_encoder, build_mask_embedding
+from vosrt_train.masks.config import MaskNetworkConfig
+from vosrt_train.masks.networks import build_mask_embedding
+from vosrt_train.model import build_encoder
 
 ENCODER = EncoderConfig(width=4, layer4=False)
 # Smallest, best and largest of what a graph's sizes may be: one to five objects, frames of 32² to 96 x 64.

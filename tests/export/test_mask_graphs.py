@@ -11,24 +11,25 @@ import numpy as np
 import pytest
 import torch
 
+from vosrt.arrays import DeviceKind, DeviceTensor
 from vosrt.bundle import MaskSpec, load_bundle
+from vosrt.cuda.stream import CudaStream
 from vosrt.engines.base import EngineInfo, Input
-from vosrt.engines.device import DeviceTensor
 from vosrt.engines.onnxruntime import OnnxRuntimeEngine, cpu_engine
 from vosrt.engines.select import MASK_AXES
 from vosrt.engines.static_shape import Axes
 from vosrt.errors import BundleError, OptionError
+from vosrt.host_stream import HostStream
 from vosrt.model import Model
-from vosrt.refinement import Refiner
-from vosrt.refinement_on_gpu import RefinerOnGpu
 from vosrt.types import U8Array
 from vosrt_export.mask_graphs import export_mask_graphs
 from vosrt_export.verify_masks import MaskComparison, compare_masks
 from vosrt_export.write_bundle import ExportOptions, export_bundle
 from vosrt_train.checkpoint import Checkpoint, Training, load_checkpoint, save_checkpoint
 from vosrt_train.config import EncoderConfig
-from vosrt_train.mask_config import MaskNetworkConfig
-from vosrt_train.model import Encoder, MaskEmbedding, build_encoder, build_mask_embedding
+from vosrt_train.masks.config import MaskNetworkConfig
+from vosrt_train.masks.networks import MaskEmbedding, build_mask_embedding
+from vosrt_train.model import Encoder, build_encoder
 
 CONFIG = MaskNetworkConfig(width=4, value_channels=16)
 
@@ -50,7 +51,7 @@ def networks(as_if_trained: Callable[..., None]) -> Networks:
 
 
 def test_graphs_compute_what_the_networks_do(networks: Networks) -> None:
-    """In fp32, for sizes that are no multiples of 8 and one to three objects; other weights are told apart."""
+    """They agree in fp32 for sizes that are no multiples of 8 and one to three objects; other weights differ."""
     encoder, masks = networks(EncoderConfig(width=4, key_channels=8))
     graphs = export_mask_graphs(encoder, masks, "key", "fp32")
     comparison = compare_masks(encoder, masks, graphs)
@@ -97,7 +98,7 @@ def test_a_bundle_that_lacks_a_part_is_refused(bundle: Path, tmp_path: Path, key
 
 
 def test_masks_with_aligned_corners_are_refused(networks: Networks, bundle: Path, tmp_path: Path) -> None:
-    """At the export, and where somebody has changed a manifest."""
+    """Both the export and the reader of a changed manifest refuse them."""
     encoder, masks = networks(EncoderConfig(width=4, layer4=False))
     training = Training(trained=True, seed=0, summary="trained for a test", licence="CC0-1.0")
     save_checkpoint(Checkpoint(encoder, training, masks), tmp_path / "masks.safetensors")
@@ -108,7 +109,7 @@ def test_masks_with_aligned_corners_are_refused(networks: Networks, bundle: Path
     for path in bundle.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "manifest.json").write_text(json.dumps(document))
-    with pytest.raises(BundleError, match=r"encoder.align_corners' is True; expected false in a mask-embedding bundle"):
+    with pytest.raises(BundleError, match=r"a mask-embedding bundle has encoder.align_corners false; export it again"):
         load_bundle(tmp_path)
 
 
@@ -149,6 +150,11 @@ def test_checkpoints_keep_masks(networks: Networks, bundle: Path) -> None:
 class OnEmulatedGpu(OnnxRuntimeEngine):
     """ONNX Runtime's CPU provider, which takes memory of the emulated GPU for its own: it is host memory."""
 
+    @property
+    def device(self) -> DeviceKind:
+        """Where the core looks for its outputs."""
+        return "cuda" if self.info.name == "cuda" else "cpu"
+
     def run_on_device(self, inputs: Mapping[str, Input]) -> dict[str, DeviceTensor]:
         """As the CUDA provider."""
         here = {
@@ -163,7 +169,7 @@ def test_a_bundle_is_refined_where_its_networks_are(
 ) -> None:
     """Two rounds on the emulated GPU give what they give by way of the host.
 
-    Of a residual decoder: aggregation in fp32 makes 1e-3 of 1e-6 where several objects are certain (logits of 15).
+    Where several objects are certain (logits of 15), aggregation in fp32 turns a difference of 1e-6 into 1e-3.
     """
     opened, (frames, masks) = load_bundle(bundle), tiny_clip
     assert opened.manifest.masks is not None
@@ -174,8 +180,8 @@ def test_a_bundle_is_refined_where_its_networks_are(
         info = EngineInfo(name, "fp32", "", "for this test")
         engines = {role: OnEmulatedGpu(opened.graph_path(role), axes[role], info, threads=1) for role in axes}
         streams.append(Model(manifest, engines, device="cuda").stream(refine=2))
-    assert isinstance(streams[0]._refiner, RefinerOnGpu)
-    assert isinstance(streams[1]._refiner, Refiner)
+    assert isinstance(streams[0]._core, CudaStream)
+    assert isinstance(streams[1]._core, HostStream)
     for t in range(3):
         given, expected = (stream.step(frames[t], masks[t] if t == 0 else None) for stream in streams)
         np.testing.assert_array_equal(given.labels, expected.labels)

@@ -15,7 +15,7 @@ from vosrt.bundle import Feature, WeightPrecision
 from vosrt.engines.onnxruntime import load_onnxruntime
 from vosrt.errors import OptionError
 from vosrt.types import F32Array, U8Array
-from vosrt_export.onnx import ExportError
+from vosrt_export.errors import ExportError
 from vosrt_export.precision import GraphPrecision, cast_frames_first, convert_precision, quantisation
 
 ModelOf = Callable[[Feature, WeightPrecision], bytes]
@@ -50,7 +50,7 @@ def value_types(model: ModelProto) -> dict[str, int]:
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-6), ("fp16", 2e-3), ("bf16", 2e-2)])
 def test_the_result_moves_by_rounding_only(model: ModelProto, precision: GraphPrecision, tolerance: float) -> None:
-    """Unit vectors out, in fp32, whatever lies between."""
+    """The output is unit vectors in fp32 in any precision."""
     before, after = run(model), run(convert_precision(model, precision))
     assert after.dtype == np.float32
     np.testing.assert_allclose(after, before, atol=tolerance)
@@ -64,7 +64,7 @@ def test_the_result_moves_by_rounding_only(model: ModelProto, precision: GraphPr
     [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16), ("fp32", TensorProto.FLOAT)],
 )
 def test_work_is_narrow_and_normalisation_is_not(model: ModelProto, precision: GraphPrecision, narrow: int) -> None:
-    """Every convolution and what lies between them; neither the frames' normalisation nor the unit length."""
+    """Convolutions and what lies between them are narrow; the frames' normalisation and the unit length are not."""
     converted = convert_precision(model, precision)
     types = value_types(converted)
     for node in converted.graph.node:
@@ -165,12 +165,17 @@ def test_quantised_graphs_are_known_by_their_types() -> None:
     [
         (np.int8, "fp16", "the graph is quantised in int8; choose int8"),
         (np.int8, "fp8", "the graph is quantised in int8"),
-        (np.uint8, "int8", "the graph is quantised in uint8; TensorRT takes int8 around zero, or fp8"),
+        (np.uint8, "int8", "the graph is quantised in uint8; quantise it again without --asymmetric for TensorRT"),
         (None, "int8", "the graph is not quantised; take a quantised bundle"),
+        (
+            None,
+            "fp8",
+            "not quantised in it; vos-export quantise makes int8 alone, since what fp8 loses shows only on GPUs",
+        ),
     ],
 )
 def test_a_precision_that_the_graph_does_not_have(kind: Any, precision: GraphPrecision, says: str) -> None:
-    """Quantisation is made elsewhere; here it is taken as it is, or refused."""
+    """A quantised graph is used as it is, or refused."""
     model = quantised(kind) if kind else graph_of([helper.make_node("Relu", ["x"], ["y"])], {})
     with pytest.raises(OptionError, match=says):
         convert_precision(model, precision)

@@ -28,7 +28,7 @@ BundleOf = Callable[[Feature, WeightPrecision], Path]
 def test_the_encoder_comes_back(
     small_bundle: BundleOf, small_encoder: Encoder, feature: Feature, weights: WeightPrecision
 ) -> None:
-    """Kernels up to the rounding of what is stored, batch-norms exactly, in training mode as in evaluation mode."""
+    """Kernels come back up to the rounding of what is stored, batch-norms exactly, in both modes."""
     found = load_trainable(small_bundle(feature, weights))
     assert found.training.trained
     assert found.training.summary == "trained for a test"
@@ -58,7 +58,7 @@ def assert_close(found: Tensor, wanted: Tensor) -> None:
 
 
 def test_a_closed_channel_stays_closed(small_bundle: BundleOf, tmp_path: Path) -> None:
-    """A gamma of zero leaves nothing of a kernel to divide by: no infinities."""
+    """A gamma of zero leaves nothing of a kernel to divide by and gives no infinities."""
     bundle = tmp_path / "bundle"
     shutil.copytree(small_bundle("res3", "fp16"), bundle)
     with safe_open(bundle / FILE_NAME, framework="pt") as file:

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import vosrt_export.cli
-from vosrt.bundle import Feature, WeightPrecision, load_bundle
+from vosrt.bundle import Bundle, Feature, WeightPrecision, load_bundle
 from vosrt.engines.base import EngineInfo
 from vosrt.engines.onnxruntime import cpu_engine
+from vosrt.engines.openvino import processor_has_bf16
 from vosrt.errors import InputError, OptionError
 from vosrt.model import Model
 from vosrt.types import U8Array
@@ -67,14 +68,11 @@ def spoil(bundle: Path, factor: float) -> None:
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", ["vos-export", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        vosrt_export.cli.main()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
+    return vosrt_export.cli.main()
 
 
 def test_a_sound_bundle_passes_and_keeps_the_report(bundle: Path, small_checkpoint: Path) -> None:
-    """Against the checkpoint: every stage has figures, and the bundle loads with what it had and the report."""
+    """Every stage has figures against the checkpoint, and the bundle loads with what it had and the report."""
     before = load_bundle(bundle).manifest
     report = verify_bundle(
         VerifyRequest(bundle=str(bundle), checkpoint=small_checkpoint, engines=("cpu",), size=48, threads=1)
@@ -99,7 +97,7 @@ def test_a_sound_bundle_passes_and_keeps_the_report(bundle: Path, small_checkpoi
 def test_what_the_export_did_wrong_is_found(
     bundle: Path, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A graph of other weights, hash and all: exit code 1, one line that names the engine, the report kept."""
+    """A graph of other weights gives exit code 1 and one line that names the engine; the report is kept."""
     spoil(bundle, 3.0)
     code = command(
         monkeypatch, "verify", bundle, "--checkpoint", small_checkpoint, "--engine", "cpu", "--size", 48, "--threads", 1
@@ -129,10 +127,11 @@ class Noisy:
     def __init__(self, graph: Path, noise: float) -> None:
         self._engine = cpu_engine(graph, {"frames": ("n", "height", "width", None)}, threads=1, reason="test")
         self._noise = noise
+        self.info_ = self._engine.info
 
     @property
     def info(self) -> EngineInfo:
-        return self._engine.info
+        return self.info_
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         right = self._engine.run(inputs)["embedding"]
@@ -163,11 +162,12 @@ def test_every_stage_shows_the_error(bundle: Path, davis: Path, tiny_clip: tuple
 
 
 def test_without_a_checkpoint_the_engines_are_compared(bundle: Path, skip_or_fail: Callable[..., None]) -> None:
-    """And the report says that the export is not in question."""
+    """The report says that the export was not compared."""
     pytest.importorskip("openvino")
-    report = verify_bundle(VerifyRequest(bundle=str(bundle), engines=("cpu", "openvino-direct"), size=48, threads=1))
+    report = verify_bundle(VerifyRequest(bundle=str(bundle), engines=("cpu", "openvino"), size=48, threads=1))
     names = {(outcome.engine, outcome.precision) for outcome in report.outcomes}
-    assert names == {("openvino-direct", "fp32"), ("openvino-direct", "bf16")}
+    precisions = ("fp32", "bf16") if processor_has_bf16() else ("fp32",)
+    assert names == {("openvino", precision) for precision in precisions}
     assert "no checkpoint was given" in report.yardstick
     fp32 = next(outcome for outcome in report.outcomes if outcome.precision == "fp32")
     assert fp32.passed, fp32.failures
@@ -180,7 +180,7 @@ def test_frames_of_ones_own(bundle: Path, small_checkpoint: Path, davis: Path) -
         VerifyRequest(
             bundle=str(bundle),
             checkpoint=small_checkpoint,
-            frames=str(folder),
+            clip=str(folder),
             limit=3,
             engines=("cpu",),
             threads=1,
@@ -193,18 +193,73 @@ def test_frames_of_ones_own(bundle: Path, small_checkpoint: Path, davis: Path) -
 
 
 def test_refused(bundle: Path, small_checkpoint: Path, davis: Path, tmp_path: Path) -> None:
-    """Another checkpoint, contradicting options, nothing to compare."""
+    """Another checkpoint, contradicting options and nothing to compare are refused."""
     other = tmp_path / "other.safetensors"
     content = small_checkpoint.read_bytes()
     other.write_bytes(content.replace(b"trained for a test", b"trained for a TEST"))
     with pytest.raises(InputError, match="give the checkpoint that it was exported from"):
         verify_bundle(VerifyRequest(bundle=str(bundle), checkpoint=other))
-    with pytest.raises(OptionError, match="--frames and --davis"):
-        verify_bundle(VerifyRequest(bundle=str(bundle), frames="x", davis=davis))
-    with pytest.raises(InputError, match="no engine but the yardstick runs here"):
+    with pytest.raises(OptionError, match="--clip and --davis"):
+        verify_bundle(VerifyRequest(bundle=str(bundle), clip="x", davis=davis))
+    with pytest.raises(OptionError, match="--engine is cpu, which is what engines are compared with"):
         verify_bundle(VerifyRequest(bundle=str(bundle), engines=("cpu",), threads=1))
     with pytest.raises(InputError, match="has no annotated sequence 'sideways'"):
         verify_bundle(VerifyRequest(bundle=str(bundle), davis=davis, sequences=("sideways",), threads=1))
+
+
+class Somewhere:
+    """An engine that is not installed is reported in every precision; the cost of a precision is noise."""
+
+    def __init__(self, bundle: Path, quantised: str | None = None) -> None:
+        self.asked: list[str] = []
+        self._graph = load_bundle(bundle).graph_path("encoder")
+        self._quantised = quantised
+
+    def load(self, opened: Bundle, *, engine: str, precision: str, threads: int) -> Model:
+        self.asked.append(precision)
+        arithmetic = self._quantised or ("fp16" if precision == "auto" else precision)
+        noise = {"fp32": 0.0, "fp16": 1e-5, "bf16": 1e-3, "int8": 5e-3}[arithmetic]
+        run = Noisy(self._graph, noise)
+        run.info_ = dataclasses.replace(run.info, name=engine, precision=arithmetic)
+        return Model(opened.manifest, {"encoder": run}, precision="fp32", threads=threads)
+
+
+@pytest.mark.parametrize(
+    ("quantised", "asked", "covered"),
+    [(None, ["fp32", "fp16", "bf16", "auto"], ["fp32", "fp16", "bf16"]), ("int8", ["int8", "bf16"], ["int8", "int8"])],
+)
+def test_every_precision_that_an_engine_has_is_covered(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, quantised: str | None, asked: list[str], covered: list[str]
+) -> None:
+    """fp16, which "auto" runs, and int8 are compared; what "auto" repeats is compared once."""
+    if quantised:
+        document = json.loads((bundle / "manifest.json").read_text())
+        document["graphs"]["encoder"]["precision"] = quantised
+        (bundle / "manifest.json").write_text(json.dumps(document))
+    somewhere, yardstick = Somewhere(bundle, quantised), Model.load(bundle, engine="cpu", precision="fp32", threads=1)
+    monkeypatch.setattr("vosrt_export.verify_bundle._yardstick", lambda *_: (yardstick, "the yardstick"))
+    monkeypatch.setattr(Model, "load", somewhere.load)
+    report = verify_bundle(VerifyRequest(bundle=str(bundle), engines=("tensorrt",), size=48, threads=1))
+    assert somewhere.asked == asked
+    assert [outcome.precision for outcome in report.outcomes] == covered
+    assert report.passed, str(report)
+
+
+def test_an_engine_that_was_asked_for_and_does_not_run_is_exit_1(
+    bundle: Path, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others are verified all the same, and the line says why this one was not; an unknown name is wrong usage."""
+    monkeypatch.setattr("vosrt.engines.nvidia._DRIVER", "libvosrt-no-such-driver.so")
+    words = ("verify", bundle, "--engine", "cuda", "--size", 48, "--threads", 1)
+    assert command(monkeypatch, *words) == 1
+    assert "error: not verified: cuda in fp32, auto: no NVIDIA driver here" in capsys.readouterr().err
+    assert command(monkeypatch, *words, "--engine", "cpu", "--checkpoint", small_checkpoint) == 1
+    out, err = capsys.readouterr()
+    assert "cpu fp32" in out
+    assert f"{bundle}: not verified: cuda in" in err
+    assert load_bundle(bundle).manifest.verification["report"]["passed"] is False
+    assert command(monkeypatch, *words, "--engine", "abacus") == 2
+    assert "engine is 'abacus'" in capsys.readouterr().err
 
 
 def test_limits_are_ordered() -> None:

@@ -13,9 +13,9 @@ import vosrt_export.write_bundle
 from vosrt.bundle import Feature, WeightPrecision, file_sha256, load_bundle
 from vosrt.errors import OptionError, OutputError
 from vosrt.types import F32Array, PropagationOptions
-from vosrt_export.onnx import ExportError
+from vosrt_export.errors import ExportError
 from vosrt_export.write_bundle import ExportOptions, export_bundle
-from vosrt_train.checkpoint import Checkpoint, Training, save_checkpoint
+from vosrt_train.checkpoint import Checkpoint, CheckpointError, Training, save_checkpoint
 from vosrt_train.model import Encoder
 
 ModelOf = Callable[[Feature, WeightPrecision], bytes]
@@ -27,7 +27,7 @@ def listing(directory: Path) -> list[str]:
 
 
 def test_the_manifest_tells_what_was_exported(small_bundle: BundleOf, small_checkpoint: Path) -> None:
-    """Figures, limits, origin; no dates, no paths of this machine."""
+    """It has figures, limits and origin, but no dates and no paths of this machine."""
     path = small_bundle("key", "fp16")
     manifest = load_bundle(path).manifest
     assert (manifest.name, manifest.trained) == ("resnet18-key", True)
@@ -46,7 +46,7 @@ def test_the_manifest_tells_what_was_exported(small_bundle: BundleOf, small_chec
 
 
 def test_exporting_twice_gives_the_same_bytes(small_bundle: BundleOf, small_checkpoint: Path, tmp_path: Path) -> None:
-    """From the exporter to the manifest, nothing is remembered of the time or of what was exported before."""
+    """Nothing depends on the time or on what was exported before."""
     first, second = small_bundle("res4", "fp16"), tmp_path / "again"
     export_bundle(small_checkpoint, second)
     assert listing(first) == listing(second) == ["encoder.onnx", "manifest.json", "training.safetensors"]
@@ -93,7 +93,7 @@ def test_a_graph_that_computes_something_else_is_not_written(
     monkeypatch: pytest.MonkeyPatch,
     damage: Callable[[Weights], None],
 ) -> None:
-    """What went wrong is told with its figures, and there is nothing to be found afterwards."""
+    """The error has the figures, and no file is left."""
     model = onnx.load_from_string(small_model("res4", "fp32"))
     weights = {tensor.name: onnx.numpy_helper.to_array(tensor).copy() for tensor in model.graph.initializer}
     damage(weights)
@@ -140,7 +140,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_what_is_no_bundle_stays(small_checkpoint: Path, tmp_path: Path, overwrite: bool) -> None:
-    """A folder of photographs, a file, a link: refused, with or without --overwrite, and left as they were."""
+    """A folder of photographs, a file and a link are refused with or without --overwrite and left as they were."""
     photographs = tmp_path / "photographs"
     photographs.mkdir()
     (photographs / "cat.jpg").write_bytes(b"cat")
@@ -216,3 +216,16 @@ def test_an_untrained_network_says_so(small_encoder: Encoder, tmp_path: Path) ->
     assert not manifest.trained
     assert "untrained" in manifest.name
     assert "random weights (untrained, seed 0)" in manifest.summary
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_the_folder_of_a_run_is_a_checkpoint(small_checkpoint: Path, tmp_path: Path) -> None:
+    """Its best weights are taken, where it has any."""
+    run = tmp_path / "run"
+    run.mkdir()
+    with pytest.raises(CheckpointError, match="is a folder without best"):
+        export_bundle(run, tmp_path / "bundle")
+    (run / "last.safetensors").write_bytes(small_checkpoint.read_bytes())
+    export_bundle(run, tmp_path / "bundle", ExportOptions(feature="res3"))
+    digest = file_sha256(small_checkpoint)
+    assert load_bundle(tmp_path / "bundle").manifest.provenance["checkpoint_sha256"] == digest

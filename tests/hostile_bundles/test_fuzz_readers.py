@@ -24,9 +24,10 @@ from PIL import Image
 
 from vosrt.bundle import load_bundle
 from vosrt.errors import BundleError, MaskError, VosrtError
-from vosrt.onnx_file import read_interface
+from vosrt.onnx_file import UnsafeError, read_graph, refused
+from vosrt.onnx_rules import check_graph
 from vosrt.video.masks import read_mask
-from vosrt.video.prompts import read_polygons
+from vosrt.video.polygons import read_polygons
 from vosrt.video.rle import decode, encode
 
 Damage = Callable[[bytes], bytes]
@@ -105,7 +106,7 @@ def small_graph() -> bytes:
 
 @given(damage=damages())
 def test_damaged_manifests(damage: Damage) -> None:
-    """A bundle, or a BundleError of one printable line."""
+    """Each gives a bundle or a BundleError of one printable line."""
     manifest, graph = sound_bundle()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "manifest.json").write_bytes(damage(manifest))
@@ -121,8 +122,8 @@ def test_damaged_manifests(damage: Damage) -> None:
 @example(b"\x3a\x00")
 def test_any_bytes_as_a_graph(data: bytes) -> None:
     """No bytes make the reader fail otherwise than by refusing them."""
-    with file_of(data, "encoder.onnx") as path, contextlib.suppress(BundleError):
-        read_interface(path)
+    with file_of(data, "encoder.onnx") as path, contextlib.suppress(BundleError, UnsafeError):
+        check_graph(read_graph(path).parsed)
 
 
 @given(damage=damages())
@@ -132,9 +133,13 @@ def test_damaged_graphs(damage: Damage) -> None:
     data = damage(small_graph())
     with file_of(data, "encoder.onnx") as path:
         try:
-            found = read_interface(path)
+            found = read_graph(path).parsed
+            check_graph(found)
         except BundleError as error:
             check_line(error)
+            return
+        except UnsafeError as error:
+            check_line(refused(path, error), path)
             return
     try:
         model = onnx.load_from_string(data)
@@ -158,7 +163,7 @@ def png(mode: str) -> bytes:
 
 @given(mode=st.sampled_from(["L", "P", "1"]), damage=damages())
 def test_damaged_masks(mode: str, damage: Damage) -> None:
-    """A mask of the frame's size, or a MaskError of one line that names the file; nothing is printed."""
+    """Each gives a mask of the frame's size or a MaskError of one line that names the file; nothing is printed."""
     with file_of(damage(png(mode)), "mask.png") as path, warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
@@ -172,16 +177,37 @@ def test_damaged_masks(mode: str, damage: Damage) -> None:
 
 POLYGONS = json.dumps({"size": [40, 30], "objects": [{"id": 2, "polygons": [[[1, 2], [30.5, 4], [9, 28]]]}]}).encode()
 
+LABELME = json.dumps(
+    {
+        "imageWidth": 40,
+        "imageHeight": 30,
+        "shapes": [
+            {"label": "a", "points": [[1, 2], [30.5, 4], [9, 28]], "group_id": 1, "shape_type": "polygon"},
+            {"label": "b", "points": [[9, 9], [9, 12]], "group_id": None, "shape_type": "circle"},
+            {"label": "c", "points": [[2, 2], [4, 4]], "shape_type": "mask", "mask": "iVBORw0KGgo="},
+        ],
+    }
+).encode()
+COCO = json.dumps(
+    {
+        "images": [{"id": 1, "file_name": "0.png", "width": 40, "height": 30}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "segmentation": [[1, 2, 30.5, 4, 9, 28]]},
+            {"id": 2, "image_id": 1, "segmentation": {"size": [30, 40], "counts": [100, 300, 800]}},
+        ],
+    }
+).encode()
 
-@given(damage=damages())
-@example(lambda _: b'{"objects": [{"polygons": [[[1e308, 1], [NaN, 1], [1, 1]]]}]}')
-@example(lambda _: b'{"objects": [{"id": 1, "polygons": ' + b"[" * 5000 + b"]" * 5000 + b"}]}")
-@example(lambda _: b'{"size": [' + b"9" * 5000 + b', 1], "objects": [1]}')
-def test_damaged_polygons(damage: Damage) -> None:
-    """Labels of the frame's size, or a MaskError of one line that names the file."""
-    with file_of(damage(POLYGONS), "polygons.json") as path:
+
+@given(damage=damages(), document=st.sampled_from((POLYGONS, LABELME, COCO)))
+@example(lambda _: b'{"objects": [{"polygons": [[[1e308, 1], [NaN, 1], [1, 1]]]}]}', POLYGONS)
+@example(lambda _: b'{"objects": [{"id": 1, "polygons": ' + b"[" * 5000 + b"]" * 5000 + b"}]}", POLYGONS)
+@example(lambda _: b'{"size": [' + b"9" * 5000 + b', 1], "objects": [1]}', POLYGONS)
+def test_damaged_polygons(damage: Damage, document: bytes) -> None:
+    """Each gives labels of the frame's size or a MaskError of one line that names the file."""
+    with file_of(damage(document), "polygons.json") as path:
         try:
-            mask = read_polygons(path, 40, 30)
+            mask = read_polygons(path, 40, 30).labels
         except MaskError as error:
             check_line(error, path)
         else:
@@ -191,7 +217,7 @@ def test_damaged_polygons(damage: Damage) -> None:
 
 @given(counts=st.one_of(st.text(max_size=30), st.binary(max_size=30).map(lambda b: b.decode("latin-1"))))
 def test_any_text_as_run_lengths(counts: str) -> None:
-    """A mask whose own encoding decodes to it again, or a ValueError."""
+    """It gives a mask whose encoding decodes to it again, or a ValueError."""
     try:
         mask = decode(counts, 5, 6)
     except ValueError:

@@ -1,12 +1,11 @@
 """Bundles made to do harm: each is refused with one clear line before anything in it is run, opened or allocated.
 
-They are made here, by code, from a sound bundle. Unless a case is about the hash, it is the right one: a hash protects
+Code makes them from a sound bundle. Unless a case is about the hash, it is the right one: a hash protects
 from damage, not from the bundle's maker.
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
@@ -14,19 +13,33 @@ import pickle
 import sys
 import tracemalloc
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import vosrt.model
+from vosrt.bundle import (
+    EncoderSpec,
+    Feature,
+    GraphPrecision,
+    Manifest,
+    MaskSpec,
+    load_bundle,
+    packaged_bundles,
+    write_manifest,
+)
 from vosrt.cli.run import main as vos_run
+from vosrt.engines.fake import FakeEngine
 from vosrt.errors import BundleError
 from vosrt.model import Model
+from vosrt.onnx_file import Graph
+from vosrt.types import RANGES, PropagationOptions, Range
 
 onnx = pytest.importorskip("onnx")
 
@@ -132,6 +145,14 @@ def text(content: bytes) -> Harm:
 def content(data: bytes) -> Harm:
     """A graph that is these bytes."""
     return lambda root: write_graph(root, data)
+
+
+def as_mask_embedding(document: dict[str, Any], *roles: str) -> dict[str, Any]:
+    masks = {"value_channels": 64, "context": "res3", "rounds": 1, "residual": True, "feedback": False}
+    document.update(family="mask-embedding", masks=masks)
+    document["encoder"]["align_corners"] = False
+    document["graphs"].update(dict.fromkeys(roles, document["graphs"]["encoder"]))
+    return document
 
 
 def externalise(tensor: Any, location: str) -> None:
@@ -343,6 +364,25 @@ HARMS: dict[str, tuple[Harm, str]] = {
         manifest(lambda d: d["graphs"].update({f"g{i}": d["graphs"]["encoder"] for i in range(1000)})),
         "expected at most 16",
     ),
+    "a family from elsewhere": (manifest(lambda d: d.update(family="diffusion")), "family"),
+    "a precision from elsewhere": (manifest(lambda d: d["graphs"]["encoder"].update(precision="int2")), "precision"),
+    "a mask embedding without networks": (manifest(as_mask_embedding), "mask_encoder"),
+    "a mask embedding without a contract": (
+        manifest(lambda d: as_mask_embedding(d, "mask_encoder", "decoder").pop("masks")),
+        "masks",
+    ),
+    "absurd rounds": (
+        manifest(lambda d: as_mask_embedding(d, "mask_encoder", "decoder")["masks"].update(rounds=5)),
+        "masks.rounds",
+    ),
+    "a mask embedding that aligns corners": (
+        manifest(lambda d: as_mask_embedding(d, "mask_encoder", "decoder")["encoder"].update(align_corners=True)),
+        "align_corners",
+    ),
+    "masks without a mask embedding": (
+        manifest(lambda d: as_mask_embedding(d).update(family="correspondence")),
+        "is not known to this vosrt",
+    ),
     "a bundle from the future": (manifest(lambda d: d.update(schema=2**31 - 1)), "made by a newer vosrt"),
 }
 
@@ -357,10 +397,16 @@ def hostile(request: pytest.FixtureRequest, sound: Path) -> tuple[Path, str]:
 
 def test_the_sound_bundle_is_sound(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the hostile ones are made from is not refused, so that each is refused for what was done to it."""
-    asked: list[Path] = []
-    monkeypatch.setattr(vosrt.model, "create_encoder_engine", lambda path, *_, **__: asked.append(path))
+    asked: list[Graph] = []
+
+    def record(graphs: Sequence[Graph], spec: EncoderSpec, **_: object) -> FakeEngine:
+        asked.extend(graphs)
+        return FakeEngine(spec)
+
+    monkeypatch.setattr(vosrt.model, "create_encoder_engine", record)
     Model.load(sound)
-    assert asked == [sound / "encoder.onnx"]
+    assert [each.path for each in asked] == [sound / "encoder.onnx"]
+    assert asked[0].content == (sound / "encoder.onnx").read_bytes()
 
 
 def test_refused_in_one_line_with_nothing_run(hostile: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,27 +429,93 @@ def test_refused_in_one_line_with_nothing_run(hostile: tuple[Path, str], monkeyp
     assert peak < _PEAK_BYTES
 
 
-@pytest.fixture
-def native_status(native: Any) -> Callable[[Path], tuple[int, str]]:
-    """Opens a bundle as a C program does: the status, and the line that explains it."""
-    library = Path(native.__file__).with_name("libvosrt.so")
-    if not library.exists():
-        pytest.skip("no shared library beside the binding")
-    core = ctypes.CDLL(str(library))
-    core.vosrt_last_error.restype = ctypes.c_char_p
-    core.vosrt_bundle_close.argtypes = [ctypes.c_void_p]
-
-    def status(root: Path) -> tuple[int, str]:
-        handle = ctypes.c_void_p()
-        found = core.vosrt_bundle_open(os.fsencode(root), ctypes.byref(handle))
-        core.vosrt_bundle_close(handle)
-        return found, core.vosrt_last_error().decode()
-
-    return status
-
-
 def test_c_takes_the_sound_bundle(sound: Path, native_status: Callable[[Path], tuple[int, str]]) -> None:
     assert native_status(sound)[0] == 0
+
+
+def everything_that_export_writes(plain: Manifest) -> Iterator[Manifest]:
+    """Every choice that a manifest has, from the types that Python's reader is written with."""
+    yield from (with_graphs(plain, precision) for precision in get_args(GraphPrecision))
+    int8 = replace(plain.graphs["encoder"], precision="int8")
+    yield replace(plain, graphs={**plain.graphs, "encoder_int8": int8})
+    encoders: list[dict[str, Any]] = [{"feature": feature} for feature in get_args(Feature)]
+    encoders += [{"align_corners": corners} for corners in (True, False)] + [{"stride": 14}]
+    yield from (replace(plain, encoder=replace(plain.encoder, **changes)) for changes in encoders)
+    yield from (replace(plain, size=size) for size in (None, 480))
+    for options in (
+        PropagationOptions(context=0, pad_context=False),
+        PropagationOptions(radius=96 / 14, top_k=64, temperature=1),
+        PropagationOptions(yield_background=False),
+        *(one_option(name, each) for name, allowed in RANGES.items() for each in ends(name, allowed)),
+    ):
+        yield replace(plain, inference=options)
+    masks = MaskSpec(value_channels=64, context="context")
+    yield with_masks(plain, masks)
+    yield with_masks(plain, replace(masks, context="res3", rounds=0, residual=True, feedback=False))
+
+
+def one_option(name: str, value: float) -> PropagationOptions:
+    """The defaults but for one option."""
+    given: dict[str, Any] = {name: value}
+    return PropagationOptions(**given)
+
+
+def ends(name: str, allowed: Range) -> tuple[float, float]:
+    """The smallest and the largest value that an option takes."""
+    kind = type(getattr(PropagationOptions(), name))
+    return kind(allowed.lowest) if not allowed.above else 1e-3, kind(allowed.highest)
+
+
+def with_graphs(manifest: Manifest, precision: GraphPrecision, *roles: str) -> Manifest:
+    graph = replace(manifest.graphs["encoder"], precision=precision)
+    return replace(manifest, graphs=dict.fromkeys(("encoder", *roles), graph))
+
+
+def with_masks(manifest: Manifest, masks: MaskSpec) -> Manifest:
+    further = with_graphs(manifest, "fp32", "mask_encoder", "decoder")
+    encoder = replace(manifest.encoder, align_corners=False)
+    return replace(further, family="mask-embedding", masks=masks, encoder=encoder)
+
+
+def test_c_takes_whatever_python_takes(sound: Path, native_status: Callable[[Path], tuple[int, str]]) -> None:
+    for manifest in everything_that_export_writes(load_bundle(sound).manifest):
+        write_manifest(manifest, sound / "manifest.json")
+        assert load_bundle(sound).manifest == manifest
+        status, message = native_status(sound)
+        assert status == 0, message
+
+
+def outside(name: str, allowed: Range) -> Iterator[object]:
+    """Values just beyond both ends, and such as are no number."""
+    kind = type(getattr(PropagationOptions(), name))
+    step = kind(1) if kind is int else 1e-5
+    yield from (kind(allowed.lowest) - (0 if allowed.above else step), kind(allowed.highest) + step)
+    yield from ("1", True, None, [1], 1e299, -1e299)
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_options_beyond_their_range_are_refused_alike(
+    sound: Path, native_status: Callable[[Path], tuple[int, str]], name: str
+) -> None:
+    """Both readers refuse them and name the same range where the value is a number."""
+    for value in outside(name, RANGES[name]):
+        document = json.loads((sound / "manifest.json").read_text())
+        document["inference"][name] = value
+        (sound / "manifest.json").write_text(json.dumps(document))
+        with pytest.raises(BundleError, match=name) as caught:
+            load_bundle(sound)
+        status, message = native_status(sound)
+        assert status == _INVALID_BUNDLE
+        assert name in message
+        if type(value) is type(getattr(PropagationOptions(), name)):
+            assert str(caught.value).endswith(f"expected {RANGES[name].text}")
+            assert message.endswith(RANGES[name].text)
+
+
+@pytest.mark.parametrize("name", packaged_bundles())
+def test_c_takes_the_packaged_bundles(name: str, native_status: Callable[[Path], tuple[int, str]]) -> None:
+    status, message = native_status(load_bundle(name).path)
+    assert status == 0, message
 
 
 def test_c_refuses_it_too(hostile: tuple[Path, str], native_status: Callable[[Path], tuple[int, str]]) -> None:
@@ -418,7 +530,7 @@ def test_c_refuses_it_too(hostile: tuple[Path, str], native_status: Callable[[Pa
 def test_the_command_line_says_so(
     hostile: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line on stderr, exit code 2, no output folder."""
+    """It writes one line on stderr and no output folder, and exits with 2."""
     root, says = hostile
     clip = tmp_path / "clip"
     clip.mkdir()

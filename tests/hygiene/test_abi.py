@@ -12,6 +12,14 @@ import pytest
 NATIVE = Path(__file__).resolve().parents[2] / "runtime" / "native"
 
 
+def test_the_binding_is_the_headers() -> None:
+    """What ctypes passes is what vosrt.h and vosrt_cuda.h declare; its structs have the compiler's layout."""
+    text: str = runpy.run_path(str(NATIVE / "abi.py"))["python_binding"]()
+    assert text == (NATIVE.parent / "src" / "vosrt" / "core" / "abi.py").read_text(), (
+        "run abi.py --python, see its docstring"
+    )
+
+
 @pytest.fixture(scope="module")
 def abi() -> str:
     if shutil.which("cc") is None:
@@ -21,7 +29,7 @@ def abi() -> str:
 
 
 def test_the_abi_is_the_committed_one(abi: str) -> None:
-    """After a change that only adds: ``python runtime/native/abi.py > runtime/native/abi.txt``."""
+    """``python runtime/native/abi.py > runtime/native/abi.txt`` renews it after a change that only adds."""
     assert abi.splitlines() == (NATIVE / "abi.txt").read_text().splitlines()
 
 

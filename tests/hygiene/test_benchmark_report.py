@@ -1,33 +1,28 @@
-"""The README's benchmark tables say what was measured, and what was not, why."""
+"""The benchmark tables of the documents say what was measured, and what was not, why."""
 
 from __future__ import annotations
 
 import importlib
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+REPOSITORY = Path(__file__).resolve().parents[2]
 MACHINE = {"processor": "Test", "cores": 2, "memory_gib": 8.0, "instruction_sets": ["avx2"]}
 
 
 @pytest.fixture
-def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """``benchmarks/report.py`` on results of this test."""
-    if not BENCHMARKS.is_dir():
+def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """``benchmarks/report`` on results of this test."""
+    if not (REPOSITORY / "benchmarks").is_dir():
         pytest.skip("no benchmarks beside the tests")
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    module = importlib.import_module("report")
-    for each in (module, importlib.import_module("report_tables")):
+    module = importlib.import_module("benchmarks.report.__main__")
+    for each in (module, importlib.import_module("benchmarks.report.tables")):
         monkeypatch.setattr(each, "RESULTS", tmp_path)
-    yield module
-    for name in ("report", "report_masks", "report_models", "report_tables", "machine"):
-        sys.modules.pop(name, None)
+    return module
 
 
 def save(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
@@ -43,7 +38,7 @@ def peer(title: str, objects: int, frame_ms: float | None, **more: Any) -> dict[
 
 
 def test_peers_are_compared_with_the_first_row(report: ModuleType, tmp_path: Path) -> None:
-    """Per number of objects; what is not installed, failed or was never quiet has no figure."""
+    """They are so per number of objects; what is not installed, failed or was never quiet has no figure."""
     rows = [
         peer("ours", 1, 100.0, turns_discarded=2),
         peer("dense", 1, 9000.0),
@@ -61,13 +56,12 @@ def test_peers_are_compared_with_the_first_row(report: ModuleType, tmp_path: Pat
 
 
 def test_a_table_without_results_says_so(report: ModuleType) -> None:
-    """Rather than showing none."""
     assert "| not measured |" in report.peer_part()
     assert "| not measured |" in report.bench_part()
 
 
 def test_the_bench_table_names_the_cost_of_objects(report: ModuleType, tmp_path: Path) -> None:
-    """And marks what was measured while others worked."""
+    """It marks what was measured while others worked."""
     common = {"size": 480, "context": 20, "engine": "cpu", "precision": "fp32", "isa": "avx2", "fps": 10.0}
     rows = [
         {
@@ -98,3 +92,28 @@ def test_plots_of_other_data_are_refused(report: ModuleType, tmp_path: Path) -> 
     (tmp_path / "fps.svg").write_text("<svg>data 0123456789abcdef</svg>")
     with pytest.raises(SystemExit, match=r"plots of other data \(fps.svg\)"):
         report.draw_plots(check=True)
+
+
+def test_constants_are_not_chosen_on_what_they_are_judged_by(report: ModuleType, tmp_path: Path) -> None:
+    """Each sequence gets what is best on the others, the first of equals; settings half measured do not count."""
+    scores = {"cow": (70, 60, 99), "dog": (50, 58, 0), "hen": (40, 44, None), "owl": (60, 60, 99)}
+    rows = [
+        {"model": "default", "size": 480, "sequence": sequence, "j_and_f": float(score)}
+        | dict(
+            zip(
+                ("top_k", "sharpness", "object_bias", "centring", "guided"),
+                (10 * (n + 1), 1.0, 0.0, 0.8 * n, 4 * n),
+                strict=True,
+            )
+        )
+        for sequence, measured in scores.items()
+        for n, score in enumerate(measured)
+        if score is not None
+    ]
+    save(tmp_path, "propagation", rows)
+    text = report.propagation_part()
+    assert "| cow | 70.0 | 60.0 | 20 | 1 | 0 | 0.8 | 4 |" in text
+    assert "| dog | 50.0 | 50.0 | 10 | 1 | 0 | 0 | 0 |" in text
+    assert "| mean | **55.0** | **52.5** |" in text
+    (tmp_path / "propagation.jsonl").unlink()
+    assert report.propagation_part() == "(not measured)"

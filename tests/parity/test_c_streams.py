@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ import numpy as np
 import pytest
 
 from vosrt import Model, PropagationOptions, SessionError, StepResult, load_bundle
-from vosrt.bundle import EncoderSpec, GraphFile, Manifest
+from vosrt.bundle import EncoderSpec, GraphFile, Manifest, write_manifest
+from vosrt.core import reference
+from vosrt.core.library import STRUCTS, objects_of
+from vosrt.cuda.runtime import open_queue
 from vosrt.engines.fake import FakeEngine
-from vosrt.types import U8Array
+from vosrt.types import RANGES, U8Array, WorkingSize
 
 Clip = tuple[U8Array, U8Array]
 U32, I32, I64, F64, Pointer = ct.c_uint32, ct.c_int32, ct.c_int64, ct.c_double, ct.c_void_p
@@ -48,36 +52,48 @@ Engine = struct("Engine", "u flags,s name,p user,p encode,p destroy")
 ModelOptions = struct("ModelOptions", "i channels,i stride,i min_side,i max_side,i size,p memory,s name,h sha256")
 MemoryOptions = struct(
     "MemoryOptions",
-    "i height,i width,i channels,i context,i window,f radius,i top_k,f temperature,i drop_padding,i local_reference,"
-    "i keep_background,i precision,i isa,i threads,i device,i half_pixel",
+    "i height,i width,i channels,i context,f radius,i top_k,f temperature,i pad_context,"
+    "i yield_background,i precision,i isa,i threads,i device,i align_corners,"
+    "f centring,f sharpness,f object_bias,i guided",
 )
 StreamOptions = struct("StreamOptions", "i size,i threads,i reserved,p memory,p on_result,p user")
 Image = struct("Image", "i format,i height,i width,p data,l stride,p chroma,l chroma_stride")
 Result = struct(
     "Result",
     "i height,i width,i object_count,l index,p labels,p confidence,p object_ids,p object_confidence,"
-    "d resize_ms,d encode_ms,d match_ms,d labels_ms",
+    "d resize_ms,d encode_ms,d match_ms,d labels_ms,p objects",
 )
+OPTIONS = {"memory": MemoryOptions, "model": ModelOptions, "stream": StreamOptions}
 ENCODE = ct.CFUNCTYPE(ct.c_int, Pointer, ct.POINTER(Task))
 ON_RESULT = ct.CFUNCTYPE(None, Pointer, ct.POINTER(Result))
-BGR, RGB, BGRA, RGBA, GRAY, NV12 = range(6)
+BGR, RGB, BGRA, RGBA, GRAY, NV12, NV12_709 = range(7)
 FP32 = 1
+NATIVE = -1  # vosrt_size
 
 
-def manifest(size: int | None = None, align_corners: bool = True) -> Manifest:
+def options_of(library: ct.CDLL, kind: str, **values: Any) -> Any:
+    """Options with their defaults, but for `values`."""
+    options = OPTIONS[kind]()
+    assert library[f"vosrt_{kind}_options_init"](ct.byref(options)) == 0
+    for name, value in values.items():
+        setattr(options, name, value)
+    return options
+
+
+def manifest(size: int | None = None, align_corners: bool = True, **options: Any) -> Manifest:
     return Manifest(
         name="fake",
         trained=False,
         summary="mean colours",
-        encoder=EncoderSpec(channels=32, feature="res4", align_corners=align_corners, min_side=16, max_side=256),
+        encoder=EncoderSpec(channels=32, feature="res4", align_corners=align_corners, min_side=16, max_side=1024),
         graphs={"encoder": GraphFile(file="encoder.onnx", sha256="ab" * 32, bytes=1, precision="fp32")},
         size=size,
-        inference=PropagationOptions(context=3, radius=3.0),
+        inference=PropagationOptions(context=3, radius=3.0, **options),
     )
 
 
-def python_model(size: int | None = None, align_corners: bool = True) -> Model:
-    said = manifest(size, align_corners)
+def python_model(size: int | None = None, align_corners: bool = True, **options: Any) -> Model:
+    said = manifest(size, align_corners, **options)
     return Model(said, {"encoder": FakeEngine(said.encoder)}, precision="fp32", threads=2)
 
 
@@ -96,11 +112,13 @@ class CStream:
         session: bytes | None = None,
         sha256: str = "ab" * 32,
         align_corners: bool = True,
+        stream_size: int = 0,
+        **propagation: Any,
     ) -> None:
         self._library, spec = library, manifest().encoder
         engine = FakeEngine(spec)
         self.fail_with = b""
-        self.working_frame = np.empty(0, np.uint8)
+        self.working_frame: U8Array = np.empty((0, 0, 3), np.uint8)
         self.seen: list[int] = []
 
         def encode(_: Any, task: Any) -> int:
@@ -118,18 +136,27 @@ class CStream:
             self.seen.append(result.contents.index)
 
         self._callbacks = ENCODE(encode), ON_RESULT(on_result)
-        memory = MemoryOptions(context=3, radius=3.0, precision=FP32, threads=2, half_pixel=not align_corners)
-        options = ModelOptions(
+        memory = options_of(
+            library,
+            "memory",
+            precision=FP32,
+            threads=2,
+            align_corners=align_corners,
+            **{"context": 3, "radius": 3.0, **propagation},
+        )
+        options = options_of(
+            library,
+            "model",
             channels=32,
-            max_side=256,
-            size=size,
+            max_side=1024,
+            **({"size": size} if size else {}),
             memory=ct.addressof(memory),
             sha256=(ct.c_uint8 * 32)(*bytes.fromhex(sha256)),
         )
         table = Engine(encode=ct.cast(self._callbacks[0], Pointer))
         model, self._stream = Pointer(), Pointer()
         self.check(library.vosrt_model_create(ct.byref(options), ct.byref(table), ct.byref(model)))
-        stream_options = StreamOptions(on_result=ct.cast(self._callbacks[1], Pointer))
+        stream_options = options_of(library, "stream", size=stream_size, on_result=ct.cast(self._callbacks[1], Pointer))
         if session is None:
             status = library.vosrt_stream_create(model, ct.byref(stream_options), ct.byref(self._stream))
         else:
@@ -168,6 +195,7 @@ class CStream:
             "labels": array(result.labels, shape, ct.c_uint8).copy(),
             "confidence": array(result.confidence, shape, ct.c_float).copy(),
             "object_confidence": dict(zip(ids, sure, strict=True)),
+            "objects": objects_of((STRUCTS["vosrt_object"] * len(ids)).from_address(result.objects)),
         }
 
     def save(self) -> bytes:
@@ -192,9 +220,7 @@ def image(pixels: U8Array, layout: int = BGR) -> Any:
 
 @pytest.fixture(scope="module")
 def library(native: Any) -> ct.CDLL:
-    path = Path(native.__file__).with_name("libvosrt.so")
-    if not path.exists():
-        pytest.skip("no shared library beside the binding")
+    path = native.libvosrt().path
     loaded = ct.CDLL(str(path))
     loaded.vosrt_last_error.restype = loaded.vosrt_describe.restype = ct.c_char_p
     return loaded
@@ -217,7 +243,42 @@ def assert_same(ours: dict[str, Any], theirs: StepResult) -> None:
     assert ours["index"] == theirs.index
     np.testing.assert_array_equal(ours["labels"], theirs.labels)
     np.testing.assert_array_equal(ours["confidence"], theirs.confidence)
+    assert ours["objects"] == theirs.objects
     assert ours["object_confidence"] == pytest.approx(theirs.object_confidence, abs=1e-7)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize(
+    ("bundle", "stream", "frame"),
+    [
+        (0, 0, (500, 550)),
+        (0, 0, (64, 96)),
+        (0, NATIVE, (500, 550)),
+        (0, 240, (500, 550)),
+        (0, 128, (64, 96)),
+        (32, 0, (64, 96)),
+        (32, NATIVE, (64, 96)),
+        (NATIVE, 0, (500, 550)),
+    ],
+)
+def test_frames_are_worked_on_at_the_size_of_python(
+    open_c: Callable[..., CStream], bundle: int, stream: int, frame: tuple[int, int], align_corners: bool
+) -> None:
+    """Larger frames are at 480 unless the stream or model names a size or keeps the frames' own."""
+    image_, mask = np.full((*frame, 3), 90, np.uint8), np.ones(frame, np.uint8)
+    ours = open_c(size=bundle, stream_size=stream, align_corners=align_corners)
+    ours.step(image_, mask)
+    model = python_model(bundle if bundle > 0 else None, align_corners)
+    named: WorkingSize = "native" if NATIVE in (stream, stream or bundle) else stream or None
+    height, width, _ = ours.working_frame.shape
+    assert (height, width) == model.working_size(*frame, named)
+
+
+def test_a_size_that_is_none_is_refused_in_c(open_c: Callable[..., CStream]) -> None:
+    """It is neither a number of pixels nor a constant of vosrt_size."""
+    for sizes in ({"size": -2}, {"size": 7}, {"stream_size": -2}, {"stream_size": 16385}):
+        with pytest.raises(RuntimeError, match=r"options\.size is -?\d+; expected 8 to 16384"):
+            open_c(**sizes)
 
 
 @pytest.mark.parametrize(("size", "align_corners"), [(0, True), (48, True), (0, False), (51, False)])
@@ -241,8 +302,21 @@ def test_c_and_python_give_the_same_labels(
     assert ours.seen == [0, 1, 1, 2, 3, 4]
 
 
+def test_c_and_python_remember_alike(open_c: Callable[..., CStream], tiny_clip: Clip) -> None:
+    """With altered embeddings and masks they agree bit by bit, and differ from the published settings."""
+    frames, masks = tiny_clip
+    altered: dict[str, Any] = {"centring": 0.8, "sharpness": 1.5, "object_bias": 0.1, "guided": 2}
+    ours, theirs, plain = open_c(**altered), python_model(**altered).stream(), python_model().stream()
+    for t, frame in enumerate(frames):
+        result = theirs.step(frame, masks[0] if t == 0 else None)
+        assert_same(ours.step(frame, masks[0] if t == 0 else None), result)
+        published = plain.step(frame, masks[0] if t == 0 else None)
+    assert not np.array_equal(result.confidence, published.confidence)
+    assert ours.save() == theirs.save()
+
+
 def test_every_pixel_format_and_stride_reads_the_same_picture(open_c: Callable[..., CStream], tiny_clip: Clip) -> None:
-    """RGB, BGRA and RGBA, rows with padding, pictures bottom up: the labels are those of dense BGR."""
+    """RGB, BGRA, RGBA, padded rows and bottom-up pictures give the labels of dense BGR."""
     frames, masks = tiny_clip
     alpha = np.full((64, 96, 1), 77, np.uint8)
     padded = np.full((64, 96 + 5, 3), 255, np.uint8)
@@ -282,8 +356,48 @@ def test_nv12_becomes_the_colours_that_it_encodes(open_c: Callable[..., CStream]
         assert np.abs(stream.working_frame.astype(int) - np.array(bgr)).max() <= 2
 
 
+NV12_SIZE = (64, 96)
+NV12_TOLERANCE = 1  # steps of 255: the processor rounds its weights to 1/256, the GPU computes in fp32
+
+
+def nv12_noise(height: int, width: int) -> tuple[U8Array, U8Array]:
+    """Luma and chroma of every value, those outside the limited range included."""
+    random = np.random.default_rng(12)
+    halves = ((height + 1) // 2, (width + 1) // 2, 2)
+    return random.integers(0, 256, (height, width), np.uint8), random.integers(0, 256, halves, np.uint8)
+
+
+@pytest.mark.parametrize("layout", [NV12, NV12_709])
+def test_the_processor_reads_nv12_as_defined(open_c: Callable[..., CStream], layout: int) -> None:
+    luma, chroma = nv12_noise(*NV12_SIZE)
+    view = image(luma, layout)
+    view.chroma, view.chroma_stride = chroma.ctypes.data, chroma.strides[0]
+    stream = open_c(size=NATIVE)
+    stream.step(view)
+    expected = reference.nv12_to_bgr(luma, chroma, bt709=layout == NV12_709)
+    assert stream.working_frame.shape == expected.shape
+    assert np.abs(stream.working_frame.astype(int) - expected).max() <= NV12_TOLERANCE
+
+
+@pytest.mark.parametrize("full_range", [False, True])
+@pytest.mark.parametrize("bt709", [False, True])
+def test_the_gpu_reads_nv12_as_defined(cuda_core: str, bt709: bool, full_range: bool) -> None:
+    for height, width in (NV12_SIZE, (33, 35)):
+        luma, chroma = nv12_noise(height, width + width % 2)  # the rows of both lie equally far apart
+        luma = luma[:, :width]
+        queue = open_queue(0)
+        planes = np.concatenate([luma.base, chroma.reshape(len(chroma), -1)])
+        there = queue.allocate(planes.shape, np.uint8, "a picture")
+        queue.upload(planes, there)
+        target = queue.allocate((height, width, 3), np.uint8, "a frame")
+        behind = there.pointer + height * planes.shape[1]
+        queue.nv12_to_bgr(there.pointer, behind, planes.shape[1], target, bt709=bt709, full_range=full_range)
+        expected = reference.nv12_to_bgr(luma, chroma, bt709=bt709, full_range=full_range)
+        assert np.abs(queue.download(target).astype(int) - expected).max() <= NV12_TOLERANCE
+
+
 def test_sessions_continue_across_languages(open_c: Callable[..., CStream], tiny_clip: Clip) -> None:
-    """Python to C and C to Python, right after an annotation and frames later: the rest of the video is the same."""
+    """From Python to C and back, right after an annotation and later, the rest of the video is the same."""
     frames, masks = tiny_clip
     for pause in (0, 2):
         whole = python_model().stream()
@@ -305,7 +419,7 @@ def test_sessions_continue_across_languages(open_c: Callable[..., CStream], tiny
 
 
 def test_sessions_say_how_the_grid_is_aligned(open_c: Callable[..., CStream], tiny_clip: Clip) -> None:
-    """Those of the first format, which does not say, have aligned corners."""
+    """Sessions of the first format, which does not say, have aligned corners."""
     frames, masks = tiny_clip
     for align_corners in (True, False):
         stream = python_model(align_corners=align_corners).stream()
@@ -318,19 +432,52 @@ def test_sessions_say_how_the_grid_is_aligned(open_c: Callable[..., CStream], ti
         with pytest.raises(RuntimeError, match="load the bundle that it was saved with"):
             open_c(session=session, align_corners=not align_corners)
         if align_corners:
-            first = open_c(session=in_first_format(session))
-            assert first.save() == session
-            assert_same(first.step(frames[1]), expected)
+            for version in (1, 2):
+                first = open_c(session=in_format(version, session))
+                assert first.save() == session
+                assert_same(first.step(frames[1]), expected)
 
 
-def in_first_format(session: bytes) -> bytes:
-    """A session of format 2 with aligned corners, as format 1 has it: without the flag behind twelve other options."""
+def in_format(version: int, session: bytes) -> bytes:
+    """A session of format 3 with aligned corners that alters nothing, as an earlier format has it.
+
+    Format 2 ends its options, thirteen of them, with how the grid is aligned; format 1 does not say that either.
+    """
     flag = 56 + 32 + 12 + 12 * 4
-    assert session[8:12] == (2).to_bytes(4, "little")
-    assert session[flag : flag + 4] == bytes(4)
-    content = session[56:flag] + session[flag + 4 :]
-    size = (56 + len(content)).to_bytes(8, "little")
-    return session[:8] + (1).to_bytes(4, "little") + session[12:16] + size + hashlib.sha256(content).digest() + content
+    assert session[8:12] == (3).to_bytes(4, "little")
+    assert session[flag : flag + 20] == np.array([0, 0, 1, 0, 0], np.float32).tobytes()
+    content = session[56 : flag + (4 if version == 2 else 0)] + session[flag + 20 :]
+    return with_content(session[:8] + version.to_bytes(4, "little") + session[12:16], content)
+
+
+def with_content(start: bytes, content: bytes) -> bytes:
+    """A session whose size and hash are right."""
+    return start + (56 + len(content)).to_bytes(8, "little") + hashlib.sha256(content).digest() + content
+
+
+def test_sessions_whose_options_are_impossible_are_refused(open_c: Callable[..., CStream], tiny_clip: Clip) -> None:
+    """They are refused also where the hash is right, and so are those of a later format."""
+    frames, masks = tiny_clip
+    stream = python_model(centring=0.8, sharpness=1.5, object_bias=0.1).stream()
+    stream.start(frames[0], masks[0])
+    session = stream.save()
+    options = 56 + 32 + 12 + 13 * 4
+    for n, values in enumerate([(-0.1, 1.1, np.nan), (-1, 0.01, 101, np.inf), (-11, 11, np.nan)]):
+        for value in values:
+            at = options + 4 * n
+            content = session[56:at] + np.float32(value).tobytes() + session[at + 4 :]
+            with pytest.raises(SessionError, match=("centring", "sharpness", "object_bias")[n]):
+                python_model().stream().load(with_content(session[:16], content))
+    content = session[56 : options + 12] + (33).to_bytes(4, "little") + session[options + 16 :]
+    with pytest.raises(SessionError, match="guided is 33; expected 0 to 32"):
+        python_model().stream().load(with_content(session[:16], content))
+    # Without the mean that is removed, slots are read from the wrong place.
+    content = session[56:options] + bytes(4) + session[options + 4 :]
+    with pytest.raises(SessionError):
+        python_model().stream().load(with_content(session[:16], content))
+    later = with_content(session[:8] + (4).to_bytes(4, "little") + session[12:16], session[56:])
+    with pytest.raises(SessionError, match="it has format 4; this libvosrt reads up to 3"):
+        python_model().stream().load(later)
 
 
 def test_a_session_continues_in_another_process(tiny_clip: Clip, tmp_path: Path, native: Any) -> None:
@@ -340,7 +487,7 @@ def test_a_session_continues_in_another_process(tiny_clip: Clip, tmp_path: Path,
     (tmp_path / "session").write_bytes(stream.save())
     np.save(tmp_path / "frame.npy", frames[1])
     code = (
-        "import numpy as np, pathlib, vosrt.memory as m\n"
+        "import numpy as np, pathlib, tests.fakes.memories as m\n"
         "from vosrt.engines.fake import FakeEngine; from vosrt.bundle import EncoderSpec\n"
         "s = m.load_session(pathlib.Path('session').read_bytes(), threads=1)\n"
         "e = EncoderSpec(channels=32, feature='res4'); f = np.load('frame.npy')\n"
@@ -394,7 +541,7 @@ def test_wrong_use_is_refused_with_what_was_expected(open_c: Callable[..., CStre
     cases: list[tuple[Callable[[], object], str]] = [
         (lambda: stream.remove(1), "1: removing an object needs a frame"),
         (lambda: stream.step(image(frames[0], 7)), "1: frame.format is 7; expected 0 to 6"),
-        (lambda: stream.step(frames[0][:8]), "would be encoded at 96 x 8; this model takes sides of 16 to 256"),
+        (lambda: stream.step(frames[0][:8]), "would be encoded at 96 x 8; this model takes sides of 16 to 1024"),
         (lambda: stream.step(frames[0], masks[0][:, :50].copy()), "4: the mask has 50 x 64 pixels, the frame 96 x 64"),
         (lambda: stream.step(frames[0], np.zeros_like(masks[0])), "4: the mask marks no object"),
         (lambda: stream.step(Image(height=64, width=96)), "1: frame.data is NULL"),
@@ -414,7 +561,7 @@ def test_wrong_use_is_refused_with_what_was_expected(open_c: Callable[..., CStre
 def test_structs_of_other_versions_are_understood(library: ct.CDLL) -> None:
     """A newer caller's fields are refused unless they are zero; a smaller struct than the first is an error."""
     options = (MemoryOptions * 2)()
-    options[0] = MemoryOptions(height=2, width=2, channels=4)
+    options[0] = options_of(library, "memory", height=2, width=2, channels=4)
     memory = Pointer()
     options[0].struct_size = 2 * ct.sizeof(MemoryOptions)
     assert library.vosrt_memory_create(ct.byref(options), ct.byref(memory)) == 0
@@ -438,9 +585,36 @@ def test_the_default_bundle_reads_the_same_in_c(library: ct.CDLL) -> None:
     assert Path((path.value or b"").decode()) == bundle.graph_path("encoder")
     assert options.channels == bundle.manifest.encoder.channels
     memory = ct.cast(options.memory, ct.POINTER(MemoryOptions)).contents
-    assert memory.half_pixel == (not bundle.manifest.encoder.align_corners)
-    assert (options.min_side, options.max_side, options.size) == (16, 4096, bundle.manifest.size or 0)
+    assert memory.align_corners == bundle.manifest.encoder.align_corners
+    assert (options.min_side, options.max_side, options.size) == (16, 4096, bundle.manifest.size or 480)
     assert bytes(options.sha256).hex() == bundle.manifest.graphs["encoder"].sha256
     assert library.vosrt_bundle_graph_path(handle, b"decoder", ct.byref(path)) == 7
     assert b"no graph 'decoder'; it has: encoder" in library.vosrt_last_error()
     library.vosrt_bundle_close(handle)
+
+
+def test_options_of_a_bundle_read_the_same_in_c(library: ct.CDLL, fake_bundle: Path) -> None:
+    """They agree to the last bit of fp32; those that a manifest leaves out are the defaults."""
+    for options in (
+        PropagationOptions(),
+        PropagationOptions(
+            context=7, radius=2.5, top_k=20, temperature=0.1, centring=0.8, sharpness=1.5, object_bias=-0.1, guided=4
+        ),
+    ):
+        said = replace(load_bundle(fake_bundle).manifest, inference=options)
+        write_manifest(said, fake_bundle / "manifest.json")
+        document = json.loads((fake_bundle / "manifest.json").read_text())
+        for name, value in vars(PropagationOptions()).items():
+            if document["inference"][name] == value:
+                del document["inference"][name]
+        (fake_bundle / "manifest.json").write_text(json.dumps(document))
+        handle, model = Pointer(), ModelOptions()
+        assert library.vosrt_bundle_open(str(fake_bundle).encode(), ct.byref(handle)) == 0, library.vosrt_last_error()
+        assert library.vosrt_bundle_model_options(handle, ct.byref(model)) == 0
+        memory = ct.cast(model.memory, ct.POINTER(MemoryOptions)).contents
+        assert load_bundle(fake_bundle).manifest.inference == options
+        for name in RANGES:
+            assert getattr(memory, name) == np.float32(getattr(options, name)), name
+        for flag in ("pad_context", "yield_background"):
+            assert getattr(memory, flag) == getattr(options, flag), flag
+        library.vosrt_bundle_close(handle)

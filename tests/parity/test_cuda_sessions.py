@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.fakes.memories import load_session, save_session
 from vosrt.bundle import EncoderSpec
-from vosrt.cuda_memory import CudaMemory
+from vosrt.core.memory import Memory
+from vosrt.cuda.memory import CudaMemory
 from vosrt.encoder import FrameEncoder
 from vosrt.engines.fake import FakeEngine
 from vosrt.errors import OptionError, SessionError
-from vosrt.memory import Memory, load_session
 from vosrt.stream import Stream
 from vosrt.types import F32Array, PropagationOptions, U8Array
 
@@ -27,7 +28,7 @@ MODEL = bytes(range(32))
 
 
 def on_processor(native: Any, options: PropagationOptions) -> Memory:
-    """The native core in bf16, whatever the processor."""
+    """The native core in bf16 on any processor."""
     memory: Memory = native.Memory(H, W, K, **vars(options), isa="amx-emulated")
     return memory
 
@@ -47,17 +48,17 @@ def play(memory: Memory, frames: list[F32Array], marks: dict[int, U8Array]) -> N
 def test_a_session_continues_bit_for_bit(
     cuda_core: str, count: int, options: PropagationOptions, video: Video, mark: Mark
 ) -> None:
-    """Two appearance times, more objects than there was room for at first, one of them gone."""
+    """It has two times of appearance and more objects than fitted at first, one of them removed."""
     memory, frames = CudaMemory(H, W, K, options), video(count + 4)
     play(memory, frames[:count], {0: mark(1, 2, 3, 4, 5), count - 1: mark(2)})
     memory.remove(4)
     annotation = mark(2)
-    session = memory.save(8 * H, 8 * W, annotation, MODEL)
-    assert memory.save(8 * H, 8 * W, annotation, MODEL) == session
+    session = save_session(memory, 8 * H, 8 * W, annotation, MODEL)
+    assert save_session(memory, 8 * H, 8 * W, annotation, MODEL) == session
     loaded = load_session(session, device="cuda")
     assert (loaded.frame_height, loaded.frame_width, loaded.model) == (8 * H, 8 * W, MODEL)
     np.testing.assert_array_equal(loaded.annotation, annotation)
-    assert loaded.memory.save(8 * H, 8 * W, annotation, MODEL) == session
+    assert save_session(loaded.memory, 8 * H, 8 * W, annotation, MODEL) == session
     again = loaded.memory
     assert again.object_ids == memory.object_ids == (1, 2, 3, 5)
     kept = ("objects", "references", "frames", "shape")
@@ -77,18 +78,18 @@ def test_a_session_continues_bit_for_bit(
 def test_a_session_moves_between_processor_and_gpu(
     cuda_core: str, native: Any, to: str, video: Video, mark: Mark
 ) -> None:
-    """Up to rounding: what was saved is there to the bit, what follows differs by less than 1e-4."""
+    """The saved part is equal bit for bit; later frames differ by less than 1e-4."""
     frames, marks = video(9), {0: mark(1, 2), 3: mark(7)}
     there, here = CudaMemory(H, W, K, OPTIONS), on_processor(native, OPTIONS)
     source, other = (here, there) if to == "the GPU" else (there, here)
     play(source, frames[:6], marks)
     play(other, frames[:6], marks)
-    session = source.save(8 * H, 8 * W, None, MODEL)
+    session = save_session(source, 8 * H, 8 * W, None, MODEL)
     if to == "the GPU":
         moved = load_session(session, device="cuda").memory
     else:
-        moved = native.load_session(session, isa="amx-emulated")[0]
-    again = moved.save(8 * H, 8 * W, None, MODEL)
+        moved = load_session(session, isa="amx-emulated").memory
+    again = save_session(moved, 8 * H, 8 * W, None, MODEL)
     assert (session[:24], len(session)) == (again[:24], len(again))
     assert session[56:ISA_AT] == again[56:ISA_AT]
     assert {session[ISA_AT], again[ISA_AT]} == {6, 7}
@@ -103,21 +104,19 @@ def test_a_session_moves_between_processor_and_gpu(
 
 
 def test_sessions_are_not_trusted(cuda_emulated: Path, native: Any, video: Video, mark: Mark) -> None:
-    """Cut, altered, of fp32 keys, or too large for the GPU: refused in one line."""
+    """One that is cut, altered, of fp32 keys or too large for the GPU is refused in one line."""
     memory = CudaMemory(H, W, K, OPTIONS)
     with pytest.raises(OptionError, match="saving needs a frame"):
-        memory.save(8, 8, None, MODEL)
+        save_session(memory, 8, 8, None, MODEL)
     play(memory, video(2), {0: mark(1)})
-    session = memory.save(8, 8, None, MODEL)
-    with pytest.raises(OptionError, match=r"annotation is uint8 \[2, 2\]; expected uint8 \[8, 8\]"):
-        memory.save(8, 8, np.zeros((2, 2), np.uint8), MODEL)
+    session = save_session(memory, 8, 8, None, MODEL)
     for damaged in (b"", session[:200], session[:-1], session[:300] + b"\1" + session[301:]):
         with pytest.raises(SessionError, match="the session cannot be used"):
             load_session(damaged, device="cuda")
     fp32 = native.Memory(H, W, K, precision="fp32")
     fp32.push(video(1)[0])
     with pytest.raises(OptionError, match="fp32"):
-        load_session(fp32.save(8, 8, None, MODEL), device="cuda")
+        load_session(save_session(fp32, 8, 8, None, MODEL), device="cuda")
     with pytest.raises(OptionError, match="CUDA device 3 was asked for"):
         load_session(session, device="cuda:3")
 
@@ -127,3 +126,16 @@ def test_a_stream_is_saved_and_goes_on(cuda_core: str, resumes: Callable[[Stream
     spec = EncoderSpec(channels=K, feature="key")
     encoder = FrameEncoder(spec, FakeEngine(spec))
     resumes(Stream(encoder, OPTIONS, device="cuda"), Stream(encoder, OPTIONS, device="cuda"))
+
+
+def test_a_short_session_takes_no_room_for_a_long_context(cuda_core: str, video: Video, mark: Mark) -> None:
+    options, frames = PropagationOptions(context=200, radius=4), video(5)
+    memory = CudaMemory(H, W, K, options)
+    play(memory, frames[:2], {0: mark(1)})
+    loaded = load_session(save_session(memory, 0, 0, None, MODEL), device="cuda").memory
+    assert loaded.info["bytes"] < memory.info["bytes"] / 4
+    for embedding in frames[2:]:
+        memory.push(embedding)
+        loaded.push(embedding)
+    assert loaded.info["bytes"] == memory.info["bytes"]
+    np.testing.assert_array_equal(loaded.soft_masks(), memory.soft_masks())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vosrt.memory import Memory
+from vosrt.core.memory import Memory
 from vosrt.types import F32Array, PropagationOptions
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'vosrt[train]'")
@@ -21,16 +21,10 @@ HEIGHT, WIDTH, CHANNELS = 9, 14, 16
 
 @pytest.fixture(scope="module")
 def dense() -> Any:
-    """``benchmarks/dense.py``, which is no part of the package."""
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "dense.py"
-    if not path.exists():
+    """``benchmarks/kernels/dense.py``, which is no part of the package."""
+    if not (Path(__file__).resolve().parents[2] / "benchmarks").is_dir():
         pytest.skip("no benchmarks beside the tests")
-    spec = importlib.util.spec_from_file_location("dense", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("benchmarks.kernels.dense")
 
 
 @pytest.mark.parametrize("objects", [1, 3])

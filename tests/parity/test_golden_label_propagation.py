@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from vosrt.memory import Memory, NumpyMemory
+from vosrt.core.memory import Memory
+from vosrt.core.reference import NumpyMemory
 from vosrt.types import F32Array, PropagationOptions, U8Array
 
 NATIVE_ISAS = ("generic", "avx2", "avx512", "avx512bf16", "amx", "amx-emulated")
@@ -56,7 +57,7 @@ def core(request: pytest.FixtureRequest) -> tuple[str, Callable[[int, int, int],
 
 
 def test_released_program_is_reproduced(golden: Golden, core: tuple[str, Callable[[int, int, int], Memory]]) -> None:
-    """Soft masks within 1e-4 (bf16: 1e-3), neighbours 99.9 % (97 %) the same, labels equal but at ties (0.1 %)."""
+    """Soft masks are within 1e-4 (bf16: 1e-3), 99.9 % (97 %) of neighbours equal, and labels but at ties (0.1 %)."""
     name, create = core
     is_bf16 = name in BF16_ISAS
     memory = create(*golden.embeddings.shape[1:])

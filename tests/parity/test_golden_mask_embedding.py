@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vosrt import ops
-from vosrt.ops import reference
+from tests.fakes.memories import read_values
+from vosrt.core import reference
 from vosrt.types import F32Array
 
 CELLS = 12 * 22
@@ -27,12 +27,18 @@ def golden(shared_data: Path) -> Mapping[str, NDArray[Any]]:
 
 
 @pytest.fixture(params=["numpy", "native"])
-def read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Read:
+def read(request: pytest.FixtureRequest) -> Read:
     """The read-out of one object's values on each core."""
-    if request.param == "native":
-        request.getfixturevalue("native")
-    monkeypatch.setenv("VOSRT_CORE", request.param)
-    return lambda neighbours, values: ops.read_values(neighbours, [values], 0.05)[0]
+    if request.param == "numpy":
+        return lambda neighbours, values: reference.read_values(neighbours, [values], 0.05)[0]
+    request.getfixturevalue("native")
+    return lambda neighbours, values: read_values(
+        np.ascontiguousarray(neighbours.similarity),
+        np.ascontiguousarray(neighbours.slot),
+        np.ascontiguousarray(neighbours.cell),
+        [values],
+        0.05,
+    )[0]
 
 
 def cells_last(maps: NDArray[Any]) -> NDArray[Any]:
@@ -41,7 +47,7 @@ def cells_last(maps: NDArray[Any]) -> NDArray[Any]:
 
 
 def test_aggregation(golden: Mapping[str, NDArray[Any]]) -> None:
-    """The program keeps logits; ours are soft masks: their softmax."""
+    """The program keeps logits, and our soft masks are their softmax."""
     for logit, wanted in zip(golden["decoder_logit"], golden["refined_logits"], strict=True):
         soft = reference.aggregate(logit[0].transpose(1, 2, 0))
         odds = np.exp(wanted[:, 0].transpose(1, 2, 0))
@@ -50,7 +56,7 @@ def test_aggregation(golden: Mapping[str, NDArray[Any]]) -> None:
 
 @pytest.mark.parametrize("frame", [0, 1, 2])
 def test_read_out_of_values_and_labels(golden: Mapping[str, NDArray[Any]], read: Read, frame: int) -> None:
-    """V_q and the coarse mask of each frame, from the recorded keys, values, labels and neighbours.
+    """V_q and the coarse mask of each frame follow from the recorded keys, values, labels and neighbours.
 
     The memory holds frame 0 in slot 0, attended globally, and the five frames before, copies of frame 0 at first.
     """
@@ -70,8 +76,8 @@ def test_read_out_of_values_and_labels(golden: Mapping[str, NDArray[Any]], read:
 
 
 def test_the_neighbours_are_those_of_match(golden: Mapping[str, NDArray[Any]], read: Read) -> None:
-    """Frame 1, matched here: same weights, and the same values read, whichever of equal copies is taken."""
+    """In frame 1 the core gives the same weights and values for any choice among equal copies."""
     keys, values = cells_last(golden["key"][:, 0]), cells_last(golden["value"][:, 0])
-    found = reference.match(keys[1], [keys[0]] * 6, [False] + [True] * 5, window="circle", radius=12, top_k=10)
+    found = reference.match(keys[1], [keys[0]] * 6, [False] + [True] * 5, radius=12, top_k=10)
     copies = np.repeat(values[:1].reshape(1, CELLS, -1), 6, axis=0)
     assert np.abs(read(found, copies) - cells_last(golden["readout"][0])[0].reshape(CELLS, -1)).max() < TOLERANCE

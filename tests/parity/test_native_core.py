@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.fakes.memories import read_values
 from vosrt import Model
+from vosrt.core import reference
+from vosrt.core.memory import Memory
+from vosrt.core.reference import NumpyMemory
 from vosrt.errors import MaskError
-from vosrt.memory import Memory, NumpyMemory
-from vosrt.ops import reference
 from vosrt.types import F32Array, PropagationOptions, TopK, U8Array
 
 FP32_ISAS = ("generic", "avx2", "avx512")
@@ -72,12 +74,10 @@ def scenarios(draw: st.DrawFn) -> Scenario:
     height, width = draw(st.integers(1, 14)), draw(st.integers(1, 19))
     options = PropagationOptions(
         context=draw(st.integers(0, 4)),
-        window=draw(st.sampled_from(("circle", "square"))),
         radius=draw(st.sampled_from((0.5, 1.0, 2.5, 4.0, 12.0, 100.0))),
         top_k=draw(st.sampled_from((1, 3, 10, 64))),
         temperature=draw(st.sampled_from((0.05, 0.5))),
         pad_context=draw(st.booleans()),
-        global_reference=draw(st.booleans()),
         yield_background=draw(st.booleans()),
     )
     objects = max(1, height * width // 4)
@@ -111,7 +111,7 @@ def in_step(scenario: Scenario, twin: Memory, memory: Memory) -> Iterator[None]:
 
 
 def same_neighbours(ours: TopK, theirs: TopK) -> Any:
-    """Cells, bool [h*w], that chose the same neighbours for every reference, in whatever order."""
+    """Cells, bool [h*w], that chose the same neighbours for every reference, in any order."""
     cells = theirs.cell.shape[1]
     flat_ours, flat_theirs = (np.sort(k.frame * cells + k.cell, axis=-1) for k in (ours, theirs))
     return (flat_ours == flat_theirs).all(axis=(0, 2))
@@ -121,7 +121,7 @@ def same_neighbours(ours: TopK, theirs: TopK) -> Any:
 @given(scenario=scenarios())
 @settings(derandomize=True, max_examples=40)
 def test_fp32_paths_agree_with_the_twin(native: Any, isa: str, scenario: Scenario) -> None:
-    """Similarities within 1e-6 and soft masks within 1e-5.
+    """Similarities are within 1e-6 and soft masks within 1e-5.
 
     Neighbours may differ only where their similarities do not, which the first comparison covers.
     """
@@ -350,9 +350,9 @@ def reading_problems(draw: st.DrawFn) -> tuple[reference.Neighbours, list[F32Arr
 def test_values_are_the_twins(
     native: Any, problem: tuple[reference.Neighbours, list[F32Array]], temperature: float, threads: int
 ) -> None:
-    """Within 1e-5, missing neighbours and rows without any included; every path computes them alike."""
+    """Every path is within 1e-5, also for missing neighbours and rows without any."""
     neighbours, values = problem
-    read = native.read_values(*neighbours, values, temperature, threads=threads)
+    read = read_values(*neighbours, values, temperature, threads=threads)
     np.testing.assert_allclose(read, reference.read_values(neighbours, values, temperature), atol=1e-5)
     assert not read[:, (neighbours.slot < 0).all(axis=1)].any()
 
@@ -374,7 +374,7 @@ def test_values_are_the_twins(
     ],
 )
 def test_values_that_cannot_be_read_are_refused(native: Any, change: dict[str, Any], message: str) -> None:
-    """Also neighbours beyond the values: nothing is read from there."""
+    """Neighbours beyond the values are refused too; nothing is read from there."""
     from vosrt.errors import OptionError
 
     fitting: dict[str, Any] = {
@@ -384,9 +384,9 @@ def test_values_that_cannot_be_read_are_refused(native: Any, change: dict[str, A
         "values": [np.zeros((3, 5, 6), np.float32)],
         "temperature": 0.05,
     }
-    native.read_values(**fitting)
+    read_values(**fitting)
     with pytest.raises(OptionError, match=message):
-        native.read_values(**{**fitting, **change})
+        read_values(**{**fitting, **change})
 
 
 @pytest.mark.parametrize(
@@ -425,7 +425,6 @@ def test_options_are_checked(native: Any, monkeypatch: pytest.MonkeyPatch) -> No
         ({"temperature": 0.0}, "temperature is 0; expected 1e-4"),
         ({"temperature": 1e-9}, "temperature"),
         ({"radius": -1.0}, "radius"),
-        ({"window": "hexagon"}, "window is 'hexagon'; expected one of circle, square"),
         ({"isa": "mmx"}, "isa is 'mmx'; expected one of auto, generic"),
         ({"isa": "generic", "precision": "bf16"}, "computes in fp32; bf16 was asked for"),
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import math
@@ -14,21 +13,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from vosrt.benchmark import machine, runner
-from vosrt.benchmark.budget import fitting
-from vosrt.benchmark.cases import Case, Grid, integers
-from vosrt.benchmark.clip import PERIOD, mark_objects, render, size_of
-from vosrt.benchmark.machine import Watch
-from vosrt.benchmark.nvml import EnergyMeter, open_gpu
-from vosrt.benchmark.output import findings, object_costs, read_rows, tables_of, write_rows
-from vosrt.benchmark.plots import digest_of, write_plots
-from vosrt.benchmark.roofline import match_work
-from vosrt.benchmark.worker import Turn, Worker, WorkerFailedError
+from vosrt.bench import machine, runner
+from vosrt.bench.budget import command_for, fitting
+from vosrt.bench.cases import Case, Grid, integers
+from vosrt.bench.clip import PERIOD, mark_objects, render, size_of
+from vosrt.bench.device_row import add_row, device_row
+from vosrt.bench.machine import Watch
+from vosrt.bench.nvml import EnergyMeter, open_gpu
+from vosrt.bench.output import findings, object_costs, read_rows, tables_of, write_rows
+from vosrt.bench.plots import digest_of, write_plots
+from vosrt.bench.rapl import open_packages
+from vosrt.bench.roofline import match_work
+from vosrt.bench.worker import Turn, Worker, WorkerFailedError
 from vosrt.cli import measure
 from vosrt.cli.bench import main
-from vosrt.errors import OptionError
+from vosrt.console import show
+from vosrt.errors import InputError, OptionError
 from vosrt.types import PropagationOptions
 
 
@@ -42,6 +43,7 @@ def row(size: int = 480, objects: int = 1, context: int = 20, frame_ms: float = 
         "engine": "cpu",
         "precision": "fp32",
         "asked_precision": "auto",
+        "asked_bundle": "default",
         "isa": "avx2",
         "threads": 2,
         "stages_ms": {name: {"p50": ms, "p95": ms + 1, "p99": ms + 2} for name, ms in stages.items()},
@@ -74,7 +76,7 @@ def test_cases_that_take_turns_differ_in_objects_alone() -> None:
     ],
 )
 def test_impossible_values_are_refused(values: dict[str, Any], message: str) -> None:
-    """Before anything is measured."""
+    """They are refused before anything is measured."""
     with pytest.raises(OptionError) as caught:
         Grid(**values).groups()
     assert message in str(caught.value)
@@ -103,22 +105,17 @@ def test_every_object_has_pixels(count: int) -> None:
 
 
 def test_objects_without_room_are_refused() -> None:
-    """Rather than measured with fewer of them."""
+    """They are not replaced by fewer objects."""
     with pytest.raises(OptionError, match="200 objects in a frame of 28 x 16"):
         mark_objects(16, 28, 200)
 
 
-@pytest.mark.parametrize("window", ["circle", "square"])
-@pytest.mark.parametrize("global_reference", [True, False])
-def test_the_work_of_matching_is_counted_pair_by_pair(window: Any, global_reference: bool) -> None:
-    """Against a count that goes through all pairs of cells of a small grid."""
-    options = PropagationOptions(context=3, radius=2.5, window=window, global_reference=global_reference)
+def test_the_work_of_matching_is_counted_pair_by_pair() -> None:
+    """A count of all pairs of cells of a small grid agrees."""
+    options = PropagationOptions(context=3, radius=2.5)
     cells = list(itertools.product(range(5), range(7)))
-    local = 0
-    for (y, x), (other_y, other_x) in itertools.product(cells, cells):
-        dy, dx = abs(y - other_y), abs(x - other_x)
-        local += dy * dy + dx * dx < 2.5**2 if window == "circle" else max(dy, dx) <= 2.5
-    pairs = (len(cells) ** 2 if global_reference else local) + 3 * local
+    local = sum((y - v) ** 2 + (x - u) ** 2 < 2.5**2 for (y, x), (v, u) in itertools.product(cells, cells))
+    pairs = len(cells) ** 2 + 3 * local
     work = match_work((5, 7), 16, options=options, isa="avx2")
     assert work.flop == 2 * 16 * pairs
     assert work.bytes == 4 * 16 * len(cells) * 5
@@ -127,9 +124,9 @@ def test_the_work_of_matching_is_counted_pair_by_pair(window: Any, global_refere
 
 def test_stages_keep_the_order_of_a_frame() -> None:
     """Stages that do not exist are left out; one that this version does not know comes before the write."""
-    frames = [{"encoder": 2.0 + t, "sharpen": 1.0, "decode": 3.0, "write": 1.0, "frame": 9.0} for t in range(101)]
-    summary = runner.summarise(frames)
-    assert list(summary) == ["decode", "encoder", "sharpen", "write", "frame"]
+    more = {"upsample": 1.0, "refine": 1.0, "decode": 3.0, "write": 1.0, "frame": 9.0}
+    summary = runner.summarise([{"encoder": 2.0 + t, "sharpen": 1.0, **more} for t in range(101)])
+    assert list(summary) == ["decode", "encoder", "refine", "upsample", "sharpen", "write", "frame"]
     assert summary["encoder"] == {"p50": 52.0, "p95": 97.0, "p99": 101.0}
 
 
@@ -150,13 +147,13 @@ def test_disturbed_turns_are_repeated_and_not_counted() -> None:
 
 @pytest.mark.parametrize(("deadline_s", "turns"), [(math.inf, 4), (0.0, 2)])
 def test_a_machine_that_is_never_quiet_ends_too(deadline_s: float, turns: int) -> None:
-    """After twice the rounds, or after the deadline, with nothing that counts."""
+    """It ends after twice the rounds or at the deadline, and nothing counts."""
     (seen,) = runner.take_turns([scripted([0.5] * 9)], rounds=2, quiet_cores=0.15, deadline_s=deadline_s)
     assert (len(seen.quiet), len(seen.disturbed)) == (0, turns)
 
 
 def test_the_watch_counts_what_others_took(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Busy time that is not of this process, per second of the clock; -1 where the system counts nothing."""
+    """It counts busy time of other processes per second, -1 where the system counts nothing."""
     readings = iter([(10.0, 100.0, 7.0), (14.0, 109.0, 10.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.5)])
     monkeypatch.setattr(machine, "_times", lambda: next(readings))
     with Watch() as watch:
@@ -170,7 +167,7 @@ def test_the_watch_counts_what_others_took(monkeypatch: pytest.MonkeyPatch) -> N
 def script(tmp_path: Path, body: str) -> list[str]:
     """A worker with this code."""
     path = tmp_path / "task.py"
-    path.write_text(f"from vosrt.benchmark.worker import serve\nfrom vosrt.errors import OptionError\n{body}")
+    path.write_text(f"from vosrt.bench.worker import serve\nfrom vosrt.errors import OptionError\n{body}")
     return [sys.executable, str(path)]
 
 
@@ -206,15 +203,29 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path, body: str, message:
 
 
 def test_what_fits_a_budget_is_the_best_of_its_kind() -> None:
-    """Larger first; what something at least as good and faster beats is left out; nothing is made up."""
+    """Larger settings come first; one that another at least as good and faster beats is left out."""
     small, large, slow = row(240, frame_ms=50), row(480, frame_ms=98), row(480, context=10, frame_ms=98.5)
     beyond = row(720, frame_ms=99.5)  # its median fits, its p95 does not
     assert fitting([small, beyond, slow, large], 100) == [large, small]
     assert fitting([beyond, large], 60) == []
 
 
+def test_a_command_names_its_bundle() -> None:
+    """Unless it is the one that vos-run takes by itself; a folder with a space is quoted."""
+    assert "--bundle" not in command_for(row())
+    assert "--bundle 'my bundles/slim' --size 480" in command_for(row(asked_bundle="my bundles/slim"))
+
+
+def test_what_bounds_spared_is_said() -> None:
+    """Where a search was bounded; a full one says nothing."""
+    bounded = {"head": 32, "survivors": 0.0331, "bytes": 1}
+    assert findings([row(memory={**bounded, "survivors": 1.0})]) == []
+    (said,) = findings([row(memory=bounded)])
+    assert said.endswith("3.3 % of the products that heads of 32 channels bounded were computed in full")
+
+
 def test_objects_are_compared_with_the_fewest() -> None:
-    """Within one setting and where both were quiet; decoding and writing are not the model's."""
+    """They are compared within one quiet setting, without decoding and writing."""
     rows = [row(objects=5, frame_ms=115), row(objects=1, frame_ms=100), row(size=240, frame_ms=50)]
     ((first, more, model, frame),) = object_costs(rows)
     assert (first["objects"], more["objects"]) == (1, 5)
@@ -229,17 +240,18 @@ def test_disturbed_rows_are_named() -> None:
     assert "no quiet turn for 1 of 2 settings" in findings([row(), row(size=240, disturbed=True)])[-1]
 
 
-def test_rows_come_back_and_fill_a_table(tmp_path: Path) -> None:
-    """A table of frames and one of stages for each engine, whole in 80 columns."""
+def test_rows_come_back_and_fill_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each engine has a table of frames and one of stages, whole in 80 columns."""
     rows = [row(), row(objects=5)]
     write_rows(tmp_path / "bench.jsonl", {"machine": {}}, rows)
     assert read_rows(tmp_path / "bench.jsonl") == ({"machine": {}}, rows)
-    terminal = Console(width=80, file=io.StringIO())
-    terminal.print(tables_of([*rows, row(engine="openvino-direct", precision="bf16")]))
-    assert isinstance(terminal.file, io.StringIO)
-    text = terminal.file.getvalue()
+    monkeypatch.setenv("COLUMNS", "80")
+    show(*tables_of([*rows, row(engine="openvino", precision="bf16")]))
+    text = capsys.readouterr().out
     assert "…" not in text
-    assert "openvino-direct bf16, core" in text
+    assert "openvino bf16, core" in text
     assert [line.split()[3:7] for line in text.splitlines() if "decode" in line] == [
         ["decode", "encoder", "match", "write"]
     ] * 2
@@ -299,7 +311,7 @@ class FakeNvml(types.ModuleType):
 
 
 def test_power_clocks_and_energy_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In watts, MHz and joules since the last reading."""
+    """They are in watts, MHz and joules since the last reading."""
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
     gpu, reason = open_gpu()
     assert gpu is not None
@@ -311,7 +323,6 @@ def test_power_clocks_and_energy_are_read(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_board_that_does_not_count_energy_says_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rather than zero."""
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(counts_energy=False))
     gpu, _ = open_gpu()
     assert gpu is not None
@@ -345,7 +356,7 @@ def quick_rates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick_rates")
 def test_vos_bench_measures_every_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """All stages of a frame, a process each; what cannot run is left out with its reason."""
+    """Each setting has a process and all stages; what cannot run is left out with its reason."""
     code = main([*QUICK, "--objects", "1,3", "--isa", "auto,amx-less"])
     assert code == 2  # a typing error is found before anything runs
     code = main([*QUICK, "--objects", "1,3,255", "--json", "--budget-ms", "1e6", "-o", str(tmp_path), "--no-plot"])
@@ -358,6 +369,7 @@ def test_vos_bench_measures_every_setting(tmp_path: Path, capsys: pytest.Capture
     assert list(one["stages_ms"]) == ["decode", "resize", "encoder", "match", "upsample", "write", "frame"]
     assert one["frames"] == 2
     assert one["frame"] == [64, 114]
+    assert one["memory"]["survivors"] > 0  # seeds are computed twice, which a toy frame shows: it may exceed 1
     assert "left out: 64p, 255 objects" in shown.err
     assert advice["fits"][0].startswith("vos-run SOURCE --mask FIRST.png -o OUT --size 64 --context 2")
     assert read_rows(tmp_path / "bench.jsonl") == (header, [one, three])
@@ -385,16 +397,17 @@ def test_a_budget_that_nothing_fits_is_a_failure(
     ("arguments", "message"),
     [
         (["--rounds", "0"], "--rounds is 0; expected 1 or more"),
-        (["--engine", "gpu"], "--engine is 'gpu'; expected some of auto, tensorrt-direct"),
+        (["--engine", "gpu"], "--engine is 'gpu'; expected one of auto, tensorrt"),
         (["--budget-ms", "nan"], "--budget-ms is nan; expected more than 0 milliseconds"),
-        (["--source", "0"], "a camera sets its own pace"),
-        (["--source", "missing.mp4"], "missing.mp4"),
+        (["--clip", "0"], "a camera sets its own pace"),
+        (["--clip", "missing.mp4"], "missing.mp4"),
         ([*QUICK, "--bundle", "missing"], "no such bundle: missing"),
         (["--nonsense"], "see vos-bench --help"),
+        (["--submit-row", "d.jsonl", "--objects", "1,5"], "--submit-row is for one setting; 2 are to be measured"),
     ],
 )
 def test_wrong_input_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """And exit code 2."""
+    """The exit code is 2."""
     assert main(arguments) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -402,10 +415,20 @@ def test_wrong_input_is_one_line(arguments: list[str], message: str, capsys: pyt
     assert len(shown.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["bench.jsonl", "roofline.svg"])
+def test_a_file_of_the_user_is_refused_before_measuring(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    assert main(["-o", str(tmp_path)]) == 2
+    assert f"{name}: is not a file that this run wrote" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_plots_without_matplotlib_are_refused_before_measuring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the command that installs it."""
+    """The message has the command that installs it."""
 
     def never(*_: object) -> None:
         pytest.fail("measured")
@@ -418,3 +441,58 @@ def test_plots_without_matplotlib_are_refused_before_measuring(
         capsys.readouterr().err
     )
     assert not (tmp_path / "out").exists()
+
+
+def packages_of(root: Path, *counters_uj: int, name: str = "package-0") -> None:
+    """Write zones as Linux shows them: one with the name of a package per counter, each with cores inside it."""
+    for index, counter in enumerate(counters_uj):
+        for zone, title in ((f"intel-rapl:{index}", name), (f"intel-rapl:{index}:0", "core")):
+            (root / zone).mkdir(parents=True, exist_ok=True)
+            (root / zone / "name").write_text(f"{title}\n")
+            (root / zone / "energy_uj").write_text(f"{counter}\n")
+            (root / zone / "max_energy_range_uj").write_text("262143328850\n")
+
+
+def test_energy_of_all_packages_is_read(tmp_path: Path) -> None:
+    """Cores inside a package are counted with it; a counter that began again has wrapped."""
+    packages_of(tmp_path, 1_000_000, 262_143_000_000)
+    meter, why_not = open_packages(tmp_path)
+    assert meter is not None
+    assert why_not == ""
+    packages_of(tmp_path, 3_500_000, 171_150)
+    assert meter.read_j() == pytest.approx(2.5 + 0.5)
+    assert meter.read_j() == 0
+
+
+def test_where_energy_cannot_be_read_the_reason_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert open_packages(tmp_path / "none") == (
+        None,
+        f"not available: {tmp_path / 'none'} shows no packages (RAPL); virtual machines seldom do",
+    )
+    packages_of(tmp_path, 1, name="psys")
+    assert open_packages(tmp_path)[0] is None
+    packages_of(tmp_path, 1)
+    denied = PermissionError(13, "Permission denied", str(tmp_path / "intel-rapl:0/energy_uj"))
+    monkeypatch.setattr("vosrt.bench.rapl._integer", lambda path: (_ for _ in ()).throw(denied))
+    meter, why_not = open_packages(tmp_path)
+    assert meter is None
+    assert "energy_uj may not be read; permit it with: sudo chmod a+r" in why_not
+
+
+def test_a_row_is_added_to_the_table_of_devices(tmp_path: Path) -> None:
+    """One line with the machine and the percentiles of a frame; other files are refused and stay."""
+    machine = {"processor": "Test", "cores": 2, "memory_gib": 8.0, "instruction_sets": ["avx2"]}
+    row = {"device": "cpu", "size": 480, "objects": 1, "fps": 10.0, "disturbed": False}
+    row |= {"stages_ms": {"frame": {"p50": 100.0, "p95": 120.0, "p99": 130.0}}}
+    line = device_row({"machine": machine, "gpu": "not available"}, row)
+    table = tmp_path / "devices.jsonl"
+    add_row(table, line)
+    add_row(table, line | {"fps": 11.0})
+    first, second = (json.loads(each) for each in table.read_text().splitlines())
+    assert (first, second["fps"]) == (line, 11.0)
+    assert first["frame_ms"] == {"p50": 100.0, "p95": 120.0, "p99": 130.0}
+    assert (first["processor"], first["energy_per_frame_j"]) == ("Test", None)
+    (tmp_path / "notes.txt").write_text("mine\n")
+    with pytest.raises(InputError, match="is no table of devices"):
+        add_row(tmp_path / "notes.txt", line)
+    assert (tmp_path / "notes.txt").read_text() == "mine\n"

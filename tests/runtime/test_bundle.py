@@ -32,7 +32,7 @@ Edit = Callable[[dict[str, Any]], object]
 
 @functools.cache
 def plain_graph() -> bytes:
-    """The least that is an encoder: bytes of a frame in, four channels out. What it computes is irrelevant here."""
+    """The least that is an encoder: bytes of a frame in, four channels out. What it computes is irrelevant."""
     onnx = pytest.importorskip("onnx")
     frames = onnx.helper.make_tensor_value_info("frames", onnx.TensorProto.UINT8, ["n", "height", "width", 3])
     embedding = onnx.helper.make_tensor_value_info("embedding", onnx.TensorProto.FLOAT, ["n", "h", "w", 4])
@@ -89,7 +89,7 @@ def refusal(bundle: Path | str, **options: bool) -> str:
 
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     """Every field survives, those that are not the default included."""
-    options = PropagationOptions(context=3, window="square", radius=2.5, top_k=4, temperature=0.1, pad_context=False)
+    options = PropagationOptions(context=3, radius=2.5, top_k=4, temperature=0.1, pad_context=False)
     loaded = load_bundle(make_bundle(tmp_path / "b", inference=options, size=240, trained=True, name="naïve"))
     assert loaded.manifest.inference == options
     assert loaded.manifest.size == 240
@@ -122,7 +122,7 @@ def test_unknown_graph_names_those_that_exist(bundle: Path) -> None:
 
 
 def test_options_newer_than_the_bundle_keep_their_default(bundle: Path) -> None:
-    edit(bundle, lambda d: d["inference"].pop("global_reference"))
+    edit(bundle, lambda d: d["inference"].pop("yield_background"))
     edit(bundle, lambda d: d["encoder"].pop("align_corners"))
     assert load_bundle(bundle).manifest.inference == PropagationOptions()
     assert load_bundle(bundle).manifest.encoder.align_corners
@@ -130,7 +130,7 @@ def test_options_newer_than_the_bundle_keep_their_default(bundle: Path) -> None:
 
 @pytest.mark.parametrize(("side", "cells"), [(480, 60), (854, 107), (1, 1), (8, 1), (9, 2), (96, 12), (97, 13)])
 def test_grid_follows_the_convolution_arithmetic(side: int, cells: int) -> None:
-    """Three stages of stride 2 that each give floor((x - 1) / 2) + 1."""
+    """Each of three stages of stride 2 gives floor((x - 1) / 2) + 1."""
     chained = side
     for _ in range(3):
         chained = (chained - 1) // 2 + 1
@@ -218,7 +218,7 @@ def test_a_pipe_is_not_waited_for(bundle: Path) -> None:
 
 @pytest.mark.parametrize(("side", "whole"), [(480, 480), (854, 856), (427, 424), (3, 8), (12, 16), (11, 8)])
 def test_working_frames_are_whole_numbers_of_cells(side: int, whole: int) -> None:
-    """Where corners are not aligned; the nearest number, halves up, at least one."""
+    """Without aligned corners it is the nearest number, halves up, and at least one."""
     assert EncoderSpec(channels=4, feature="res3", align_corners=False).whole_cells(side) == whole
     assert EncoderSpec(channels=4, feature="res3").whole_cells(side) == side
 
@@ -271,7 +271,8 @@ WRONG: dict[str, Edit] = {
     "graph unknown": lambda d: d["graphs"]["encoder"].update(url="https://example.org"),
     "context": lambda d: d["inference"].update(context=-1),
     "context float": lambda d: d["inference"].update(context=1.5),
-    "window": lambda d: d["inference"].update(window="hexagon"),
+    "window": lambda d: d["inference"].update(window="square"),
+    "global_reference": lambda d: d["inference"].update(global_reference=False),
     "radius": lambda d: d["inference"].update(radius=0),
     "radius text": lambda d: d["inference"].update(radius="12"),
     "top_k": lambda d: d["inference"].update(top_k=100000),
@@ -333,7 +334,7 @@ json_values = st.recursive(
 )
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_content_crashes_the_reader(bundle: Path, path: tuple[str, str | None], key: str, value: object) -> None:
-    """Whatever a section holds, the outcome is a bundle or a BundleError, never another exception."""
+    """Any content of a section gives a bundle or a BundleError, never another exception."""
     original = (bundle / "manifest.json").read_text()
     document = json.loads(original)
     if path[1] is None:

@@ -25,6 +25,7 @@ class Frames:
         self._frames = frames
         self.info = SourceInfo("clip", frames.shape[2], frames.shape[1], 25.0, len(frames))
         self.first = Frame(frames[0], 0, 0.0, "00000")
+        self.warnings: tuple[str, ...] = ()
         self.closed = False
 
     def __iter__(self) -> Iterator[Frame]:
@@ -46,7 +47,7 @@ def agreement(first: U8Array, second: U8Array, object_id: int) -> float:
 
 
 def test_the_score_is_what_the_formula_says(model: Model, tiny_clip: Clip) -> None:
-    """Equal to streams that are run by hand, forward once and back from every turning frame."""
+    """It equals streams that are run by hand, forward once and back from every turning frame."""
     frames, masks = tiny_clip
     source, forward = Frames(frames), {}
     score = cycle_consistency(
@@ -99,7 +100,7 @@ def test_late_objects_count_from_where_they_are_marked(model: Model, tiny_clip: 
 
 
 def test_turning_frames() -> None:
-    """Evenly spread, the last frame always among them, no frame twice."""
+    """They are evenly spread, include the last frame and repeat none."""
     assert turning_frames(0, 100, 4) == [25, 50, 75, 100]
     assert turning_frames(10, 12, 4) == [11, 12]
     assert turning_frames(3, 4, 1) == [4]

@@ -12,7 +12,7 @@ from vosrt.types import Precision, U8Array
 
 
 def test_the_default_bundle_segments_a_clip_on_the_cpu(tiny_clip: tuple[U8Array, U8Array]) -> None:
-    """ONNX Runtime's own provider; the first frame shows its mask, the others have labels and finite confidence."""
+    """The first frame shows its mask; the others have labels and finite confidence."""
     frames, masks = tiny_clip
     model = Model.load(engine="cpu")
     with model.stream() as stream:
@@ -25,20 +25,18 @@ def test_the_default_bundle_segments_a_clip_on_the_cpu(tiny_clip: tuple[U8Array,
     assert model.describe()["weights"] in ("trained", "untrained")
 
 
-@pytest.mark.parametrize("engine", ["openvino", "openvino-direct"])
 @pytest.mark.parametrize(("precision", "similarity"), [("fp32", 0.99999), ("bf16", 0.999)])
 def test_openvino_computes_what_the_cpu_provider_computes(
     tiny_clip: tuple[U8Array, U8Array],
-    engine: str,
     precision: Precision,
     similarity: float,
     skip_or_fail: Callable[..., None],
 ) -> None:
-    """Cosine per cell against fp32; skipped, with the back end's own reason, where it does not run."""
+    """The cosine of each cell is compared with fp32; where OpenVINO does not run, its reason skips the test."""
     try:
-        model = Model.load(engine=engine, precision=precision)
+        model = Model.load(engine="openvino", precision=precision)
     except (EngineError, MissingExtraError) as error:
-        skip_or_fail(str(error), required=engine)
+        skip_or_fail(str(error), required="openvino")
     frame = tiny_clip[0][0]
     exact = Model.load(engine="cpu").encode(frame).array
     assert (model.encode(frame).array * exact).sum(axis=-1).min() > similarity

@@ -8,18 +8,15 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from vosrt.bundle import EncoderSpec
-from vosrt.cli.app import ENGINE_HELP
-from vosrt.engines import onnxruntime as ort_engines
-from vosrt.engines import select
+from vosrt.engines import openvino
 from vosrt.engines.fake import FakeEngine
-from vosrt.engines.onnxruntime import OnnxRuntimeEngine, cpu_engine, find_openvino_device
+from vosrt.engines.onnxruntime import OnnxRuntimeEngine, cpu_engine
 from vosrt.engines.openvino import OpenVinoEngine
 from vosrt.engines.select import create_encoder_engine
 from vosrt.errors import EngineError, MissingExtraError, OptionError, VosrtError
@@ -47,7 +44,7 @@ def _mean_colours(frames: U8Array) -> F32Array:
 
 
 def test_the_cpu_engine_computes_the_graph(graph: Path) -> None:
-    """Any size, in and out by name."""
+    """It takes any size, with inputs and outputs by name."""
     engine = create_encoder_engine(graph, SPEC, engine="cpu", threads=1)
     for height, width in ((16, 24), (64, 32), (16, 24)):
         frames = _frames(height, width)
@@ -56,16 +53,15 @@ def test_the_cpu_engine_computes_the_graph(graph: Path) -> None:
     assert "onnxruntime" in engine.info.version
 
 
-@pytest.mark.parametrize("name", ["openvino", "openvino-direct"])
-def test_the_openvino_engines_compute_the_graph(name: str, graph: Path, skip_or_fail: Callable[..., None]) -> None:
-    """In each precision, for several sizes; skipped, with the back end's own reason, where it does not run."""
+def test_the_openvino_engine_computes_the_graph(graph: Path, skip_or_fail: Callable[..., None]) -> None:
+    """It does in each precision for several sizes; where OpenVINO does not run, its reason skips the test."""
     wanted: list[tuple[Precision, float]] = [("fp32", 1e-5), ("bf16", 0.01)]
     for precision, tolerance in wanted:
         try:
-            engine = create_encoder_engine(graph, SPEC, engine=name, precision=precision)
+            engine = create_encoder_engine(graph, SPEC, engine="openvino", precision=precision)
         except (EngineError, MissingExtraError) as error:
-            skip_or_fail(str(error), required=name)
-        assert (engine.info.name, engine.info.precision) == (name, precision)
+            skip_or_fail(str(error), required="openvino")
+        assert (engine.info.name, engine.info.precision) == ("openvino", precision)
         for height, width in ((64, 96), (32, 24), (64, 96)):
             frames = _frames(height, width)
             embedding = engine.run({"frames": frames})["embedding"]
@@ -75,9 +71,9 @@ def test_the_openvino_engines_compute_the_graph(name: str, graph: Path, skip_or_
 def test_results_of_openvino_outlive_the_next_run(graph: Path, skip_or_fail: Callable[..., None]) -> None:
     """An embedding waits in a queue while the next frame is encoded; the two must not share memory."""
     try:
-        engine = create_encoder_engine(graph, SPEC, engine="openvino-direct", precision="fp32")
+        engine = create_encoder_engine(graph, SPEC, engine="openvino", precision="fp32")
     except MissingExtraError as error:
-        skip_or_fail(str(error), required="openvino-direct")
+        skip_or_fail(str(error), required="openvino")
     first = engine.run({"frames": _frames(32, 32, seed=1)})["embedding"]
     kept = first.copy()
     engine.run({"frames": _frames(32, 32, seed=2)})
@@ -91,7 +87,7 @@ def test_an_openvino_request_is_asked_by_one_thread_at_a_time(graph: Path, skip_
     try:
         engine = OpenVinoEngine(graph, AXES, bf16=False, threads=1, reason="")
     except MissingExtraError as error:
-        skip_or_fail(str(error), required="openvino-direct")
+        skip_or_fail(str(error), required="openvino")
     session = engine._create_session((("height", 16), ("n", 1), ("width", 24)))
 
     class Guarded:
@@ -107,7 +103,7 @@ def test_an_openvino_request_is_asked_by_one_thread_at_a_time(graph: Path, skip_
 def test_a_signal_after_several_openvino_engines_is_survived(graph: Path, skip_or_fail: Callable[..., None]) -> None:
     """Engines come and go in one process; Ctrl-C must still find a stack to run on."""
     if importlib.util.find_spec("openvino") is None:
-        skip_or_fail("openvino is not installed", required="openvino-direct")
+        skip_or_fail("openvino is not installed", required="openvino")
     code = (
         "import gc, os, signal, sys; from pathlib import Path\n"
         "from vosrt.engines.openvino import OpenVinoEngine\n"
@@ -122,7 +118,7 @@ def test_a_signal_after_several_openvino_engines_is_survived(graph: Path, skip_o
     assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr
 
 
-@pytest.mark.parametrize("name", ["cpu", "openvino-direct"])
+@pytest.mark.parametrize("name", ["cpu", "openvino"])
 def test_threads_share_an_engine(name: str, graph: Path, skip_or_fail: Callable[..., None]) -> None:
     """Runs of several sizes from several threads give each caller its own result."""
     try:
@@ -162,7 +158,7 @@ def test_few_sessions_are_kept(graph: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_wrong_inputs_are_engine_errors(graph: Path, inputs: dict[str, Any], message: str) -> None:
-    """One line, whatever ONNX Runtime says."""
+    """Every error of ONNX Runtime becomes one line."""
     engine = cpu_engine(graph, AXES, threads=1, reason="")
     with pytest.raises(EngineError, match=message) as caught:
         engine.run(inputs)
@@ -170,7 +166,6 @@ def test_wrong_inputs_are_engine_errors(graph: Path, inputs: dict[str, Any], mes
 
 
 def test_a_broken_graph_is_found_when_loading(tmp_path: Path) -> None:
-    """Not at the first frame of a video."""
     broken = tmp_path / "encoder.onnx"
     broken.write_bytes(b"not a graph")
     for name in ("cpu", "auto"):
@@ -179,81 +174,56 @@ def test_a_broken_graph_is_found_when_loading(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_missing_plugin_names_the_command(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_engine_names_the_command(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for by name it is an error; on the way to the CPU provider it is a reason."""
-    monkeypatch.setitem(sys.modules, "onnxruntime_ep_openvino", None)
     monkeypatch.setitem(sys.modules, "openvino", None)
-    for name in ("openvino", "openvino-direct"):
-        with pytest.raises(MissingExtraError, match=r"pip install 'vosrt\[openvino\]'"):
-            create_encoder_engine(graph, SPEC, engine=name)
+    with pytest.raises(MissingExtraError, match=r"pip install 'vosrt\[openvino\]'"):
+        create_encoder_engine(graph, SPEC, engine="openvino")
     engine = create_encoder_engine(graph, SPEC, engine="auto")
     assert engine.info.name == "cpu"
-    assert "openvino refused: the OpenVINO engine is not installed" in engine.info.reason
+    assert "openvino refused: OpenVINO is not installed" in engine.info.reason
 
 
-class _FakeOnnxRuntime:
-    """Registers plugins as ONNX Runtime does, and offers the given devices afterwards."""
-
-    __version__ = "0"
-
-    def __init__(self, *offered: tuple[str, str]) -> None:
-        self.registered: list[str] = []
-        self._offered = offered
-
-    def register_execution_provider_library(self, name: str, path: str) -> None:
-        if name in self.registered:
-            raise RuntimeError(f"EP library is already registered under {name}")
-        self.registered.append(name)
-
-    def get_ep_devices(self) -> list[Any]:
-        devices = [("CPUExecutionProvider", ""), *(self._offered if self.registered else ())]
-        return [
-            SimpleNamespace(ep_name=name, ep_metadata={"ov_device": kind}, device=SimpleNamespace(vendor="AMD"))
-            for name, kind in devices
-        ]
+def test_a_bare_installation_says_which_line_is_missing(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives one line instead of a list of refusals."""
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name))
+    with pytest.raises(MissingExtraError, match=r"^an engine .* is not installed; .*: pip install 'vosrt\[cpu\]'$"):
+        create_encoder_engine(graph, SPEC, engine="auto")
+    with pytest.raises(MissingExtraError, match=r"pip install 'vosrt\[cpu\]'$"):
+        create_encoder_engine(graph, SPEC, engine="cpu")
 
 
-def _plug_in(monkeypatch: pytest.MonkeyPatch, fake: _FakeOnnxRuntime) -> None:
-    pytest.importorskip("onnxruntime_ep_openvino")
-    monkeypatch.setattr(ort_engines, "load_onnxruntime", lambda: fake)
-
-
-def test_the_plugin_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of its devices, the plain CPU one is taken."""
-    fake = _FakeOnnxRuntime(
-        ("OpenVINOExecutionProvider.AUTO", "CPU"),
-        ("OpenVINOExecutionProvider", "GPU"),
-        ("OpenVINOExecutionProvider", "CPU"),
-    )
-    _plug_in(monkeypatch, fake)
-    for _ in range(2):
-        device, version = find_openvino_device()
-        assert (device.ep_name, device.ep_metadata["ov_device"]) == ("OpenVINOExecutionProvider", "CPU")
-        assert version.startswith("onnxruntime-ep-openvino ")
-    assert len(fake.registered) == 1
-
-
-def test_a_plugin_without_a_device_says_whose_processor_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugin passes over processors of other makers; asking twice does not trip over its registration."""
-    fake = _FakeOnnxRuntime()
-    _plug_in(monkeypatch, fake)
-    for _ in range(2):
-        with pytest.raises(EngineError, match="Intel processors only, this one is by AMD"):
-            find_openvino_device()
-    assert len(fake.registered) == 1
+def test_a_former_name_is_taken_with_a_warning(
+    graph: Path, caplog: pytest.LogCaptureFixture, skip_or_fail: Callable[..., None]
+) -> None:
+    """Scripts that say `openvino-direct` go on, and learn the plain name."""
+    for old in ("tensorrt-direct", "tensorrt-rtx-direct"):
+        with pytest.raises((EngineError, MissingExtraError)):
+            create_encoder_engine(graph, SPEC, engine=old)
+        assert caplog.messages == [f"the engine {old} is called {old.removesuffix('-direct')}; use that name"]
+        caplog.clear()
+    try:
+        engine = create_encoder_engine(graph, SPEC, engine="openvino-direct", threads=1)
+    except MissingExtraError as error:
+        skip_or_fail(str(error), required="openvino")
+    assert engine.info.name == "openvino"
+    assert caplog.messages == ["the engine openvino-direct is called openvino; use that name"]
 
 
 def test_auto_precision_follows_the_processor(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """bf16 where it is native, fp32 elsewhere, and what was asked for if it was."""
+    """It is bf16 where that is native and fp32 elsewhere; one that is asked for is taken."""
     chosen: list[bool] = []
 
     def record(*_: object, bf16: bool, **__: object) -> OnnxRuntimeEngine:
         chosen.append(bf16)
         return cpu_engine(graph, AXES, threads=1, reason="")
 
-    monkeypatch.setattr(select, "openvino_engine", record)
+    monkeypatch.setattr(openvino, "OpenVinoEngine", record)
     for native in (True, False):
-        monkeypatch.setattr(select, "processor_has_bf16", lambda native=native: native)
+        monkeypatch.setattr(openvino, "processor_has_bf16", lambda native=native: native)
         for precision in ("auto", "fp32", "bf16"):
             create_encoder_engine(graph, SPEC, engine="openvino", precision=precision)
     assert chosen == [True, False, True, False, False, True]
@@ -264,29 +234,24 @@ def test_auto_precision_follows_the_processor(graph: Path, monkeypatch: pytest.M
     [
         (
             {"engine": "tensorflow"},
-            "engine is 'tensorflow'; expected one of auto, tensorrt-direct, .*, cuda, openvino, openvino-direct, cpu$",
+            "engine is 'tensorflow'; expected one of auto, tensorrt, .*, cuda, openvino, cpu$",
         ),
-        ({"engine": "cpu", "precision": "bf16"}, "fp32 only"),
+        (
+            {"engine": "cpu", "precision": "bf16"},
+            "the cpu engine has no bf16; expected auto, fp32, or engine tensorrt, tensorrt-rtx, openvino$",
+        ),
     ],
 )
 def test_impossible_wishes_are_refused(graph: Path, options: dict[str, Any], message: str) -> None:
-    """Before anything is loaded."""
+    """They are refused before anything is loaded."""
     with pytest.raises(OptionError, match=message):
         create_encoder_engine(graph, SPEC, **options)
 
 
-def test_the_help_names_every_engine() -> None:
-    """In the order in which ``auto`` tries them; the fake one is for tests."""
-    named = ENGINE_HELP.split(";")[0].replace(" or ", ", ").split(", ")
-    assert named == list(select.ENGINE_NAMES[:-1])
-    assert tuple(named[1:]) == select.AUTO_ORDER
-
-
 def test_bf16_without_an_engine_that_has_it_is_an_error(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Precision that was asked for is never dropped in silence."""
-    monkeypatch.setitem(sys.modules, "onnxruntime_ep_openvino", None)
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(VosrtError, match="cpu refused: the cpu engine computes in fp32 only"):
+    with pytest.raises(VosrtError, match="cpu refused: the cpu engine has no bf16"):
         create_encoder_engine(graph, SPEC, precision="bf16")
 
 

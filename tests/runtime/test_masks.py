@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from vosrt.types import U8Array
 from vosrt.video.base import Frame, SourceInfo
 from vosrt.video.masks import read_mask, read_mask_folder
 from vosrt.video.palette import davis_palette
-from vosrt.video.prompts import Prompts, load_annotations, read_polygons
+from vosrt.video.polygons import read_polygons
+from vosrt.video.prompts import Prompts, load_annotations
 
 WIDTH, HEIGHT = 24, 16
 
@@ -28,6 +30,7 @@ class OneFrame:
         image = np.random.default_rng(0).integers(0, 40, (HEIGHT, WIDTH, 3), dtype=np.uint8)
         image[4:12, 6:16] = (200, 220, 240)
         self.first = Frame(image, 0, 0.0, "00000")
+        self.warnings: tuple[str, ...] = ()
         self.info = SourceInfo("clip.mp4", WIDTH, HEIGHT, 25.0, frame_count, stems=stems)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -80,17 +83,33 @@ def test_white_in_a_black_and_white_image_is_object_1(save: Callable[..., Path],
     np.testing.assert_array_equal(read_mask(save(mask), WIDTH, HEIGHT), mask.astype(bool).astype(np.uint8))
 
 
-def test_255_beside_other_objects_is_object_255(save: Callable[..., Path], two_objects: U8Array) -> None:
-    two_objects[two_objects == 2] = 255
-    assert set(np.unique(read_mask(save(two_objects), WIDTH, HEIGHT))) == {0, 1, 255}
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-def test_colour_images_are_refused_and_the_remedy_is_named(
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_255_beside_other_objects_is_void_and_warned_of(
     save: Callable[..., Path], two_objects: U8Array, mode: str
 ) -> None:
-    with pytest.raises(MaskError, match=rf"mask.png: is an .*{mode}|RGB.*palette or greyscale PNG.*object numbers"):
-        read_mask(save(two_objects, mode=mode), WIDTH, HEIGHT)
+    """The borders of PASCAL VOC are such."""
+    path = save(np.where(two_objects == 2, 255, two_objects).astype(np.uint8), mode=mode)
+    read = load_annotations(Prompts(masks=(str(path),)), OneFrame())
+    np.testing.assert_array_equal(read.masks[0], two_objects == 1)
+    assert "mask.png: 255 beside other object numbers means void" in read.warnings[0]
+    np.testing.assert_array_equal(read_mask(path, WIDTH, HEIGHT, keep_void=True) == 255, two_objects == 2)
+
+
+def test_255_is_an_object_where_all_other_numbers_are_taken(save: Callable[..., Path]) -> None:
+    labels = np.kron(np.arange(256, dtype=np.uint8).reshape(16, 16), np.ones((4, 4), np.uint8))
+    assert read_mask(save(labels), 64, 64).max() == 255
+
+
+def test_255_alone_is_void_in_a_folder_whose_masks_number_objects(
+    save: Callable[..., Path], two_objects: U8Array
+) -> None:
+    folder = save(two_objects, "masks/00000.png").parent
+    save(np.where(two_objects == 2, 255, 0).astype(np.uint8), "masks/00001.png")
+    read = read_mask_folder(folder, OneFrame().info)
+    assert sorted(read.masks) == [0]
+    assert "255 beside other object numbers means void" in read.warnings[0]
+    white = save(np.where(two_objects == 2, 255, 0).astype(np.uint8), "white/00001.png").parent
+    assert read_mask_folder(white, OneFrame().info).masks[1].max() == 1
 
 
 def test_lossy_images_are_refused(save: Callable[..., Path], two_objects: U8Array) -> None:
@@ -104,9 +123,10 @@ def test_another_size_is_refused_naming_both(save: Callable[..., Path], two_obje
 
 
 def test_more_than_255_objects_are_refused(save: Callable[..., Path]) -> None:
-    mask = np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH)
+    cells = np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH)
+    mask = np.kron(cells, np.ones((4, 4), np.uint16))
     with pytest.raises(MaskError, match="holds 383 objects; expected at most 255"):
-        read_mask(save(mask), WIDTH, HEIGHT)
+        read_mask(save(mask), 4 * WIDTH, 4 * HEIGHT)
 
 
 def test_object_numbers_above_255_are_refused(save: Callable[..., Path], two_objects: U8Array) -> None:
@@ -150,7 +170,27 @@ def test_a_folder_is_matched_to_frame_stems(save: Callable[..., Path], two_objec
     save(two_objects, "masks/99999.png", "P")
     read = read_mask_folder(folder, OneFrame(stems=("00005", "00010", "00015")).info)
     assert sorted(read.masks) == [2]
-    assert read.unmatched == ("99999.png",)
+    assert "1 masks belong to no frame, unused: 99999.png" in read.warnings[0]
+
+
+def test_names_match_in_any_form_of_unicode(save: Callable[..., Path], two_objects: U8Array) -> None:
+    """One system composes letters with accents, another takes them apart."""
+    composed, apart = (unicodedata.normalize(form, "Vögel_00000") for form in ("NFC", "NFD"))
+    assert composed != apart
+    for there, stem in ((composed, apart), (apart, composed)):
+        folder = save(two_objects, f"{len(there)}/{there}.png").parent
+        assert sorted(read_mask_folder(folder, OneFrame(stems=(stem,)).info).masks) == [0]
+
+
+@pytest.mark.parametrize("stems", [None, ("00000", "00001", "00002")])
+def test_masks_that_seem_to_be_numbered_from_1_are_warned_of(
+    save: Callable[..., Path], two_objects: U8Array, stems: tuple[str, ...] | None
+) -> None:
+    folder = save(two_objects, "masks/00001.png").parent
+    read = read_mask_folder(folder, OneFrame(stems=stems).info)
+    assert "has 00001.png but no mask of the first frame" in read.warnings[0]
+    save(two_objects, "masks/00000.png")
+    assert read_mask_folder(folder, OneFrame(stems=stems).info).warnings == ()
 
 
 def test_folders_without_use_are_refused(save: Callable[..., Path], two_objects: U8Array, tmp_path: Path) -> None:
@@ -163,6 +203,9 @@ def test_folders_without_use_are_refused(save: Callable[..., Path], two_objects:
     (tmp_path / "none").mkdir()
     with pytest.raises(MaskError, match="holds no masks"):
         read_mask_folder(tmp_path / "none", OneFrame().info)
+    lossy = save(two_objects * 100, "lossy/00000.jpg").parent
+    with pytest.raises(MaskError, match="JPEG changes pixel values; expected PNG files named like the frames"):
+        read_mask_folder(lossy, OneFrame().info)
     twice = save(two_objects, "twice/00000.png").parent
     save(two_objects, "twice/00000.bmp")
     with pytest.raises(SourceError, match="share a name"):
@@ -226,10 +269,20 @@ def test_black_and_white_masks_are_objects_of_their_own(save: Callable[..., Path
     read = load_annotations(Prompts(masks=masks), OneFrame())
     assert (read.masks[0][0, 0], read.masks[0][0, -1]) == (1, 2)
     assert read.warnings == []
+    twice = load_annotations(Prompts(masks=(masks[0], masks[0])), OneFrame())
+    assert "covers object 1 of frame 0 completely" in twice.warnings[0]
     numbered = save(right // 255, "numbered.png")
     read = load_annotations(Prompts(masks=(masks[0], str(numbered))), OneFrame())
     assert read.object_ids == (1,)
     assert "object 1 is marked in frame 0 already; both marks count" in read.warnings[0]
+
+
+def test_one_bit_masks_are_objects_of_their_own_at_later_frames_too(save: Callable[..., Path]) -> None:
+    left, right = np.zeros((HEIGHT, WIDTH), bool), np.zeros((HEIGHT, WIDTH), bool)
+    left[:, :4], right[:, 20:] = True, True
+    masks = (str(save(left, "left.png")), f"5:{save(right, 'right.png')}")
+    read = load_annotations(Prompts(masks=masks), OneFrame())
+    assert (read.masks[0][0, 0], read.masks[5][0, -1]) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +315,7 @@ def test_polygons_of_several_objects(tmp_path: Path) -> None:
             }
         )
     )
-    mask = read_polygons(path, WIDTH, HEIGHT)
+    mask = read_polygons(path, WIDTH, HEIGHT).labels
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
     expected[2:7, 2:7] = expected[2:7, 10:15] = 3
     expected[4:6, 4:13] = 2
@@ -273,7 +326,7 @@ def test_overlapping_polygons_of_an_object_are_united(tmp_path: Path) -> None:
     path = tmp_path / "objects.json"
     square = [[2, 2], [6, 2], [6, 6], [2, 6]]
     path.write_text(json.dumps({"objects": [{"polygons": [square, square]}]}))
-    assert read_polygons(path, WIDTH, HEIGHT)[2:7, 2:7].all()
+    assert read_polygons(path, WIDTH, HEIGHT).labels[2:7, 2:7].all()
 
 
 @pytest.mark.parametrize(
@@ -294,6 +347,10 @@ def test_overlapping_polygons_of_an_object_are_united(tmp_path: Path) -> None:
             '{"objects": [{"id": 1, "polygons": [[[1' + "0" * 400 + ",1],[2,2],[3,1]]]}]}",
             "three or more points",
             id="too large for a float",
+        ),
+        (
+            '{"objects": [{"id": 1, "polygons": [[[0.1,0.1],[0.9,0.2],[0.5,1]]]}]}',
+            "coordinates from 0 to 1; expected pixels",
         ),
         ('{"objects": [{"id": 1, "polygons": [[[1,1],[2,2],[99,1]]]}]}', r"\(99, 1\) outside the frame"),
         ('{"size": [8, 8], "objects": [{"id": 1, "polygons": [[[1,1],[2,2],[3,1]]]}]}', "drawn on 8×8 but.*24×16"),

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vosrt.core.memory import Memory
+from vosrt.core.reference import NumpyMemory
 from vosrt.errors import InputError, MaskError, OptionError
-from vosrt.memory import Memory, NumpyMemory
 from vosrt.types import F32Array, PropagationOptions, U8Array
 
 MemoryFactory = Callable[..., Memory]
@@ -183,43 +184,30 @@ def test_context_zero_attends_the_reference_alone(memory_factory: MemoryFactory,
     assert (attended.cell[0] >= 0).sum(axis=1).tolist() == [H * W] * (H * W)
 
 
-@pytest.mark.parametrize(
-    ("window", "radius", "centre", "corner"),
-    [
-        ("circle", 2.0, 9, 4),
-        ("circle", 2.1, 13, 6),
-        ("square", 1.0, 9, 4),
-        ("square", 2.0, 25, 9),
-        ("circle", 0.5, 1, 1),
-    ],
-)
+@pytest.mark.parametrize(("radius", "centre", "corner"), [(2.0, 9, 4), (2.1, 13, 6), (0.5, 1, 1)])
 def test_the_window_bounds_the_search(
-    memory_factory: MemoryFactory, unit_embedding: Embeddings, window: str, radius: float, centre: int, corner: int
+    memory_factory: MemoryFactory, unit_embedding: Embeddings, radius: float, centre: int, corner: int
 ) -> None:
-    """Candidates of the middle and of a corner cell; the circle excludes its rim, the square includes it."""
-    options: dict[str, Any] = {"window": window, "radius": radius}
-    memory = memory_factory(5, 5, K, context=0, top_k=64, global_reference=False, **options)
+    """A middle and a corner cell of a recent frame have the candidates of the window without its rim."""
+    memory = memory_factory(5, 5, K, context=1, top_k=64, radius=radius)
     memory.push(unit_embedding(0, 5, 5, K))
     memory.annotate(_mask((1, slice(2, 3), slice(2, 3)), shape=(5, 5)))
     memory.push(unit_embedding(1, 5, 5, K))
-    count = (memory.top_k().cell[0] >= 0).sum(axis=1)
+    memory.push(unit_embedding(2, 5, 5, K))
+    count = (memory.top_k().frame[0] == 1).sum(axis=1)
     assert (count[12], count[0]) == (centre, corner)
 
 
-def test_only_the_reference_is_attended_everywhere(memory_factory: MemoryFactory) -> None:
-    """An object that jumps further than the window is found by the global reference only."""
+def test_the_reference_is_attended_everywhere(memory_factory: MemoryFactory) -> None:
+    """An object that jumps further than the window is found by the reference."""
     eye = np.eye(16, dtype=np.float32).reshape(1, 16, 16)
     jumped = np.roll(eye, 10, axis=1)
     mask = _mask((1, slice(0, 1), slice(2, 4)), shape=(1, 16))
-    found = {}
-    for everywhere in (True, False):
-        memory = memory_factory(1, 16, 16, radius=3.0, top_k=1, global_reference=everywhere)
-        memory.push(eye)
-        memory.annotate(mask)
-        memory.push(jumped)
-        found[everywhere] = memory.soft_masks()[0, 12:14, 1].tolist()
-    assert found[True] == [1, 1]
-    assert found[False] == [0, 0]
+    memory = memory_factory(1, 16, 16, radius=3.0, top_k=1)
+    memory.push(eye)
+    memory.annotate(mask)
+    memory.push(jumped)
+    assert memory.soft_masks()[0, 12:14, 1].tolist() == [1, 1]
 
 
 def test_removal_turns_an_object_into_background(memory_factory: MemoryFactory, unit_embedding: Embeddings) -> None:
@@ -243,7 +231,7 @@ def test_removal_turns_an_object_into_background(memory_factory: MemoryFactory, 
 
 
 def test_a_removed_id_can_come_back(memory_factory: MemoryFactory, unit_embedding: Embeddings) -> None:
-    """After all objects are gone, background is still read from the first reference and an old id starts anew."""
+    """After all objects are gone, background is still read from the first reference and an old id is a new object."""
     memory = memory_factory(H, W, K, top_k=64)
     memory.push(unit_embedding(0, H, W, K))
     memory.annotate(LEFT)
@@ -338,7 +326,7 @@ def test_a_rescue_never_loses_another_object(memory_factory: MemoryFactory, unit
 
 
 def test_a_refused_annotation_changes_nothing(memory_factory: MemoryFactory, unit_embedding: Embeddings) -> None:
-    """Two one-pixel objects in one cell, or an empty mask: an error, and the memory is as it was."""
+    """Two one-pixel objects in one cell and an empty mask are errors; the memory stays as it was."""
     memory = memory_factory(H, W, K)
     memory.push(unit_embedding(0, H, W, K))
     memory.annotate(LEFT)
@@ -491,12 +479,10 @@ def test_255_objects_fit(memory_factory: MemoryFactory, unit_embedding: Embeddin
     options=st.fixed_dictionaries(
         {
             "context": st.integers(0, 4),
-            "window": st.sampled_from(["circle", "square"]),
             "radius": st.sampled_from([0.5, 1.0, 2.5, 12.0]),
             "top_k": st.integers(1, 12),
             "temperature": st.sampled_from([0.05, 0.5]),
             "pad_context": st.booleans(),
-            "global_reference": st.booleans(),
         }
     ),
     actions=st.lists(st.sampled_from(["push", "push", "annotate", "remove"]), min_size=4, max_size=14),
@@ -509,7 +495,7 @@ def test_any_history_gives_what_numpy_gives(
     actions: list[str],
     seed: int,
 ) -> None:
-    """Pushes, annotations and removals in any order: same objects, same soft masks, masses that sum to one."""
+    """Pushes, annotations and removals in any order give the same objects and soft masks, whose masses sum to one."""
     rng = np.random.default_rng(seed)
     memory, twin = memory_factory(*size, **options), NumpyMemory(*size, PropagationOptions(**options))
     for action in ["push", *actions]:

@@ -36,7 +36,7 @@ def read_folder(folder: Path) -> list[U8Array]:
 
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_equals_the_official_toolkit(name: str, shared_data: Path) -> None:
-    """Masks of a published method: every digit of the published table (percent, three decimals)."""
+    """Masks of a published method give every digit of the published table (percent, three decimals)."""
     golden = shared_data / "golden" / "osvos_davis16_dev"
     with (golden / "expected.tsv").open() as table:
         row = next(row for row in csv.DictReader(table, delimiter="\t") if row["sequence"] == name)
@@ -76,7 +76,7 @@ def naive_f(prediction: BoolArray, annotation: BoolArray) -> float:
 
 @given(hnp.arrays(bool, st.tuples(st.just(2), st.integers(1, 9), st.integers(1, 9))))
 def test_boundary_accuracy_equals_its_naive_twin(masks: BoolArray) -> None:
-    """Any two small masks, their borders and empty ones included."""
+    """They agree for any two small masks, also at borders and for empty ones."""
     assert boundary_accuracy(masks[0], masks[1]) == pytest.approx(naive_f(masks[0], masks[1]), abs=1e-12)
 
 
@@ -89,7 +89,7 @@ def test_tolerance_grows_with_the_frame() -> None:
 
 
 def test_empty_masks() -> None:
-    """Both empty is right; one empty is wrong."""
+    """Two empty masks are right; one empty mask is wrong."""
     empty, full = np.zeros((4, 4), bool), np.eye(4, dtype=bool)
     assert region_similarity(empty, empty) == boundary_accuracy(empty, empty) == 1
     assert region_similarity(empty, full) == boundary_accuracy(empty, full) == 0
@@ -97,7 +97,7 @@ def test_empty_masks() -> None:
 
 
 def test_first_and_last_frame_do_not_count() -> None:
-    """Per object, the mean over the frames between."""
+    """The figure of an object is the mean over the frames between."""
     truth = np.zeros((4, 20, 20), np.uint8)
     truth[:, 2:8, 2:8] = 1
     truth[:, 12:18, 12:18] = 7

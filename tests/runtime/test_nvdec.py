@@ -14,16 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vosrt.arrays import DeviceTensor
 from vosrt.cli.run import main
-from vosrt.cuda_library import load_cuda_library
-from vosrt.cuda_queue import CudaQueue, download
-from vosrt.engines.device import DeviceTensor
+from vosrt.cuda.runtime import download, open_queue
 from vosrt.errors import BrokenVideoError, MissingExtraError, OptionError
 from vosrt.pipeline import Pipeline
 from vosrt.stream import PendingStep
 from vosrt.types import StepResult, U8Array
 from vosrt.video.base import Frame, FrameOnGpu, FrameRange, SegmentedFrame
-from vosrt.video.nvdec import NvdecSource, why_not_nvdec
+from vosrt.video.nvdec import NvdecSource, check_nvdec
 from vosrt.video.source import open_source
 
 WIDTH, HEIGHT, COUNT = 96, 64, 7
@@ -176,7 +175,7 @@ def inside(image: U8Array) -> U8Array:
 
 
 def test_frames_are_those_of_the_processor(nvc: FakeNvc, video: Path) -> None:
-    """In order, with their times, in memory of their own that is used again; the decoder's stream is waited for."""
+    """They come in order with their times, in memory that is used again; the decoder's stream is waited for."""
     source, expected = NvdecSource(str(video)), open_source(str(video))
     assert isinstance(source.first.image, np.ndarray)
     assert source.info == expected.info
@@ -204,7 +203,7 @@ def test_frames_are_those_of_the_processor(nvc: FakeNvc, video: Path) -> None:
 @pytest.mark.parametrize("full_range", [False, True], ids=["16 to 235", "full range"])
 @pytest.mark.parametrize("space", ["ITU601", "ITU709"])
 def test_colours_are_converted_as_they_were_made(cuda_core: str, space: str, full_range: bool) -> None:
-    """There and back by way of FFmpeg's own conversion, odd sizes included."""
+    """FFmpeg's own conversion there and back agrees, odd sizes included."""
     colours = av.video.reformatter.Colorspace[space]
     levels = av.video.reformatter.ColorRange["JPEG" if full_range else "MPEG"]
     blocks = np.random.default_rng(0).integers(0, 256, (HEIGHT // 16, WIDTH // 16, 3), dtype=np.uint8)
@@ -214,7 +213,7 @@ def test_colours_are_converted_as_they_were_made(cuda_core: str, space: str, ful
         .reformat(format="nv12", dst_colorspace=colours, dst_color_range=levels)
         .to_ndarray()
     )
-    queue = CudaQueue(load_cuda_library(), 0)
+    queue = open_queue(0)
     there = queue.allocate(nv12.shape, np.uint8, "a picture")
     queue.upload(np.ascontiguousarray(nv12), there)
     for height, width in ((HEIGHT, WIDTH), (HEIGHT - 1, WIDTH - 1)):
@@ -239,7 +238,7 @@ def test_the_source_says_which_colours_they_are(nvc: FakeNvc, video: Path) -> No
 def test_what_cannot_be_decoded_is_one_line(
     nvc: FakeNvc, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And says what to do instead; a video that breaks half-way gives what came before."""
+    """The line says what to do instead; a video that breaks half-way gives what came before."""
 
     def refused(path: str, words: str) -> None:
         with pytest.raises(OptionError, match=words):
@@ -318,7 +317,7 @@ def test_the_command_chooses(
         return code, capsys.readouterr().err
 
     code, error = run("--decoder", "nvdec")
-    assert (code, "the memory is not on a GPU; add --device cuda" in error) == (2, True)
+    assert (code, "the memory is not on a GPU; see vos-run doctor, or add --device cuda" in error) == (2, True)
     code, error = run("--decoder", "nvdec", "--device", "cuda")
     assert (code, "the engine takes frames from host memory" in error) == (2, True)
     code, error = run("--decoder", "gpu")
@@ -335,7 +334,8 @@ def test_the_command_chooses(
     monkeypatch.delitem(sys.modules, "PyNvVideoCodec")
     code, error = run("--device", "cuda", "--decoder", "nvdec")
     assert (code, "pip install 'vosrt[nvdec]'" in error) == (2, True)
-    assert why_not_nvdec(0) is not None
+    with pytest.raises(MissingExtraError):
+        check_nvdec(0)
 
 
 def _from_the_gpu(nvc: FakeNvc) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vosrt import Model
 from vosrt.bundle import EncoderSpec
 from vosrt.cli import doctor
 from vosrt.engines import nvidia, nvidia_providers
@@ -23,10 +24,12 @@ from vosrt.engines import onnxruntime as ort_engines
 from vosrt.engines.base import EngineInfo
 from vosrt.engines.nvidia import Gpu, find_gpu
 from vosrt.engines.nvidia_providers import cache_folder, find_tensorrt_rtx_device
-from vosrt.engines.select import MASK_AXES, NVIDIA_ENGINES, create_encoder_engine, create_mask_engine
+from vosrt.engines.select import MASK_AXES, create_encoder_engine, create_mask_engine
 from vosrt.errors import EngineError, MissingExtraError, OptionError, VosrtError
+from vosrt.model import choose_device
 
 SPEC = EncoderSpec(channels=3, feature="res4")
+NVIDIA_ENGINES = ("tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "cuda")
 CARD = ("NVIDIA GeForce RTX 4090", 8, 9)
 
 
@@ -44,7 +47,7 @@ def test_the_driver_is_asked(plug_in_gpu: Callable[..., None]) -> None:
 
 
 def test_no_driver_is_one_reason_for_all(encoder_graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not five, and not a failure: other engines run."""
+    """It is no failure: other engines run."""
     monkeypatch.setattr(nvidia, "_DRIVER", "libvosrt-no-such-driver.so")
     info = create_encoder_engine(encoder_graph, SPEC).info
     assert f"{', '.join(NVIDIA_ENGINES)} refused: no NVIDIA driver here (libvosrt-no-such-driver.so" in info.reason
@@ -67,7 +70,11 @@ class FakeOnnxRuntime(ModuleType):
     def get_available_providers(self) -> list[str]:
         return [*self._providers, "CPUExecutionProvider"]
 
-    def InferenceSession(self, graph: Path, options: Any, providers: list[tuple[str, dict[str, str]]]) -> Any:  # noqa: N802
+    def InferenceSession(  # noqa: N802
+        self, graph: Path, options: Any, providers: list[tuple[str, dict[str, str]]], *, enable_fallback: int = 1
+    ) -> Any:
+        if enable_fallback:
+            print("*************** EP Error ***************")
         self.sessions.append(providers)
         real = self._real.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         loaded = [name for name, _ in providers if name not in self._broken]
@@ -78,9 +85,9 @@ class FakeOnnxRuntime(ModuleType):
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[FakeOnnxRuntime], FakeOnnxRuntime]:
-    """Makes an ONNX Runtime the installed one; neither TensorRT nor a plugin is there."""
+    """Makes an ONNX Runtime the installed one, without TensorRT and plugins."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for module in ("tensorrt", "tensorrt_rtx", "onnxruntime_ep_nv_tensorrt_rtx", "onnxruntime_ep_openvino"):
+    for module in ("tensorrt", "tensorrt_rtx", "onnxruntime_ep_nv_tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, module, None)
 
     def install(fake: FakeOnnxRuntime) -> FakeOnnxRuntime:
@@ -96,8 +103,8 @@ def use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[FakeOnnxRu
     [
         ("cuda", "auto", "tf32", {"use_tf32": "1"}),
         ("cuda", "fp32", "fp32", {"use_tf32": "0"}),
-        ("tensorrt", "auto", "fp16", {"trt_fp16_enable": "1", "trt_engine_cache_enable": "1"}),
-        ("tensorrt", "fp32", "fp32", {"trt_fp16_enable": "0", "trt_timing_cache_enable": "1"}),
+        ("onnxruntime-tensorrt", "auto", "fp16", {"trt_fp16_enable": "1", "trt_engine_cache_enable": "1"}),
+        ("onnxruntime-tensorrt", "fp32", "fp32", {"trt_fp16_enable": "0", "trt_timing_cache_enable": "1"}),
     ],
 )
 def test_built_in_providers_are_given_the_precision(
@@ -110,18 +117,21 @@ def test_built_in_providers_are_given_the_precision(
     says: str,
     options: dict[str, str],
 ) -> None:
-    """And the description says which it is."""
+    """The description says which it is."""
     plug_in_gpu(CARD)
     fake = use(FakeOnnxRuntime("TensorrtExecutionProvider", "CUDAExecutionProvider"))
     engine = create_encoder_engine(encoder_graph, SPEC, engine=name, precision=precision)
     assert (engine.info.name, engine.info.precision) == (name, says)
     assert engine.info.version == "onnxruntime 1.31.1, CUDA 13.1, NVIDIA GeForce RTX 4090 (sm_89)"
     provider, given = fake.sessions[-1][0]
-    assert provider.lower().startswith(name)
+    assert provider.lower().startswith(name.removeprefix("onnxruntime-"))
     assert options.items() <= given.items()
     frames = np.random.default_rng(0).integers(1, 256, (1, 16, 24, 3), dtype=np.uint8)
     np.testing.assert_allclose(engine.run({"frames": frames})["embedding"], mean_colours(frames), atol=1e-5)
-    with pytest.raises(OptionError, match="precision 'auto' or 'fp32'"):
+    with pytest.raises(
+        OptionError,
+        match=f"^the {name} engine has no bf16; expected auto, .*, or engine tensorrt",
+    ):
         create_encoder_engine(encoder_graph, SPEC, engine=name, precision="bf16")
 
 
@@ -143,14 +153,14 @@ def test_auto_goes_down_the_order_and_says_why(
     info = create_encoder_engine(encoder_graph, SPEC).info
     assert info.name == "cuda"
     for reason in (
-        "tensorrt-direct refused: TensorRT is not installed; install it with: pip install tensorrt cuda-bindings",
-        "tensorrt-rtx-direct refused: TensorRT-RTX is not installed",
-        "tensorrt refused: onnxruntime 1.31.1 has no TensorrtExecutionProvider; replace it",
-        "tensorrt-rtx refused: ",
+        "tensorrt refused: TensorRT is not installed; install it with: pip install 'vosrt[tensorrt]'",
+        "tensorrt-rtx refused: TensorRT-RTX is not installed",
+        "onnxruntime-tensorrt refused: onnxruntime 1.31.1 has no TensorrtExecutionProvider; replace it",
+        "onnxruntime-tensorrt-rtx refused: ",
     ):
         assert reason in info.reason
     use(FakeOnnxRuntime("TensorrtExecutionProvider", "CUDAExecutionProvider"))
-    assert create_encoder_engine(encoder_graph, SPEC).info.name == "tensorrt"
+    assert create_encoder_engine(encoder_graph, SPEC).info.name == "onnxruntime-tensorrt"
     assert create_encoder_engine(encoder_graph, SPEC, precision="fp32").info.precision == "fp32"
 
 
@@ -159,18 +169,22 @@ def test_an_onnxruntime_without_the_provider_names_the_command(
 ) -> None:
     plug_in_gpu(CARD)
     use(FakeOnnxRuntime())
-    for name in ("cuda", "tensorrt"):
-        with pytest.raises(EngineError, match="pip uninstall --yes onnxruntime && pip install onnxruntime-gpu"):
+    for name in ("cuda", "onnxruntime-tensorrt"):
+        with pytest.raises(EngineError, match=r"pip uninstall --yes onnxruntime && pip install 'vosrt\[gpu\]'"):
             create_encoder_engine(encoder_graph, SPEC, engine=name)
+    with pytest.raises(EngineError) as caught:
+        nvidia_providers._version_with("CUDAExecutionProvider")
+    assert caught.value.reason == "onnxruntime 1.31.1 has no CUDAExecutionProvider"
+    assert caught.value.remedy == "pip uninstall --yes onnxruntime && pip install 'vosrt[gpu]'"
 
 
 def test_mask_networks_follow_the_encoder_to_the_gpu(
     encoder_graph: Path, plug_in_gpu: Callable[..., None], use: Callable[[FakeOnnxRuntime], FakeOnnxRuntime]
 ) -> None:
-    """By the CUDA provider, whatever runs the encoder there; or on the processor, and the reason says why."""
+    """The CUDA provider runs them beside any encoder; or the processor does, and the reason says why."""
     plug_in_gpu(CARD)
     fake = use(FakeOnnxRuntime("CUDAExecutionProvider"))
-    for name, precision, says in (("tensorrt-direct", "fp16", "tf32"), ("tensorrt", "fp32", "fp32")):
+    for name, precision, says in (("tensorrt", "fp16", "tf32"), ("onnxruntime-tensorrt", "fp32", "fp32")):
         encoder = EngineInfo(name, precision, "", "")
         for role in MASK_AXES:
             info = create_mask_engine(encoder_graph, role, encoder).info
@@ -180,7 +194,7 @@ def test_mask_networks_follow_the_encoder_to_the_gpu(
         use(refused)
         info = create_mask_engine(encoder_graph, "decoder", encoder).info
         assert info.name == "cpu"
-        assert re.match(r"the encoder runs on tensorrt; cuda refused: .*(has no|was passed over)", info.reason)
+        assert re.match(rf"the encoder runs on {name}; cuda refused: .*(has no|was passed over)", info.reason)
     assert create_mask_engine(encoder_graph, "decoder", EngineInfo("fake", "fp32", "", "")).info.name == "cpu"
 
 
@@ -236,8 +250,8 @@ def test_an_rtx_plugin_without_a_device_says_which_gpu_it_refuses(plugin: Callab
 
 def test_a_precision_that_the_rtx_plugin_cannot_promise(encoder_graph: Path) -> None:
     for precision in ("fp32", "bf16"):
-        with pytest.raises(OptionError, match=f"cannot promise {precision}; use precision 'auto', or engine"):
-            create_encoder_engine(encoder_graph, SPEC, engine="tensorrt-rtx", precision=precision)
+        with pytest.raises(OptionError, match=f"has no {precision}; expected auto, or engine tensorrt"):
+            create_encoder_engine(encoder_graph, SPEC, engine="onnxruntime-tensorrt-rtx", precision=precision)
 
 
 def test_a_missing_rtx_plugin_names_the_command(
@@ -245,7 +259,7 @@ def test_a_missing_rtx_plugin_names_the_command(
 ) -> None:
     plug_in_gpu(CARD)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'vosrt\[tensorrt-rtx\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'vosrt\[onnxruntime-tensorrt-rtx\]'"):
         find_tensorrt_rtx_device()
 
 
@@ -260,7 +274,7 @@ def test_caches_are_kept_per_key_and_graph(tmp_path: Path, monkeypatch: pytest.M
     assert all(folder.is_dir() and folder.is_relative_to(tmp_path / "cache") for folder in folders)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(EngineError, match="set XDG_CACHE_HOME to a writable folder"):
+    with pytest.raises(EngineError, match="set VOSRT_CACHE to a writable folder"):
         cache_folder("a", graph)
 
 
@@ -270,16 +284,48 @@ def test_the_doctor_lists_every_engine(
     fake_nvidia: Any,
     use: Callable[[FakeOnnxRuntime], FakeOnnxRuntime],
 ) -> None:
-    """Found or not, why, and the command."""
+    """Each line says whether it was found, or why not, and the command."""
     use(FakeOnnxRuntime("CUDAExecutionProvider"))
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_nvidia.tensorrt_rtx)
     doctor.print_findings(doctor.examine(), as_json=True)
     findings = {each["name"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
     assert findings["NVIDIA GPU"]["detail"] == "NVIDIA GeForce RTX 3060 (sm_86), CUDA 13.1"
     assert [findings[name]["found"] for name in NVIDIA_ENGINES] == [False, True, False, False, True]
-    assert findings["tensorrt-direct"]["command"] == "pip install tensorrt cuda-bindings"
-    assert findings["tensorrt"]["command"] == "pip uninstall --yes onnxruntime && pip install onnxruntime-gpu"
-    assert findings["tensorrt-rtx"]["command"] == "pip install 'vosrt[tensorrt-rtx]'"
+    assert findings["tensorrt"]["command"] == "pip install 'vosrt[tensorrt]'"
+    assert findings["onnxruntime-tensorrt"]["command"] == "pip uninstall --yes onnxruntime && pip install 'vosrt[gpu]'"
+    assert findings["onnxruntime-tensorrt-rtx"]["command"] == "pip install 'vosrt[onnxruntime-tensorrt-rtx]'"
+
+
+def test_the_doctor_names_the_next_step(
+    monkeypatch: pytest.MonkeyPatch,
+    plug_in_gpu: Callable[..., None],
+    fake_nvidia: Any,
+    use: Callable[[FakeOnnxRuntime], FakeOnnxRuntime],
+) -> None:
+    """Driver, library, engines, engine file: the first that is missing, by the kind of the GPU; none without one."""
+
+    def step() -> tuple[str, str]:
+        (finding,) = [finding for finding in doctor.examine() if finding.kind == "next"]
+        return finding.name, finding.command
+
+    plug_in_gpu(("NVIDIA GeForce RTX 3060", 8, 6), cuda=12080)
+    assert step() == ("driver", "install the NVIDIA driver 580 or newer")
+    plug_in_gpu(("NVIDIA GeForce RTX 3060", 8, 6))
+    monkeypatch.setenv("VOSRT_CUDA_LIBRARY", "/nowhere")
+    assert step()[0] == "libvosrt_cuda"
+    monkeypatch.setattr(doctor, "_cuda_core", lambda: [doctor.Finding("core", "CUDA", True, "")])
+    use(FakeOnnxRuntime())
+    assert step() == ("engine cuda", "pip uninstall --yes onnxruntime && pip install 'vosrt[gpu]'")
+    use(FakeOnnxRuntime("CUDAExecutionProvider"))
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    assert step() == ("engine tensorrt-rtx", "pip install 'vosrt[tensorrt-rtx]'")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_nvidia.tensorrt_rtx)
+    assert step() == ("engine file", "vos-export engine default --flavour rtx")
+    plug_in_gpu(("NVIDIA H200", 9, 0))
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert step() == ("engine tensorrt", "pip install 'vosrt[tensorrt]'")
+    plug_in_gpu()
+    assert not [finding for finding in doctor.examine() if finding.kind == "next"]
 
 
 def test_the_doctor_on_a_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,3 +334,45 @@ def test_the_doctor_on_a_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch) 
     assert findings["NVIDIA GPU"].command == "install the driver of your GPU"
     for name in NVIDIA_ENGINES:
         assert (findings[name].found, findings[name].detail) == (False, "needs an NVIDIA GPU")
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"engine": "cpu"}, "the engine cpu runs on the processor"),
+        ({"isolated": True}, "isolated networks run on the processor"),
+        ({"precision": "fp32"}, "a GPU matches in bf16, and fp32 was asked for"),
+        ({"engine": "fake"}, "the engine fake runs on the processor"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_auto_leaves_what_needs_the_processor_there(asked: dict[str, Any], why: str, cuda_emulated: Path) -> None:
+    """A GPU that works is not taken where the request cannot be kept on it."""
+    request: dict[str, Any] = {"engine": "auto", "precision": "auto", "isolated": False} | asked
+    assert choose_device("auto", **request) == ("cpu", why)
+    assert choose_device("cuda:1", **request) == ("cuda:1", "")  # what is named is never changed
+
+
+def test_auto_takes_a_gpu_that_works(
+    cuda_emulated: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plug_in_gpu: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where one is plugged in and cannot be used, one line says why; without one, the description alone does."""
+    request: dict[str, Any] = {"engine": "auto", "precision": "auto", "isolated": False}
+    assert choose_device("auto", **request) == ("cuda", "")
+    monkeypatch.setenv("VOSRT_CUDA_LIBRARY", "/nowhere")
+    plug_in_gpu(CARD)
+    why = "/nowhere is not there: this vosrt was built without CUDA"
+    assert choose_device("auto", **request) == ("cpu", why)
+    assert caplog.messages == [f"the NVIDIA GPU is not used: {why}; vos-run doctor says what to install"]
+    caplog.clear()
+    plug_in_gpu()
+    assert (
+        Model.load("default", device="auto", engine="cpu")
+        .describe()["core"]
+        .endswith("; on no GPU: the engine cpu runs on the processor")
+    )
+    assert choose_device("auto", **request) == ("cpu", why)
+    assert caplog.messages == []

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vosrt.engines.device import DeviceTensor
+from vosrt.arrays import DeviceTensor
 from vosrt.errors import BrokenVideoError, EngineError, MaskError, VosrtError, WorkError
 from vosrt.pipeline import STAGES, Channel, Pipeline
 from vosrt.stream import PendingStep
@@ -28,11 +28,13 @@ class Parts:
     def __init__(self, count: int = 12, *, live: bool = False) -> None:
         self.info = SourceInfo("parts", WIDTH, HEIGHT, 25.0, count, live)
         self.first = self._frame(0)
+        self.warnings: tuple[str, ...] = ()
         self.count = count
         self.before: Callable[[str, int], None] = lambda stage, index: None
         self.encoded: list[int] = []
         self.tracked: list[tuple[int, bool]] = []
         self.written: list[SegmentedFrame] = []
+        self.missing: set[int] = set()
         self.source_closed = self.sink_closed = False
 
     def _frame(self, index: int) -> Frame:
@@ -43,7 +45,8 @@ class Parts:
     def __iter__(self) -> Iterator[Frame]:
         for index in range(self.count):
             self.before("decode", index)
-            yield self._frame(index)
+            if index not in self.missing:
+                yield self._frame(index)
 
     def prepare(self, frame: U8Array | DeviceTensor) -> int:
         assert isinstance(frame, np.ndarray)
@@ -56,7 +59,7 @@ class Parts:
         self.before("track", frame)
         self.tracked.append((frame, mask is not None))
         labels = np.full((HEIGHT, WIDTH), 1, np.uint8)
-        return PendingStep(StepResult(frame, labels, labels.astype(np.float32), (1,), {1: 1.0}, {"match": 2.0}))
+        return PendingStep(StepResult(frame, labels, labels.astype(np.float32), (1,), {"match": 2.0}))
 
     def write(self, item: SegmentedFrame) -> None:
         self.before("write", item.frame.index)
@@ -180,6 +183,15 @@ def test_ctrl_c_keeps_every_result(stage: str) -> None:
     assert report.frames < 1000
     assert parts.sink_closed
     assert parts.source_closed
+
+
+def test_the_next_frame_takes_the_annotations_of_frames_that_are_missing() -> None:
+    parts = Parts(10)
+    parts.missing = {3, 4, 8}
+    report = parts.pipeline((0, 3, 4, 7)).run()
+    assert [index for index, annotated in parts.tracked if annotated] == [0, 5, 7]
+    assert report.moved == ((3, 5), (4, 5))
+    assert parts.indexes == [0, 1, 2, 5, 6, 7, 9]
 
 
 def test_a_live_source_drops_old_frames_but_no_annotated_one() -> None:

@@ -21,8 +21,15 @@ def test_all_names_exist_and_are_sorted() -> None:
 
 
 def test_importing_loads_no_engine_and_no_framework() -> None:
-    """``import vosrt`` stays quick, and never pulls in PyTorch or ONNX."""
-    heavy = ("torch", "onnx", "onnxruntime", "cv2", "av", "safetensors")
+    """``import vosrt`` stays quick; NumPy comes with the first public name, PyTorch and ONNX never."""
+    heavy = ("numpy", "torch", "onnx", "onnxruntime", "cv2", "av", "safetensors")
     code = f"import sys; sys.path.insert(0, {str(SOURCES)!r}); import vosrt; print(set({heavy}) & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_commands_let_numpy_start_no_threads() -> None:
+    """NumPy's BLAS would start one per processor at import, and fail with a traceback where none can be had."""
+    code = "import os, vosrt.cli.run; print(len(os.listdir('/proc/self/task')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"

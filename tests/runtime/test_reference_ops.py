@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from vosrt.core import reference
+from vosrt.core.reference import Neighbours
 from vosrt.errors import MaskError
-from vosrt.ops import reference
-from vosrt.ops.reference import Neighbours
-from vosrt.types import F32Array, Window
+from vosrt.types import F32Array
 
 sides = st.integers(1, 9)
 grids = st.integers(1, 4)
@@ -108,7 +108,7 @@ def test_a_mask_of_the_grids_size_is_kept_as_it_is(align_corners: bool) -> None:
 def test_cells_have_the_share_of_their_area_that_an_object_covers(
     height: int, width: int, h: int, w: int, seed: int
 ) -> None:
-    """Where corners are not aligned, and cells need not be whole numbers of pixels."""
+    """Corners are not aligned, and cells need not be whole numbers of pixels."""
     random = np.random.default_rng(seed)
     mask = random.choice(np.array([0, 1, 5], np.uint8), (height, width), p=(0.2, 0.5, 0.3))
     mask[0, 0] = 1
@@ -194,7 +194,6 @@ def matching_problems(draw: st.DrawFn) -> dict[str, Any]:
         "query": values[0],
         "keys": list(values[1:]),
         "local": draw(st.lists(st.booleans(), min_size=slots, max_size=slots)),
-        "window": draw(st.sampled_from(["circle", "square"])),
         "radius": draw(st.sampled_from([0.5, 1.0, 1.5, 2.0, 12.0])),
         "top_k": draw(st.integers(1, 12)),
     }
@@ -224,9 +223,8 @@ def test_match_equals_a_sorted_list_of_candidates(problem: dict[str, Any]) -> No
 
 
 def _near(dy: int, dx: int, problem: dict[str, Any]) -> bool:
-    window: Window = problem["window"]
-    reach: float = problem["radius"]
-    return math.hypot(dx, dy) < reach if window == "circle" else max(abs(dx), abs(dy)) <= reach
+    radius: float = problem["radius"]
+    return math.hypot(dx, dy) < radius
 
 
 def test_read_out_weighs_labels_by_softmax() -> None:
@@ -256,7 +254,7 @@ def test_read_out_is_finite_at_any_temperature(temperature: float) -> None:
 
 @given(sides, sides, grids, grids, seeds)
 def test_soft_masks_are_resized_at_pixel_centres(in_h: int, in_w: int, out_h: int, out_w: int, seed: int) -> None:
-    """Bilinear, the edge repeated, whether they grow or shrink."""
+    """The result is bilinear with the edge repeated, whether masks grow or shrink."""
     soft = np.random.default_rng(seed).random((in_h, in_w, 2), dtype=np.float32)
     resized = reference.resize_soft(soft, out_h, out_w)
     assert resized.shape == (out_h, out_w, 2)

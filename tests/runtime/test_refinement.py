@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from vosrt.bundle import EncoderSpec, GraphFile, Manifest, MaskSpec
+from vosrt.core import reference
+from vosrt.core.library import LibraryMemory
 from vosrt.encoder import Embedding
 from vosrt.engines.base import Engine, EngineInfo
 from vosrt.errors import InputError, OptionError
-from vosrt.memory import NumpyMemory
+from vosrt.host_stream import HostStream
 from vosrt.model import Model
-from vosrt.ops import reference
-from vosrt.refinement import ValueMemory
-from vosrt.streams import step_all
-from vosrt.types import F32Array, PropagationOptions, StepResult, U8Array
+from vosrt.stream import Stream
+from vosrt.stream_batch import step_all
+from vosrt.types import STEP_STAGES, F32Array, PropagationOptions, StepResult, TopK, U8Array
 
 V = 3
 OPTIONS = PropagationOptions(context=2, pad_context=False, top_k=4)
@@ -54,7 +55,7 @@ class MaskEncoder:
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         assert inputs["frames"].shape[1:3] == inputs["masks"].shape[1:]
-        self.shown.append(inputs["masks"])
+        self.shown.append(inputs["masks"].copy())  # the array is the stream's
         values = np.zeros((*inputs["masks"][:, 4::8, 4::8].shape, V), dtype=np.float32)
         values[..., 0] = inputs["masks"][:, 4::8, 4::8]
         return {"values": values}
@@ -70,7 +71,7 @@ class Decoder:
         self.inputs: list[Mapping[str, NDArray[Any]]] = []
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        self.inputs.append(inputs)
+        self.inputs.append({name: array.copy() for name, array in inputs.items()})
         logits = 12 * (inputs[self.believes][..., 0] - 0.5)
         return {"logits": np.repeat(np.repeat(logits, 2, axis=1), 2, axis=2).astype(np.float32)}
 
@@ -91,7 +92,7 @@ def model(mask_encoder: MaskEncoder, decoder: Decoder, rounds: int = 2) -> Model
 
 @pytest.mark.parametrize("rounds", [0, 1, 4])
 def test_rounds(rounds: int, tiny_clip: tuple[U8Array, U8Array]) -> None:
-    """Per frame: one decoding a round (round 0 decodes the read-out alone), and one more value for the memory."""
+    """Each round of a frame decodes once (round 0 the read-out alone), and one more value is made for the memory."""
     mask_encoder, decoder = MaskEncoder(), Decoder()
     with model(mask_encoder, decoder).stream(refine=rounds) as stream:
         stream.start(tiny_clip[0][0], tiny_clip[1][0])
@@ -117,6 +118,7 @@ def test_refined_masks_are_the_result_and_feed_the_memory(tiny_clip: tuple[U8Arr
             plain.step(frame)
             assert (result.labels == mask).mean() > 0.9
             assert "refine" in result.timings_ms
+            assert set(result.timings_ms) <= set(STEP_STAGES)
             soft = refined.soft_masks()
             np.testing.assert_allclose(soft.sum(axis=-1), 1, atol=1e-5)
         assert np.abs(soft - 0.5).mean() > np.abs(plain.soft_masks() - 0.5).mean() - 1e-3
@@ -151,18 +153,8 @@ def test_a_decoder_that_sees_nothing_leaves_background(tiny_clip: tuple[U8Array,
 
 
 @pytest.mark.parametrize("rounds", [0, 2])
-def test_without_feedback_refined_masks_are_shown_alone(
-    rounds: int, tiny_clip: tuple[U8Array, U8Array], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The memory propagates as if nothing were decoded; it is given values of what was propagated, encoded once."""
-    remembered: list[F32Array] = []
-    put = ValueMemory.put
-
-    def spy(self: ValueMemory, frame: int, object_id: int, values: F32Array) -> None:
-        remembered.append(values[:, :, 0].copy())
-        put(self, frame, object_id, values)
-
-    monkeypatch.setattr(ValueMemory, "put", spy)
+def test_without_feedback_refined_masks_are_shown_alone(rounds: int, tiny_clip: tuple[U8Array, U8Array]) -> None:
+    """The memory propagates as if nothing were decoded; what was propagated is encoded once, to be remembered."""
     frames, masks = tiny_clip
     mask_encoder, decoder = MaskEncoder(), Decoder()
     whole = model(mask_encoder, decoder)
@@ -173,18 +165,16 @@ def test_without_feedback_refined_masks_are_shown_alone(
         stream.start(frames[0], masks[0])
     for frame in frames[1:4]:
         mask_encoder.shown.clear()
-        remembered.clear()
         shown, propagated = refined.step(frame), plain.step(frame)
         np.testing.assert_array_equal(refined.soft_masks(), plain.soft_masks())
         assert not np.array_equal(shown.confidence, propagated.confidence)
         assert len(mask_encoder.shown) == max(1, rounds)
         coarse = reference.resize_soft(plain.soft_masks(), *frame.shape[:2])[:, :, 1:].transpose(2, 0, 1)
         np.testing.assert_array_equal(mask_encoder.shown[0], coarse)
-        np.testing.assert_array_equal(remembered, coarse[:, 4::8, 4::8])
 
 
 def test_a_residual_decoder_without_an_opinion_leaves_what_was_propagated(tiny_clip: tuple[U8Array, U8Array]) -> None:
-    """And one with an opinion of 6, more than the coarse mask can have, overrules it everywhere."""
+    """One with an opinion of 6, more than the coarse mask can have, overrules it everywhere."""
 
     class Constant(Decoder):
         def __init__(self, logit: float) -> None:
@@ -210,7 +200,7 @@ def test_a_residual_decoder_without_an_opinion_leaves_what_was_propagated(tiny_c
 
 
 def test_the_first_mask_is_shown_as_it_was_drawn(tiny_clip: tuple[U8Array, U8Array]) -> None:
-    """In full resolution, not as the grid remembers it; one plane per object."""
+    """The network sees it in full resolution, one plane per object."""
     mask_encoder = MaskEncoder()
     with model(mask_encoder, Decoder()).stream() as stream:
         stream.start(tiny_clip[0][0], tiny_clip[1][0])
@@ -277,49 +267,65 @@ def test_values_are_read_as_labels_are(seed: int, slots: int, k: int) -> None:
         np.testing.assert_allclose(read, reference.read_out(neighbours, each, 0.05).reshape(12, 5), atol=1e-5)
 
 
-@pytest.mark.parametrize("core", ["numpy", "native"])
-def test_value_memory_follows_the_memory(
-    core: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Memorable(MaskEncoder):
+    """Its values are random, and noted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._random = np.random.default_rng(0)
+        self.values: F32Array = np.empty(0, np.float32)
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        shape = super().run(inputs)["values"].shape
+        self.values = self._random.standard_normal(shape).astype(np.float32)
+        return {"values": self.values}
+
+
+@pytest.mark.parametrize("context", [2, 0])
+def test_values_follow_the_memory(context: int, tiny_clip: tuple[U8Array, U8Array]) -> None:
     """What is read over ten frames is what a list of all values, never forgotten, would give.
 
-    Two objects share a reference, one comes later, one is marked anew and one is removed.
+    Two objects share a reference, one comes later, one is marked again and one is removed.
     """
-    if core == "native":
-        request.getfixturevalue("native")
-    monkeypatch.setenv("VOSRT_CORE", core)
-    random = np.random.default_rng(0)
-    memory, values = NumpyMemory(4, 5, 6, OPTIONS), ValueMemory(OPTIONS.context, OPTIONS.temperature)
+    mask_encoder, decoder = Memorable(), Decoder()
+    options = replace(OPTIONS, context=context)
+    stream = model(mask_encoder, decoder).stream(refine=0, options=options)
     past: dict[tuple[int, int], F32Array] = {}
     marked = {0: [1, 3], 3: [2], 6: [1]}
     reference_of: dict[int, int] = {}
     for frame in range(10):
-        embedding = random.standard_normal((4, 5, 6)).astype(np.float32)
-        memory.push(embedding / np.linalg.norm(embedding, axis=-1, keepdims=True))
-        top_k, ids = memory.top_k(), memory.object_ids
-        for object_id, found in zip(ids, values.read(top_k, ids) if ids else (), strict=True):
+        mask = np.zeros((64, 96), dtype=np.uint8)
+        for object_id in marked.get(frame, ()):
+            mask[8:24, 24 * object_id : 24 * object_id + 16] = object_id
+        ids = stream.object_ids
+        stream.step(tiny_clip[0][frame % 6], mask if frame in marked else None)
+        top_k = memory_of(stream).top_k()
+        for object_id, found in zip(ids, decoder.inputs[-1]["readout"] if ids else (), strict=True):
             block = sorted({0, *reference_of.values()}).index(reference_of[object_id])
-            wanted = np.zeros((20, V), dtype=np.float32)
-            weight = np.exp(
-                (top_k.similarity[block] - np.nanmax(top_k.similarity[block], axis=1, keepdims=True)) / 0.05
-            )
-            weight = np.nan_to_num(weight / np.nansum(weight, axis=1, keepdims=True))
-            for query, rank in np.ndindex(20, OPTIONS.top_k):
-                if (source := int(top_k.frame[block, query, rank])) >= 0:
-                    wanted[query] += weight[query, rank] * past[source, object_id][top_k.cell[block, query, rank]]
-            np.testing.assert_allclose(found, wanted, atol=1e-5)
-        if frame in marked:
-            mask = np.zeros((32, 40), dtype=np.uint8)
-            for object_id in marked[frame]:
-                mask[8:24, 8 * object_id : 8 * object_id + 8] = object_id
-                reference_of[object_id] = frame
-            memory.annotate(mask)
-            values.refer(frame, marked[frame], (20, V))
+            np.testing.assert_allclose(found.reshape(96, V), read(top_k, block, object_id, past), atol=1e-5)
+        reference_of |= dict.fromkeys(marked.get(frame, ()), frame)
+        for object_id, values in zip(stream.object_ids, mask_encoder.values, strict=True):
+            past[frame, object_id] = values.reshape(96, V)
         if frame == 7:
-            for each in (memory, values):
-                each.remove(2)
+            stream.remove(2)
             del reference_of[2]
-        for object_id in memory.object_ids:
-            past[frame, object_id] = random.standard_normal((20, V)).astype(np.float32)
-            values.put(frame, object_id, past[frame, object_id])
-    assert memory.object_ids == (1, 3)
+    assert stream.object_ids == (1, 3)
+
+
+def read(top_k: TopK, block: int, object_id: int, past: Mapping[tuple[int, int], F32Array]) -> F32Array:
+    """An object's values f32 [h*w, V], read with one reference's neighbours from all that there ever were."""
+    out = np.zeros((96, V), dtype=np.float32)
+    similarity = top_k.similarity[block]
+    weight = np.exp((similarity - np.nanmax(similarity, axis=1, keepdims=True)) / 0.05)
+    weight = np.nan_to_num(weight / np.nansum(weight, axis=1, keepdims=True))
+    for query, rank in np.ndindex(96, OPTIONS.top_k):
+        if (source := int(top_k.frame[block, query, rank])) >= 0:
+            out[query] += weight[query, rank] * past[source, object_id][top_k.cell[block, query, rank]]
+    return out
+
+
+def memory_of(stream: Stream) -> LibraryMemory:
+    core = stream._core
+    assert isinstance(core, HostStream)
+    assert core.memory is not None
+    return core.memory

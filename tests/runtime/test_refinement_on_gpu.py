@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from vosrt.arrays import DeviceKind, DeviceTensor
 from vosrt.bundle import EncoderSpec, GraphFile, Manifest, MaskSpec
-from vosrt.cuda_library import load_cuda_library
-from vosrt.cuda_queue import CudaQueue, download
+from vosrt.cuda.network import NetworkOnGpu
+from vosrt.cuda.refine import RefinerOnGpu
+from vosrt.cuda.runtime import download, open_queue
+from vosrt.cuda.stream import CudaStream
 from vosrt.encoder import Embedding, FrameEncoder
 from vosrt.engines.base import EngineInfo, Input
-from vosrt.engines.device import DeviceTensor
 from vosrt.engines.fake import FakeEngine
 from vosrt.errors import EngineError, InputError, OptionError
-from vosrt.graph_on_gpu import GraphOnGpu
 from vosrt.model import Model
-from vosrt.refinement import Refiner
-from vosrt.refinement_on_gpu import RefinerOnGpu
+from vosrt.refinement import Refinement
 from vosrt.stream import Stream
 from vosrt.types import PropagationOptions, StepResult, U8Array
 
@@ -68,9 +68,11 @@ def decode(inputs: Arrays) -> Arrays:
 class OnGpu:
     """Has a function of host arrays done on the GPU; a queued one overwrites its outputs with the next run's."""
 
+    device: DeviceKind = "cuda"
+
     def __init__(self, function: Function, *, queued: bool = True) -> None:
-        self.info = EngineInfo("tensorrt-direct" if queued else "cuda", "fp32", "", "for this test")
-        self.function, self.queue = function, CudaQueue(load_cuda_library(), 0)
+        self.info = EngineInfo("tensorrt" if queued else "cuda", "fp32", "", "for this test")
+        self.function, self.queue = function, open_queue(0)
         self.stream = self.queue.stream if queued else None
         self._outputs: dict[tuple[str, tuple[int, ...]], DeviceTensor] = {}
 
@@ -142,18 +144,18 @@ class Networks:
 
     def __init__(self, engine: Callable[[Function], OnGpu] = OnGpu) -> None:
         self._encoder, self.mask_encoder, self.decoder = (engine(each) for each in (encode, encode_masks, decode))
-        self._graphs = GraphOnGpu(self.mask_encoder, "values", 0), GraphOnGpu(self.decoder, "logits", 0)
+        self._graphs = NetworkOnGpu(self.mask_encoder, "values", 0), NetworkOnGpu(self.decoder, "logits", 0)
 
     def stream(
         self, rounds: int, masks: MaskSpec = MASKS, *, there: bool = True, encoder_there: bool = True, **options: Any
     ) -> Stream:
         """A stream whose memory is on the GPU; masks are refined there, or by way of the host."""
         encoder = FrameEncoder(SPEC, self._encoder, device=0 if encoder_there else None)
-        refiner: Refiner | RefinerOnGpu
+        refiner: Refinement | RefinerOnGpu
         if there:
             refiner = RefinerOnGpu(masks, *self._graphs, OPTIONS, rounds)
         else:
-            refiner = Refiner(masks, self.mask_encoder, self.decoder, OPTIONS, rounds)
+            refiner = Refinement(masks, self.mask_encoder, self.decoder, rounds)
         return Stream(encoder, OPTIONS, device="cuda", refiner=refiner, **options)
 
 
@@ -172,7 +174,7 @@ def check_same(given: Stream, expected: Stream, result: StepResult, other: StepR
 def test_streams_are_those_by_way_of_the_host(
     cuda_core: str, tiny_clip: tuple[U8Array, U8Array], rounds: int, residual: bool, feedback: bool
 ) -> None:
-    """With one object, then three, one of them removed, one marked anew, none left; frames of odd sizes."""
+    """Three objects replace one; one is removed, one marked again, then all go; frames have odd sizes."""
     frames, masks = (each[:, 16:61, 16:77] for each in tiny_clip)
     spec, networks = replace(MASKS, residual=residual, feedback=feedback), Networks()
     expected, given = (networks.stream(rounds, spec, there=there) for there in (False, True))
@@ -250,7 +252,7 @@ def test_the_host_only_queues(whole_nvidia: Any, tiny_clip: tuple[U8Array, U8Arr
     frames, masks = (np.ascontiguousarray(each[:, 16:61, 16:77]) for each in tiny_clip)
     cuda = whole_nvidia.cuda
     stream = Networks(lambda function: Late(function, cuda)).stream(2, labels_on="gpu")
-    queue = CudaQueue(load_cuda_library(), 0)
+    queue = open_queue(0)
     frame = queue.allocate(frames[0].shape, np.uint8, "a frame")
     counts: list[tuple[int, ...]] = []
     for t in range(12):
@@ -264,7 +266,7 @@ def test_the_host_only_queues(whole_nvidia: Any, tiny_clip: tuple[U8Array, U8Arr
 
 
 def test_labels_of_refined_frames_may_stay_there(cuda_core: str, tiny_clip: tuple[U8Array, U8Array]) -> None:
-    """The same labels; only an annotated frame's come by way of the host."""
+    """The labels are the same; only an annotated frame's come by way of the host."""
     frames, masks = tiny_clip
     networks = Networks()
     here, there = networks.stream(1), networks.stream(1, labels_on="gpu")
@@ -278,7 +280,7 @@ def test_labels_of_refined_frames_may_stay_there(cuda_core: str, tiny_clip: tupl
 
 
 def test_a_model_refines_where_its_networks_are(cuda_core: str, tiny_clip: tuple[U8Array, U8Array]) -> None:
-    """On the GPU if both mask networks are there, as the memory is; else by way of the host."""
+    """It refines on the GPU if the memory and both mask networks are there, else by way of the host."""
     frames, masks = tiny_clip
     manifest = Manifest(
         name="test",
@@ -294,9 +296,9 @@ def test_a_model_refines_where_its_networks_are(cuda_core: str, tiny_clip: tuple
     for device, on_gpu in (("cuda", True), ("cuda", False), ("cpu", False)):
         engines = {"encoder": OnGpu(encode), "mask_encoder": OnGpu(encode_masks), "decoder": OnGpu(decode)}
         if not on_gpu:
-            engines["decoder"].info = replace(engines["decoder"].info, name="cpu")
+            engines["decoder"].device = "cpu"
         stream = Model(manifest, engines, device=device).stream(refine=1)
-        assert isinstance(stream._refiner, RefinerOnGpu) == on_gpu
+        assert isinstance(stream._core, CudaStream) == on_gpu
         stream.start(frames[0], masks[0])
         labels.append([stream.step(frame).labels for frame in frames[1:3]])
     np.testing.assert_array_equal(labels[0], labels[1])
@@ -304,7 +306,7 @@ def test_a_model_refines_where_its_networks_are(cuda_core: str, tiny_clip: tuple
 
 
 def test_errors_name_what_was_found(cuda_core: str, tiny_clip: tuple[U8Array, U8Array]) -> None:
-    """One line each; the stream shows what was propagated where refinement failed."""
+    """Each is one line; the stream shows what was propagated where refinement failed."""
     frames, masks = tiny_clip
 
     def streams(function: Function = decode, **engine: Any) -> Stream:
@@ -312,7 +314,7 @@ def test_errors_name_what_was_found(cuda_core: str, tiny_clip: tuple[U8Array, U8
         broken = OnGpu(function)
         for name, value in engine.items():
             setattr(broken, name, value)
-        graphs = GraphOnGpu(OnGpu(encode_masks), "values", 0), GraphOnGpu(broken, "logits", 0)
+        graphs = NetworkOnGpu(OnGpu(encode_masks), "values", 0), NetworkOnGpu(broken, "logits", 0)
         refiner = RefinerOnGpu(MASKS, *graphs, OPTIONS, 1)
         stream = Stream(FrameEncoder(SPEC, OnGpu(encode), device=0), OPTIONS, device="cuda", refiner=refiner)
         stream.start(frames[0], masks[0])
@@ -324,12 +326,12 @@ def test_errors_name_what_was_found(cuda_core: str, tiny_clip: tuple[U8Array, U8
         streams(lambda inputs: {"logits": decode(inputs)["logits"][:, ::4, ::4]}).step(frames[1])
 
     def elsewhere(name: str, shape: tuple[int, ...]) -> DeviceTensor:
-        return replace(CudaQueue(load_cuda_library(), 0).allocate(shape, np.float32, "an output"), device_id=1)
+        return replace(open_queue(0).allocate(shape, np.float32, "an output"), device_id=1)
 
-    with pytest.raises(OptionError, match="the tensorrt-direct engine runs on cuda:1, the core on cuda:0"):
+    with pytest.raises(OptionError, match="the tensorrt engine runs on cuda:1, the core on cuda:0"):
         streams(output=elsewhere).step(frames[1])
     refiner = RefinerOnGpu(
-        MASKS, GraphOnGpu(OnGpu(encode_masks), "values", 0), GraphOnGpu(OnGpu(decode), "", 0), OPTIONS, 1
+        MASKS, NetworkOnGpu(OnGpu(encode_masks), "values", 0), NetworkOnGpu(OnGpu(decode), "", 0), OPTIONS, 1
     )
     with pytest.raises(InputError, match="the stream's memory is not there; open it on device 'cuda'"):
         Stream(FrameEncoder(SPEC, OnGpu(encode)), OPTIONS, refiner=refiner).start(frames[0], masks[0])

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pycocotools import mask as coco  # type: ignore[import-untyped]
 
+from vosrt.core.native import measure_objects
+from vosrt.types import ObjectResult
 from vosrt.video.rle import decode, encode, encode_labels
 
 
@@ -31,6 +33,23 @@ def label_maps(draw: st.DrawFn) -> NDArray[np.uint8]:
 def test_every_object_is_encoded_as_pycocotools_does(labels: NDArray[np.uint8]) -> None:
     ids = (1, 2, 3, 4)
     assert encode_labels(labels, ids) == {i: oracle(labels == i) for i in ids}
+
+
+@given(label_maps())
+def test_regions_are_those_of_the_pixels(labels: NDArray[np.uint8]) -> None:
+    """Area, box and centroid hold for runs over any columns; an absent object has none."""
+    confidence = np.linspace(0, 1, labels.size, dtype=np.float32).reshape(labels.shape)
+    objects = measure_objects(labels, (1, 2, 3, 4), confidence)
+    for object_id in (1, 2, 3, 4):
+        y, x = np.nonzero(labels == object_id)
+        region = objects[object_id]
+        assert region.area_px == y.size
+        if not y.size:
+            assert region == ObjectResult(object_id)
+            continue
+        assert region.box == (x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1)
+        assert region.centroid == pytest.approx((x.mean(), y.mean()))
+        assert region.confidence == pytest.approx(confidence[y, x].mean(dtype=np.float64), abs=1e-6)
 
 
 @given(label_maps())

@@ -14,14 +14,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
-from vosrt.errors import MaskError
+from vosrt.errors import InputError, MaskError
+from vosrt.evaluation.human_parts import PARTS, PartsScorer
 from vosrt.evaluation.layouts import open_dataset
-from vosrt.evaluation.parsing import PARTS, PartsScorer
 from vosrt.evaluation.pictures import worst_frames
-from vosrt.evaluation.scoring import SequenceScore, SequenceScorer, score_sequence
+from vosrt.evaluation.scoring import SequenceScore, SequenceScorer, score_dataset, score_sequence
 from vosrt.evaluation.stability import instability
 from vosrt.types import U8Array
+from vosrt.video.palette import davis_palette
 
 COLUMNS = {
     "J": "J",
@@ -36,7 +38,7 @@ COLUMNS = {
 
 @pytest.mark.parametrize("name", ["car-shadow", "drift-straight"])
 def test_a_published_methods_masks_score_as_in_the_official_toolkit(name: str, shared_data: Path) -> None:
-    """Every figure of its table to 1e-3 percent. test_metrics.py holds J and F to it on all eight sequences."""
+    """Every figure agrees to 1e-3 percent. test_metrics.py holds J and F to it on all eight sequences."""
     golden = shared_data / "golden" / "osvos_davis16_dev"
     with (golden / "expected.tsv").open() as table:
         row = next(row for row in csv.DictReader(table, delimiter="\t") if row["sequence"] == name)
@@ -78,7 +80,7 @@ def disk(radius: float) -> U8Array:
 )
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_equals_vos_benchmark(vos_benchmark: Any, masks: U8Array) -> None:
-    """Any masks: objects that appear late, vanish, or are predicted before they are there or without being there."""
+    """They agree where objects appear late, vanish, or are predicted before they are there or without being there."""
     theirs, ours = vos_benchmark.Evaluator(), SequenceScorer("any")
     for index, (prediction, annotation) in enumerate(masks):
         theirs.feed_frame(prediction, annotation)
@@ -92,7 +94,7 @@ def test_equals_vos_benchmark(vos_benchmark: Any, masks: U8Array) -> None:
 
 
 def test_parts_are_scored_over_all_frames_at_once() -> None:
-    """One confusion matrix, classes that never occur left out, labels beyond the classes not counted."""
+    """One confusion matrix leaves out classes that never occur and labels beyond the classes."""
     scorer = PartsScorer("walk")
     scorer.feed("0", np.array([[0, 0, 1, 1]], np.uint8), np.array([[0, 0, 1, 1]], np.uint8))
     scorer.feed("1", np.array([[0, 0, 0, 2]], np.uint8), np.array([[0, 1, 1, 255]], np.uint8))
@@ -126,3 +128,87 @@ def test_the_worst_frames_are_not_neighbours() -> None:
     values[15] = 0.4
     assert worst_frames(values, 3) == [8, 15, 0]
     assert worst_frames([0.5], 3) == [0]
+
+
+def save_masks(folder: Path, masks: list[U8Array]) -> None:
+    folder.mkdir(parents=True)
+    for index, mask in enumerate(masks):
+        image = Image.fromarray(mask)
+        image.putpalette(davis_palette().tobytes())
+        image.save(folder / f"{index:05d}.png")
+
+
+def davis(root: Path, **sequences: list[U8Array]) -> Path:
+    """A data set of annotations only, which is all that scoring reads."""
+    for name, masks in sequences.items():
+        save_masks(root / "Annotations" / "480p" / name, masks)
+        (root / "JPEGImages" / "480p" / name).mkdir(parents=True)
+    return root
+
+
+def two_objects_with_void() -> U8Array:
+    mask = np.zeros((60, 80), np.uint8)
+    mask[8:32, 8:32], mask[8:32, 48:72] = 255, 255
+    mask[10:30, 10:30], mask[10:30, 50:70] = 1, 2
+    return mask
+
+
+def test_void_is_background_and_no_object(tmp_path: Path) -> None:
+    """The DAVIS toolkit reads 255 so: a perfect result scores 100, and one that fills the void loses by it."""
+    truth = two_objects_with_void()
+    last = np.where(truth == 255, 255, 0).astype(np.uint8)  # what is left of objects that are gone
+    dataset = open_dataset("davis17", davis(tmp_path / "davis", pair=[truth] * 4 + [last, last]))
+    perfect = np.where(truth == 255, 0, truth).astype(np.uint8)
+    save_masks(tmp_path / "perfect" / "pair", [perfect] * 4 + [0 * truth] * 2)
+    score = score_dataset(dataset, tmp_path / "perfect").sequences[0]
+    assert isinstance(score, SequenceScore)
+    assert [item.object_id for item in score.objects] == [1, 2]
+    assert (score.figures["J&F"], score.figures["J"]) == (1, 1)
+    wide = np.zeros_like(truth)
+    wide[8:32, 8:32], wide[8:32, 48:72] = 1, 2
+    save_masks(tmp_path / "wide" / "pair", [wide] * 4 + [0 * truth] * 2)
+    filled = score_dataset(dataset, tmp_path / "wide").sequences[0]
+    assert filled.figures["J"] == pytest.approx((3 * 20 * 20 / 24**2 + 1) / 4)
+
+
+def test_black_and_white_annotations_are_one_object(tmp_path: Path) -> None:
+    white = np.where(two_objects_with_void() > 0, 255, 0).astype(np.uint8)
+    dataset = open_dataset("davis17", davis(tmp_path / "davis", one=[white] * 4))
+    save_masks(tmp_path / "masks" / "one", [white // 255] * 4)
+    score = score_dataset(dataset, tmp_path / "masks").sequences[0]
+    assert isinstance(score, SequenceScore)
+    assert [item.object_id for item in score.objects] == [1]
+    assert score.figures["J&F"] == 1
+
+
+def test_void_marks_no_object_to_follow(tmp_path: Path) -> None:
+    truth = two_objects_with_void()
+    only_void = np.where(truth == 255, 255, 0).astype(np.uint8)
+    dataset = open_dataset("davis17", davis(tmp_path / "davis", pair=[truth, only_void]))
+    starts = dataset.starts(dataset.sequences[0], ("00000", "00001"), 80, 60)
+    assert {index: set(np.unique(mask)) for index, mask in starts.items()} == {0: {0, 1, 2}}
+
+
+def test_partial_scores_what_can_be_scored_and_names_the_rest(tmp_path: Path) -> None:
+    mask = np.where(two_objects_with_void() == 1, 1, 0).astype(np.uint8)
+    root = davis(
+        tmp_path / "davis", five=[mask] * 5, gaps=[mask] * 5, none=[mask] * 5, small=[mask] * 5, two=[mask] * 2
+    )
+    dataset, masks = open_dataset("davis17", root), tmp_path / "masks"
+    for name, count in {"five": 5, "gaps": 3, "two": 2}.items():
+        save_masks(masks / name, [mask] * count)
+    save_masks(masks / "small", [mask[:30]] * 5)
+    score = score_dataset(dataset, masks, partial=True)
+    assert [sequence.name for sequence in score.sequences] == ["five"]
+    assert score.figures["J&F"] == 1
+    assert score.missing["none"] == "has no masks"
+    assert "00003.png: no such mask" in score.missing["gaps"]
+    assert "the mask is 80×30" in score.missing["small"]
+    assert score.missing["two"].startswith("has 2 annotations, of which none counts")
+    with pytest.raises(InputError, match=r"has no masks of 1 of 5 sequences \(none\).*--partial"):
+        score_dataset(dataset, masks)
+    (masks / "none").mkdir()
+    with pytest.raises(MaskError, match=r"no such mask.*--partial leaves out what cannot be scored"):
+        score_dataset(dataset, masks)
+    with pytest.raises(InputError, match="two: has 2 annotations"):
+        score_dataset(open_dataset("davis17", root, ["two"]), masks, partial=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,9 @@ import numpy as np
 import pytest
 
 from vosrt.errors import BrokenVideoError, OptionError, SourceError
-from vosrt.video.av import VideoSource
-from vosrt.video.base import Frame
+from vosrt.video.base import Frame, SourceOptions
 from vosrt.video.source import open_source
+from vosrt.video.timeline import Timeline
 
 WIDTH, HEIGHT = 96, 64
 CODECS = {"mp4": "libx264", "mkv": "libx264", "webm": "libvpx-vp9", "avi": "mpeg4", "gif": "gif"}
@@ -151,7 +152,8 @@ def test_a_cut_off_file_yields_what_it_holds_and_says_where_it_breaks(
     assert str(error).startswith(f"{path}: the video breaks at frame {len(frames)} (")
 
 
-def test_noise_in_the_middle_of_a_file_is_a_break(write_video: Write) -> None:
+def test_noise_from_which_nothing_can_be_reached_is_a_break(write_video: Write) -> None:
+    """All blocks lie in one cluster, so a Matroska demuxer finds no way back into the file."""
     path = write_video("mkv")
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
@@ -159,6 +161,7 @@ def test_noise_in_the_middle_of_a_file_is_a_break(write_video: Write) -> None:
     path.write_bytes(data)
     frames, error = read_until_broken(path)
     assert 2 <= error.frame_index == len(frames) < 20
+    assert "the rest cannot be read" in str(error)
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.02])
@@ -234,15 +237,15 @@ def test_unreachable_addresses_are_refused() -> None:
 def test_closing_waits_for_no_reader_and_harms_none(write_video: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupted run closes a source in which a thread may still wait for a stalled stream."""
     inside, go_on = threading.Event(), threading.Event()
-    time_of = VideoSource._time
+    place = Timeline.place
 
-    def wait(source: VideoSource, picture: Any, index: int) -> float:
-        if index == 3:
+    def wait(timeline: Timeline, *arguments: Any, **options: Any) -> tuple[int, float]:
+        if timeline.count == 3:
             inside.set()
             assert go_on.wait(10)
-        return time_of(source, picture, index)
+        return place(timeline, *arguments, **options)
 
-    monkeypatch.setattr(VideoSource, "_time", wait)
+    monkeypatch.setattr(Timeline, "place", wait)
     source = open_source(str(write_video(count=20)))
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(list, source)
@@ -297,7 +300,7 @@ def test_mixed_sizes_are_refused_before_reading(write_images: Write) -> None:
 
 def test_folders_without_frames_are_refused(write_images: Write, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match="empty: holds no images; expected frames as bmp, jpeg"):
+    with pytest.raises(SourceError, match="empty: holds no images; expected frames as bmp, dib"):
         open_source(str(tmp_path / "empty"))
     folder = write_images(["0.png", "1.png"])
     with pytest.raises(SourceError, match="has 2 frames; frame 2"):
@@ -312,8 +315,68 @@ def test_a_damaged_image_breaks_the_sequence_there(write_images: Write) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     cv2.imwrite(str(folder / "1.png"), noise)
     whole = (folder / "1.png").read_bytes()
-    (folder / "1.png").write_bytes(whole[:60])  # the header is there, so only reading finds out
+    (folder / "1.png").write_bytes(whole[:60])  # the header is whole, so only reading finds out
     frames, error = read_until_broken(folder)
     assert [frame.index for frame in frames] == [0]
     assert error.frame_index == 1
     assert "1.png: frame 1 cannot be read as an image" in str(error)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cam1:front.mp4", "rtsp:x.mp4", "clip [v3] %03d.mp4", os.fsdecode(b"caf\xe9.mp4"), "a\nb.mp4", "0", "-x.mp4"],
+)
+def test_any_name_of_a_file_works(write_video: Write, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg would take ``cam1:`` in a relative path for a protocol."""
+    path = write_video()
+    path.rename(path.with_name(name))
+    monkeypatch.chdir(path.parent)
+    assert len(read_all(Path(name))) == 20
+
+
+def test_names_of_frames_may_be_as_long_as_the_file_system_lets_them(write_images: Write) -> None:
+    names = ["n" * 250 + f"{t}.png" for t in range(2)]
+    assert [frame.name for frame in read_all(write_images(names))] == [name[:-4] for name in names]
+
+
+def test_a_folder_mixes_suffixes_of_one_kind(tmp_path: Path, write_images: Write) -> None:
+    folder = write_images(["0.jpg", "1.jpg", "2.jpg", "3.jpg"])
+    (folder / "1.jpg").rename(folder / "1.jfif")
+    (folder / "3.jpg").rename(folder / "3.JPE")
+    source = open_source(str(folder))
+    assert [frame.name for frame in source] == ["0", "1", "2", "3"]
+    assert list(source.warnings) == []
+
+
+def test_pictures_of_another_kind_are_named(write_images: Write) -> None:
+    folder = write_images(["0.png", "1.png"])
+    (folder / "2.heic").write_bytes(b"a phone's")
+    (folder / "3.DNG").write_bytes(b"a camera's")
+    (folder / "notes.txt").write_text("no picture")
+    source = open_source(str(folder))
+    assert list(source.warnings) == [
+        f"{folder}: 2 pictures of another kind (2.heic) left out; expected frames of one kind"
+    ]
+    for name in ("0.png", "1.png"):
+        (folder / name).unlink()
+    with pytest.raises(
+        SourceError, match=r"holds no images, only 2 pictures of another kind \(2.heic\); expected frames"
+    ):
+        open_source(str(folder))
+
+
+def test_images_that_are_too_large_are_refused_by_their_headers(write_images: Write) -> None:
+    folder = write_images(["0.png", "1.png"])
+    with pytest.raises(SourceError, match=r"0.png: a frame is 96×64, 0.0 megapixels; expected at most 0.001"):
+        open_source(str(folder), options=SourceOptions(max_megapixels=0.001))
+    assert len(list(open_source(str(folder), options=SourceOptions(max_megapixels=0.01)))) == 2
+
+
+def test_images_beyond_what_pillow_opens_are_one_clear_line(
+    write_images: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow refuses them under any --max-megapixels."""
+    folder = write_images(["a.png", "b.png"])
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(SourceError, match=r"a.png: has more than 0 megapixels, the most that is read of an image"):
+        open_source(str(folder))

@@ -25,7 +25,7 @@ def test_recall_and_decay() -> None:
 
 
 def test_decay_of_long_sequences() -> None:
-    """More frames than a byte can number (in the toolkit, positions wrap at 256)."""
+    """They have more frames than a byte can number; positions in the toolkit wrap at 256."""
     values = list(np.linspace(1, 0, 1001))
     assert decay(values) == pytest.approx(0.75)
 
@@ -42,7 +42,7 @@ def test_p_is_the_share_of_sign_patterns_as_extreme(differences: list[float]) ->
 
 
 def test_many_sequences_are_sampled() -> None:
-    """No difference gives a p near 1, a clear one a small p; both are the same at every call."""
+    """No difference gives a p near 1 and a clear one a small p, the same at every call."""
     rng = np.random.default_rng(3)
     noise = rng.normal(0, 1, 40)
     balanced, shifted = paired_test(list(noise - noise.mean())), paired_test(list(noise + 3))
@@ -60,14 +60,14 @@ def test_nothing_to_test_is_refused() -> None:
 
 
 def test_holm() -> None:
-    """The textbook example: p times the number of tests that are left, never decreasing, never above 1."""
+    """In the textbook example p is multiplied by the tests that are left, never decreases and never exceeds 1."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1, 1]
 
 
 @given(st.lists(st.tuples(SCORES, SCORES), min_size=2, max_size=20))
 def test_spearman_equals_scipy(pairs: list[tuple[float, float]]) -> None:
-    """Ties and constant values included."""
+    """It does so for ties and constant values too."""
     stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
     first, second = zip(*pairs, strict=True)
     if len(set(first)) == 1 or len(set(second)) == 1:

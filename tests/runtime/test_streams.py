@@ -27,7 +27,7 @@ SPEC = EncoderSpec(channels=32, feature="res4", min_side=16, max_side=256)
 
 
 class Counting(FakeEngine):
-    """Notes how many frames came at once, and how large they were; fails where it is told to."""
+    """Notes how many frames came at once, and how large they were; fails on request."""
 
     largest_batch = 4
 
@@ -53,7 +53,7 @@ def result_of(outcome: StepResult | VosrtError) -> StepResult:
 
 
 def test_streams_stepped_together_give_what_each_gives_alone(tiny_clip: Clip) -> None:
-    """Also when they are of several sizes, begin at different times, and one stops early."""
+    """They may have several sizes, begin at different times, and stop early."""
     frames, masks = tiny_clip
     engine = Counting()
     together, alone = model_of(engine), model_of(FakeEngine(SPEC))
@@ -102,7 +102,7 @@ def test_a_stream_that_fails_leaves_the_others_alone(tiny_clip: Clip) -> None:
 
 
 def test_a_failed_run_is_the_failure_of_its_frames(tiny_clip: Clip) -> None:
-    """Four go together here; the fifth is in a run of its own."""
+    """Four go together; the fifth runs alone."""
     engine = Counting()
     engine.fails_at = 0
     model = model_of(engine)
@@ -150,11 +150,11 @@ def test_runs_are_few_and_of_few_sizes(count: int, largest: int) -> None:
     assert len(sizes) <= 2 * count // largest + 7
 
 
-@pytest.mark.parametrize("name", ["cpu", "openvino-direct"])
+@pytest.mark.parametrize("name", ["cpu", "openvino"])
 def test_real_engines_give_the_same_in_a_batch(
     name: str, encoder_graph: Path, skip_or_fail: Callable[..., None]
 ) -> None:
-    """Within 1e-5 of one frame at a time, whose colours differ by far more."""
+    """They are within 1e-5 of one frame at a time, and colours differ by far more."""
     spec = EncoderSpec(channels=3, feature="res4")
     try:
         engine = create_encoder_engine(encoder_graph, spec, engine=name, precision="fp32", threads=1)
@@ -172,7 +172,7 @@ def test_real_engines_give_the_same_in_a_batch(
 
 @pytest.mark.parametrize("name", ["default", "fast"])
 def test_packaged_networks_give_the_same_in_a_batch(name: str) -> None:
-    """On the CPU provider, within 1e-5; the batch axis of their graphs is dynamic."""
+    """The CPU provider is within 1e-5; the batch axis of their graphs is dynamic."""
     model = Model.load(name, engine="cpu", threads=1)
     frames = [np.random.default_rng(i).integers(0, 256, (32, 48, 3), dtype=np.uint8) for i in range(3)]
     for frame, embedding in zip(frames, model.encode_batch(frames), strict=True):

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import hashlib
 import inspect
 import json
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.fakes.tensorrt import write_engine
 from vosrt.bundle import EncoderSpec
+from vosrt.cuda.runtime import BindingsRuntime, CudaQueue
 from vosrt.encoder import Embedding, FrameEncoder
 from vosrt.engines.base import DeviceEngine, largest_batch
-from vosrt.engines.cuda import Cuda
-from vosrt.engines.device import DeviceTensor
 from vosrt.engines.select import create_encoder_engine
 from vosrt.engines.tensorrt import CUDA_GRAPH_VARIABLE, TensorRtEngine
-from vosrt.engines.tensorrt_files import EngineRecord, Profile, write_record
+from vosrt.engines.tensorrt_files import EngineRecord, Profile
 from vosrt.engines.tensorrt_flavour import FLAVOURS, TENSORRT, TENSORRT_RTX, Flavour
 from vosrt.errors import EngineError, MissingExtraError, OptionError
 from vosrt.types import U8Array
@@ -50,26 +50,8 @@ def graph(tmp_path: Path) -> Path:
 
 def add_engine(graph: Path, flavour: Flavour, plan: bytes = PLAN, **changes: Any) -> EngineRecord:
     """Put an engine with its record beside a graph."""
-    record = EngineRecord(
-        graph="encoder",
-        graph_sha256=hashlib.sha256(GRAPH).hexdigest(),
-        flavour=flavour.name,
-        version=VERSIONS[flavour.name],
-        architecture="sm_86",
-        precision="fp16",
-        profiles=(LANDSCAPE, PORTRAIT),
-        recipe=1,
-        layers=3,
-        build_seconds=0.5,
-        sha256=hashlib.sha256(plan).hexdigest(),
-        bytes=len(plan),
-    )
-    record = replace(record, **changes)
-    folder = graph.parent / "engines"
-    folder.mkdir(exist_ok=True)
-    (folder / f"{record.stem}.engine").write_bytes(plan)
-    write_record(record, folder)
-    return record
+    fields = {"flavour": flavour.name, "version": VERSIONS[flavour.name], **changes}
+    return write_engine(graph, plan, (LANDSCAPE, PORTRAIT), **fields)
 
 
 def frames_of(height: int, width: int, seed: int = 0) -> U8Array:
@@ -90,7 +72,7 @@ def test_it_computes_the_graph(graph: Path, fake_nvidia: Any, flavour: Flavour, 
         embedding = engine.run({"frames": frames})["embedding"]
         np.testing.assert_allclose(embedding, fake_nvidia.mean_colours(frames), atol=1e-6)
     info = engine.info
-    assert (info.name, info.precision, info.reason) == (f"{flavour.name}-direct", "fp16", "test")
+    assert (info.name, info.precision, info.reason) == (flavour.name, "fp16", "test")
     assert info.version == f"{flavour.name} {VERSIONS[flavour.name]}, CUDA 13.1, NVIDIA GeForce RTX 3060 (sm_86)"
 
 
@@ -104,15 +86,15 @@ def test_results_outlive_the_next_run(graph: Path, fake_nvidia: Any) -> None:
 
 
 def test_buffers_are_allocated_once_per_size_and_freed(graph: Path, fake_nvidia: Any) -> None:
-    """Eight buffers a size, four sizes, however long it runs; none once the engine is gone."""
+    """A size has six buffers, eight from its second run on; four sizes are kept, and none outlives the engine."""
     engine = engine_of(graph)
     counts = []
     for height in (32, 32, 48, 48, 64, 32, 40, 56, 48):
         engine.run({"frames": frames_of(height, 64)})
         gc.collect()
         counts.append(len(fake_nvidia.cuda.memory))
-    assert counts == [8, 8, 16, 16, 24, 24, 32, 32, 32]
-    assert len(fake_nvidia.cuda.queues) == 2, "one for the network, one for uploads"
+    assert counts == [6, 8, 14, 16, 22, 22, 28, 26, 26]
+    assert len(fake_nvidia.cuda.queues) == 3, "one for the network, one for uploads, one for captures"
     del engine
     gc.collect()
     assert fake_nvidia.cuda.memory == {}
@@ -135,7 +117,7 @@ def test_a_cuda_graph_replaces_the_calls(graph: Path, fake_nvidia: Any, monkeypa
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
 def test_a_frame_is_uploaded_while_the_network_computes(graph: Path, fake_nvidia: Any, cuda_graph: bool) -> None:
-    """On a stream beside the network's, through two landings by turns; the host waits for none but old uploads.
+    """It is on a second stream, in two alternating buffers; the host waits for old uploads alone.
 
     In the steady state nothing is allocated and nothing created.
     """
@@ -148,9 +130,9 @@ def test_a_frame_is_uploaded_while_the_network_computes(graph: Path, fake_nvidia
         cuda.calls.clear()
         engine.run_on_device({"frames": frames_of(48, 64, seed)})
         steps.append(list(cuda.calls))
-    (uploaded, taken), network = (1, 2), "graph" if cuda_graph else "network"
-    compute, uploads = 1, 2
-    for step, shift in zip(steps, (0, 2, 0, 2), strict=True):
+    (uploaded, taken), network = (3, 1), "graph" if cuda_graph else "network"
+    compute, uploads = engine.stream, engine.stream + 1
+    for step, shift in zip(steps, (0, 1, 0, 1), strict=True):
         assert step == [
             f"host waits for {uploaded + shift}",  # the pinned memory is free: two frames ago
             f"{uploads} waits for {taken + shift}",  # so is the GPU's
@@ -170,7 +152,7 @@ def test_threads_do_not_wait_for_each_others_results(graph: Path, fake_nvidia: A
     engine.run({"frames": frames_of(48, 64)})
     cuda.calls.clear()
     engine.run({"frames": frames_of(48, 64)})
-    assert cuda.calls[-3:] == ["DeviceToHost on 1", "record 5 on 1", "host waits for 5"]
+    assert cuda.calls[-3:] == [f"DeviceToHost on {engine.stream}", f"record 6 on {engine.stream}", "host waits for 6"]
     assert not any("all of" in call for call in cuda.calls)
 
 
@@ -179,20 +161,18 @@ def test_frames_may_be_on_the_gpu(graph: Path, fake_nvidia: Any, cuda_graph: boo
     """They are copied there, behind what writes them on the engine's stream; host frames may come between."""
     engine, cuda = engine_of(graph, cuda_graph=cuda_graph), fake_nvidia.cuda
     frames = [frames_of(48, 64, seed) for seed in range(6)]
-    on_gpu = Cuda().device_array(frames[0].shape, frames[0].dtype)
+    on_gpu = CudaQueue(BindingsRuntime()).allocate(frames[0].shape, frames[0].dtype, "a frame")
     engine.run({"frames": frames[0]})
     for seed in (0, 1, 2, 4):
-        tensor = DeviceTensor(
-            pointer=on_gpu.pointer, shape=on_gpu.shape, dtype=on_gpu.dtype, device="cuda", owner=on_gpu, stream=1
-        )
-        cuda.submit(1, lambda seed=seed: ctypes.memmove(on_gpu.pointer, frames[seed].ctypes.data, frames[seed].nbytes))
+        tensor, source = replace(on_gpu, stream=engine.stream), frames[seed]
+        cuda.submit(engine.stream, partial(ctypes.memmove, on_gpu.pointer, source.ctypes.data, source.nbytes))
         cuda.calls.clear()
         output = engine.run_on_device({"frames": tensor})["embedding"]
         assert not any("HostToDevice" in call for call in cuda.calls)
         expected = engine.run({"frames": frames[seed + 1]})["embedding"]
         np.testing.assert_allclose(expected, fake_nvidia.mean_colours(frames[seed + 1]), atol=1e-6)
         engine.run_on_device({"frames": tensor})
-        cuda.cudaStreamSynchronize(1)
+        cuda.cudaStreamSynchronize(engine.stream)
         seen = np.ctypeslib.as_array(ctypes.cast(output.pointer, ctypes.POINTER(ctypes.c_float)), output.shape)
         np.testing.assert_allclose(seen, fake_nvidia.mean_colours(frames[seed]), atol=1e-6)
     wrong = replace(tensor, dtype=np.dtype(np.float32))
@@ -202,7 +182,7 @@ def test_frames_may_be_on_the_gpu(graph: Path, fake_nvidia: Any, cuda_graph: boo
 
 @pytest.mark.parametrize("capturable", [False, True])
 def test_rtx_captures_by_itself_or_is_recorded(graph: Path, fake_nvidia: Any, capturable: bool) -> None:
-    """It is told to where it says that it cannot be recorded, and no graph is recorded on top of its own."""
+    """It captures where it says that it cannot be recorded; a graph on top of its own is never recorded."""
     fake_nvidia.tensorrt_rtx.capturable = capturable
     for wanted in (False, True):
         engine = engine_of(graph, TENSORRT_RTX, cuda_graph=wanted)
@@ -216,7 +196,7 @@ def test_rtx_captures_by_itself_or_is_recorded(graph: Path, fake_nvidia: Any, ca
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
 def test_outputs_stay_on_the_device(graph: Path, fake_nvidia: Any, cuda_graph: bool) -> None:
-    """They are not awaited, and whole for whoever queues work on their stream."""
+    """They are not awaited, and are whole for work that is queued on their stream."""
     engine = engine_of(graph, cuda_graph=cuda_graph)
     assert isinstance(engine, DeviceEngine)
     copies = []
@@ -255,7 +235,7 @@ def test_a_size_that_no_profile_takes_names_the_command(graph: Path, fake_nvidia
 
 
 def test_a_batch_goes_through_at_once(graph: Path, fake_nvidia: Any) -> None:
-    """If the engine was built for it; frames of streams are cut into runs that it takes."""
+    """It does if the engine was built for it; frames of streams are cut into runs that it takes."""
     plan = json.dumps({**json.loads(PLAN), "batch": 6}).encode()
     add_engine(graph, TENSORRT, plan=plan, batch=6)
     engine = engine_of(graph)
@@ -273,14 +253,14 @@ def test_a_batch_goes_through_at_once(graph: Path, fake_nvidia: Any) -> None:
 
 
 def test_failures_of_tensorrt_and_cuda_are_one_line(graph: Path, fake_nvidia: Any) -> None:
-    """With their own words; and the engine goes on afterwards."""
+    """The line has their own words, and the engine goes on afterwards."""
     engine = engine_of(graph, cuda_graph=True)
     frames = frames_of(48, 64)
     with pytest.raises(EngineError, match="'frames' is float32; expected uint8"):
         engine.run({"frames": frames.astype(np.float32)})
     engine.run({"frames": frames})
     fake_nvidia.tensorrt.contexts[-1].fails = True
-    with pytest.raises(EngineError, match=r"^tensorrt-direct cannot run: cannot enqueue$"):
+    with pytest.raises(EngineError, match=r"^tensorrt cannot run: cannot enqueue$"):
         engine.run({"frames": frames})
     fake_nvidia.tensorrt.contexts[-1].fails = False
     np.testing.assert_allclose(engine.run({"frames": frames})["embedding"], fake_nvidia.mean_colours(frames), atol=1e-6)
@@ -290,23 +270,23 @@ def test_failures_of_tensorrt_and_cuda_are_one_line(graph: Path, fake_nvidia: An
 
 
 def test_the_narrowest_precision_is_taken_unless_one_is_asked_for(graph: Path, fake_nvidia: Any) -> None:
-    """Of the engines that were built; what runs is in the description."""
+    """It is taken of the engines that were built; the description says what runs."""
     add_engine(graph, TENSORRT, precision="fp32")
     for precision, chosen in (("auto", "fp16"), ("fp32", "fp32")):
-        created = create_encoder_engine(graph, SPEC, engine="tensorrt-direct", precision=precision)  # type: ignore[arg-type]
+        created = create_encoder_engine(graph, SPEC, engine="tensorrt", precision=precision)  # type: ignore[arg-type]
         assert created.info.precision == chosen
     with pytest.raises(EngineError, match=r"no bf16 engine for tensorrt 10\.9\.0\.34 on sm_86.*it computes in fp16"):
-        create_encoder_engine(graph, SPEC, engine="tensorrt-direct", precision="bf16")
+        create_encoder_engine(graph, SPEC, engine="tensorrt", precision="bf16")
 
 
 def test_auto_takes_an_engine_of_the_bundle(graph: Path, fake_nvidia: Any) -> None:
-    """TensorRT before TensorRT-RTX, if both have an engine; the reasons name what was passed over."""
-    assert create_encoder_engine(graph, SPEC).info.name == "tensorrt-direct"
+    """TensorRT comes before TensorRT-RTX if both have one; the reasons name what was passed over."""
+    assert create_encoder_engine(graph, SPEC).info.name == "tensorrt"
     for path in (graph.parent / "engines").glob("encoder-tensorrt-10*"):
         path.unlink()
     info = create_encoder_engine(graph, SPEC).info
-    assert info.name == "tensorrt-rtx-direct"
-    assert "tensorrt-direct refused: no int8/fp8/fp16/bf16/fp32 engine for tensorrt 10.9.0.34 on sm_86" in info.reason
+    assert info.name == "tensorrt-rtx"
+    assert "tensorrt refused: no int8/fp8/fp16/bf16/fp32 engine for tensorrt 10.9.0.34 on sm_86" in info.reason
 
 
 STALE: dict[str, tuple[dict[str, Any], str]] = {
@@ -318,7 +298,7 @@ STALE: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", STALE)
 def test_an_engine_for_something_else_is_never_loaded(tmp_path: Path, fake_nvidia: Any, name: str) -> None:
-    """Neither is TensorRT asked: it could only refuse, or not notice."""
+    """TensorRT is not asked either: it could only refuse, or not notice."""
     graph = tmp_path / "encoder.onnx"
     graph.write_bytes(GRAPH)
     changes, says = STALE[name]
@@ -348,7 +328,7 @@ def test_an_altered_engine_is_never_loaded(graph: Path, fake_nvidia: Any) -> Non
 
 
 def test_a_plan_that_tensorrt_refuses(graph: Path, fake_nvidia: Any) -> None:
-    """Whole by its record, and still no engine."""
+    """Its record agrees with it, but it is no engine."""
     add_engine(graph, TENSORRT, plan=b"nonsense")
     with pytest.raises(
         EngineError, match=r"cannot load encoder-tensorrt-.*malformed plan; build it again: .*--rebuild$"
@@ -361,17 +341,17 @@ def test_what_is_missing_is_named_with_its_command(
 ) -> None:
     for module, flavour, command in (
         ("cuda.bindings.runtime", TENSORRT, "pip install 'vosrt[tensorrt]'"),
-        ("tensorrt", TENSORRT, "pip install tensorrt cuda-bindings"),
-        ("tensorrt_rtx", TENSORRT_RTX, "pip install 'vosrt[tensorrt]'"),
+        ("tensorrt", TENSORRT, "pip install 'vosrt[tensorrt]'"),
+        ("tensorrt_rtx", TENSORRT_RTX, "pip install 'vosrt[tensorrt-rtx]'"),
     ):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)
             with pytest.raises(MissingExtraError) as caught:
                 engine_of(graph, flavour)
         assert str(caught.value).endswith(f"is not installed; install it with: {command}")
-    fake_nvidia.tensorrt.__version__ = "8.6.1"
+    fake_nvidia.tensorrt.__version__ = "10.0.1"
     with pytest.raises(
-        EngineError, match=r"tensorrt 8\.6\.1 is installed; 10\.0 or newer is needed: pip install --upgrade"
+        EngineError, match=r"tensorrt 10\.0\.1 is installed; 10\.1 or newer is needed: pip install --upgrade"
     ):
         engine_of(graph)
     plug_in_gpu()
@@ -380,7 +360,7 @@ def test_what_is_missing_is_named_with_its_command(
 
 
 def test_the_fakes_have_only_what_the_real_libraries_have(fake_nvidia: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call that NVIDIA's libraries lack cannot pass unnoticed here."""
+    """A call that NVIDIA's libraries lack fails the test."""
     engine = fake_nvidia.tensorrt_rtx.Runtime(None).deserialize_cuda_engine(PLAN)
     fakes = {
         ("cuda.bindings.runtime", ""): fake_nvidia.cuda,
@@ -392,7 +372,7 @@ def test_the_fakes_have_only_what_the_real_libraries_have(fake_nvidia: Any, monk
         monkeypatch.delitem(sys.modules, name)
     for (module, attribute), fake in fakes.items():
         real = pytest.importorskip(
-            module, reason=f"{module} is not installed; it comes with: pip install 'vosrt[tensorrt]'"
+            module, reason=f"{module} is not installed; it comes with: pip install 'vosrt[tensorrt-rtx]'"
         )
         names = {name for name, value in inspect.getmembers(fake) if callable(value) and not name.startswith("_")}
         names.discard("submit")  # how the fakes work together

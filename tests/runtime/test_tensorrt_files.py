@@ -119,14 +119,14 @@ def test_what_is_no_record_at_all(text: str, tmp_path: Path) -> None:
     st.sampled_from(sorted(vars(RECORD))),
 )
 def test_any_value_anywhere_is_accepted_or_refused(value: Any, key: str) -> None:
-    """Never another exception than ours."""
+    """No other exception than ours is raised."""
     document = {"schema": 2, **vars(RECORD), "profiles": [vars(RECORD.profiles[0])], key: value}
     with contextlib.suppress(EngineError):
         assert isinstance(parse_record(json.dumps(document), Path("x.json")), EngineRecord)
 
 
 def test_a_record_under_another_name_or_behind_a_link_is_refused(tmp_path: Path) -> None:
-    """A name that promises something else than the record holds; a file from elsewhere; one of absurd size."""
+    """A record that differs from its name, a file from elsewhere and one of absurd size are refused."""
     path = write_record(RECORD, tmp_path)
     text = path.read_text()
     path.unlink()

@@ -7,7 +7,6 @@ kernels run on the processor.
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -17,18 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.fakes.tensorrt import write_engine
+from vosrt.arrays import DeviceTensor
 from vosrt.bundle import EncoderSpec
-from vosrt.cuda_library import load_cuda_library
-from vosrt.cuda_queue import CudaQueue, download
+from vosrt.cuda.runtime import download, open_queue
 from vosrt.encoder import FrameEncoder
-from vosrt.engines.device import DeviceTensor
 from vosrt.engines.tensorrt import TensorRtEngine
-from vosrt.engines.tensorrt_files import EngineRecord, Profile, write_record
+from vosrt.engines.tensorrt_files import Profile
 from vosrt.engines.tensorrt_flavour import TENSORRT, TENSORRT_RTX, Flavour
 from vosrt.errors import EngineError, InputError
 from vosrt.pipeline import Pipeline
 from vosrt.stream import PendingStep, Stream
-from vosrt.types import PropagationOptions, U8Array
+from vosrt.types import STEP_STAGES, PropagationOptions, U8Array
 from vosrt.video.base import Frame, SegmentedFrame, SourceInfo
 
 SPEC = EncoderSpec(channels=3, feature="res4")
@@ -47,23 +46,8 @@ def encoder_of(tmp_path: Path, whole_nvidia: Any) -> Encoders:
     def create(flavour: Flavour = TENSORRT, **options: Any) -> FrameEncoder:
         graph = tmp_path / "encoder.onnx"
         graph.write_bytes(b"not read")
-        record = EngineRecord(
-            graph="encoder",
-            graph_sha256=hashlib.sha256(b"not read").hexdigest(),
-            flavour=flavour.name,
-            version=getattr(whole_nvidia, flavour.name.replace("-", "_")).__version__,
-            architecture="sm_86",
-            precision="fp16",
-            profiles=(PROFILE,),
-            recipe=1,
-            layers=3,
-            build_seconds=0.5,
-            sha256=hashlib.sha256(PLAN).hexdigest(),
-            bytes=len(PLAN),
-        )
-        (graph.parent / "engines").mkdir(exist_ok=True)
-        (graph.parent / "engines" / f"{record.stem}.engine").write_bytes(PLAN)
-        write_record(record, graph.parent / "engines")
+        version = getattr(whole_nvidia, flavour.name.replace("-", "_")).__version__
+        write_engine(graph, PLAN, (PROFILE,), flavour=flavour.name, version=version)
         axes = {"frames": ("n", "height", "width", None)}
         return FrameEncoder(SPEC, TensorRtEngine(graph, axes, flavour=flavour, reason="test", **options), device=0)
 
@@ -94,7 +78,7 @@ def run(encoder: FrameEncoder, **options: Any) -> list[U8Array]:
 
 @pytest.mark.parametrize("flavour", [TENSORRT, TENSORRT_RTX], ids=lambda flavour: flavour.name)
 def test_labels_are_those_of_work_that_is_queued_piece_by_piece(encoder_of: Encoders, flavour: Flavour) -> None:
-    """Also when objects come and go, and by way of embeddings."""
+    """They are so also when objects come and go, and by way of embeddings."""
     expected = run(encoder_of(flavour, cuda_graph=False))
     for found in (run(encoder_of(flavour, cuda_graph=True)), run(Embedding(encoder_of(flavour)))):
         np.testing.assert_array_equal(found, expected)
@@ -109,7 +93,7 @@ class Embedding(FrameEncoder):
 
 
 def test_a_frame_is_one_launch(encoder_of: Encoders, whole_nvidia: Any) -> None:
-    """In the steady state: upload, copy, one graph, download beside it; nothing allocated, created or recorded."""
+    """In the steady state it is an upload, a copy, one graph and a download; nothing is allocated or captured."""
     stream, cuda = Stream(encoder_of(), OPTIONS, device="cuda"), whole_nvidia.cuda
     before: tuple[int, ...] = ()
     for t, (frame, mask) in enumerate(clip(STEADY + 4)):
@@ -149,7 +133,7 @@ class Run:
 
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_it_is_recorded_once_for_each_set_of_labels(encoder_of: Encoders, whole_nvidia: Any, ahead: int) -> None:
-    """Two sets by turns where results are taken a frame later, one where at once; anew only when objects change."""
+    """Two sets alternate where results are taken a frame later, else one; new objects are captured again."""
     run = Run(encoder_of(), whole_nvidia.cuda, ahead)
     run.step(object_id=1)
     assert [run.recorded(), run.recorded()] == [1 + ahead, 0]
@@ -212,7 +196,7 @@ def test_frames_and_labels_may_stay_on_the_gpu(encoder_of: Encoders, whole_nvidi
     """Frames are copied into place beside the graph; labels that somebody holds are not written anew."""
     stream = Stream(encoder_of(), OPTIONS, device="cuda", labels_on="gpu")
     expected = Stream(encoder_of(cuda_graph=False), OPTIONS, device="cuda")
-    queue = CudaQueue(load_cuda_library(), 0)
+    queue = open_queue(0)
     there = queue.allocate((32, 48, 3), np.uint8, "a frame")
     held: list[tuple[DeviceTensor, U8Array]] = []
     for t, (frame, mask) in enumerate(clip(8)):
@@ -228,7 +212,7 @@ def test_frames_and_labels_may_stay_on_the_gpu(encoder_of: Encoders, whole_nvidi
 def test_a_network_that_cannot_be_recorded_is_queued_plainly(
     encoder_of: Encoders, whole_nvidia: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After one warning; nothing is lost, and other streams do not try again."""
+    """One warning is given, nothing is lost, and other streams do not try again."""
     expected = run(encoder_of(cuda_graph=False))
     encoder, cuda = encoder_of(), whole_nvidia.cuda
     stream = Stream(encoder, OPTIONS, device="cuda")
@@ -239,7 +223,7 @@ def test_a_network_that_cannot_be_recorded_is_queued_plainly(
     for found in labels:
         np.testing.assert_array_equal(found, expected)
     (warning,) = caplog.messages
-    assert "cannot be recorded as a CUDA graph, so its work is queued piece by piece: tensorrt-direct cannot" in warning
+    assert "cannot be recorded as a CUDA graph, so its work is queued piece by piece: tensorrt cannot" in warning
     assert all(queue.captured is None for queue in cuda.queues.values())
 
 
@@ -257,19 +241,19 @@ def test_tensorrt_rtx_is_asked(encoder_of: Encoders, whole_nvidia: Any) -> None:
 
 
 def test_failures_are_told_and_the_stream_goes_on(encoder_of: Encoders, whole_nvidia: Any) -> None:
-    """Of the network in a frame that is not recorded yet: the frame counts as not taken."""
+    """A network that fails before it is captured leaves the frame out."""
     stream = Stream(encoder_of(), OPTIONS, device="cuda")
     frames = list(clip(4))
     stream.step(*frames[0])
     whole_nvidia.tensorrt.contexts[-1].fails = True
-    with pytest.raises(EngineError, match=r"^tensorrt-direct cannot run: cannot enqueue$"):
+    with pytest.raises(EngineError, match=r"^tensorrt cannot run: cannot enqueue$"):
         stream.step(frames[1][0])
     whole_nvidia.tensorrt.contexts[-1].fails = False
     assert stream.step(frames[1][0]).index == 1
 
 
 def test_a_saved_stream_continues_with_whole_frames(encoder_of: Encoders, whole_nvidia: Any) -> None:
-    """From its first frame on, on the network's stream; labels may stay there."""
+    """From its first frame on it uses the network's stream; labels may stay there."""
     frames = list(clip(7))
     stream, loaded = Stream(encoder_of(), OPTIONS, device="cuda"), Stream(encoder_of(), OPTIONS, device="cuda")
     there = Stream(encoder_of(), OPTIONS, device="cuda", labels_on="gpu")
@@ -290,6 +274,7 @@ class Parts:
     """A source and a sink."""
 
     info = SourceInfo("parts", 48, 32, 25.0, 12)
+    warnings: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.frames = [frame for frame, _ in clip(12)]
@@ -315,7 +300,22 @@ def test_the_pipeline_takes_whole_frames(encoder_of: Encoders, whole_nvidia: Any
         stream, parts = Stream(encoder_of(cuda_graph=cuda_graph), OPTIONS, device="cuda"), Parts()
         report = Pipeline(parts, tracker=stream, annotations=annotations, sink=parts).run()
         assert (report.frames, report.error) == (12, None)
-        assert {"resize", "queue", "wait"} <= set(report.stages)
+        assert set(STEP_STAGES) - {"refine"} <= set(report.stages)
         found.append(parts.labels)
     np.testing.assert_array_equal(found[0], found[1])
     assert set(np.unique(found[1][11])) == {0, 1, 2}
+
+
+def test_results_may_be_taken_late_and_in_any_order(encoder_of: Encoders, whole_nvidia: Any) -> None:
+    """States are told from frame to frame all the same, also of frames that wait while the next one is annotated."""
+    streams = [Stream(encoder_of(), OPTIONS, device="cuda") for _ in range(2)]
+    late, expected = [], []
+    for t, (frame, mask) in enumerate(clip(8)):
+        marked = mask if t in (0, 4) else None
+        late.append(streams[0].submit(frame, marked))
+        expected.append(streams[1].step(frame, marked))
+    streams[0].close()
+    for pending, wanted in reversed(list(zip(late, expected, strict=True))):
+        result = pending.result()
+        np.testing.assert_array_equal(result.labels, wanted.labels)
+        assert result.objects == wanted.objects

@@ -1,4 +1,4 @@
-"""The cache holds every frame of every usable video, is built once, and survives whatever interrupts it."""
+"""The cache holds every frame of every usable video, is built once, and survives interruptions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import pytest
 
 from vosrt.errors import InputError, OptionError, OutputError, SourceError, WorkError
 from vosrt.types import U8Array
+from vosrt.video.finding import Source, find_sources
 from vosrt_train.data import cache as cache_module
-from vosrt_train.data.cache import Cache, Progress, build_cache, open_cache, plan_cache
+from vosrt_train.data.cache import BuildProgress, Cache, build_cache, open_cache, plan_cache
 from vosrt_train.data.config import CacheConfig
-from vosrt_train.data.sources import Source, find_sources
 
 CONFIG = CacheConfig(short_side=16)
 
@@ -82,7 +82,7 @@ def test_videos_and_folders_are_found_at_any_depth(root: Path) -> None:
 
 
 def test_masks_of_annotated_data_sets_are_no_videos(tmp_path: Path) -> None:
-    """In the layout of DAVIS and YouTube-VOS."""
+    """DAVIS and YouTube-VOS have such layouts."""
     for kind in ("JPEGImages", "Annotations"):
         write_folder(tmp_path / kind / "480p" / "bear", noise(5, 8, 8))
     sources, skipped = find_sources(tmp_path)
@@ -105,7 +105,7 @@ def test_nothing_to_find_is_refused(tmp_path: Path) -> None:
 
 
 def test_frames_are_resized_rgb_in_natural_order(root: Path, tmp_path: Path) -> None:
-    """Of lossless frames exactly; with the short side of the configuration, never enlarged."""
+    """Lossless frames come back exactly, with the short side of the configuration, never enlarged."""
     cache = build(root, tmp_path / "cache")
     assert [video.name for video in cache.videos] == ["a.mp4", "deep/c.MKV", "deep/down/b"]
     video, small, folder = cache.videos
@@ -133,7 +133,7 @@ def test_the_size_is_known_before(root: Path, tmp_path: Path) -> None:
 
 
 def test_worker_processes_build_the_same(root: Path, tmp_path: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[BuildProgress] = []
     plan = plan_cache(root, tmp_path / "parallel", CONFIG)
     parallel = build_cache(plan, workers=2, on_progress=seen.append)
     assert contents(parallel) == contents(build(root, tmp_path / "alone"))
@@ -178,7 +178,7 @@ def test_nothing_usable_is_refused(tmp_path: Path) -> None:
 
 
 def test_only_what_changed_is_decoded_again(root: Path, tmp_path: Path) -> None:
-    """And the frames of what changed or went away do not stay behind."""
+    """Frames of what changed or went away are removed."""
     directory = tmp_path / "cache"
     before = {video.name: video.path for video in build(root, directory).videos}
     write_video(root / "a.mp4", noise(8, 32, 48, seed=5))
@@ -234,6 +234,20 @@ def test_frames_that_were_cut_short_are_decoded_again(root: Path, tmp_path: Path
     assert contents(build(root, directory)) == whole
 
 
+def test_frames_that_were_altered_are_found_when_they_are_opened(root: Path, tmp_path: Path) -> None:
+    """Each process looks once: the size is right, one byte is not."""
+    build(root, tmp_path / "cache")
+    video = open_cache(tmp_path / "cache", min_frames=2).videos[0]
+    path = tmp_path / "moved.rgb"  # under a name that this process has not compared yet
+    data = bytearray(video.path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"moved.rgb: the cached frames of a.mp4 are damaged; delete the file"):
+        replace(video, path=path).open()
+    path.write_bytes(video.path.read_bytes())
+    np.testing.assert_array_equal(replace(video, path=path).open(), video.open())
+
+
 def test_a_damaged_index_is_refused(root: Path, tmp_path: Path) -> None:
     build(root, tmp_path / "cache")
     index = tmp_path / "cache" / "index.jsonl"
@@ -252,7 +266,7 @@ def test_too_little_space_is_said_before(root: Path, tmp_path: Path, monkeypatch
 def test_two_builds_do_not_meet(root: Path, tmp_path: Path) -> None:
     plan = plan_cache(root, tmp_path / "cache", CONFIG)
 
-    def build_meanwhile(_: Progress) -> None:
+    def build_meanwhile(_: BuildProgress) -> None:
         with pytest.raises(OutputError, match="another process is building it"):
             build_cache(plan, workers=0)
 
@@ -274,7 +288,7 @@ def test_a_full_disk_is_no_broken_video(root: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(cache_module, "decode", full)
     with pytest.raises(OutputError, match="No space left on device"):
         build(root, tmp_path / "cache")
-    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"index.jsonl", "lock"}
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"index.jsonl"}
 
 
 def test_a_worker_that_dies_is_told(root: Path, tmp_path: Path) -> None:

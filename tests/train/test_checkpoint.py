@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,10 +131,10 @@ def test_a_failed_save_keeps_what_was_there(path: Path, monkeypatch: pytest.Monk
     """A full disk leaves the earlier checkpoint whole and no debris."""
     before = path.read_bytes()
 
-    def full(self: Path, target: Path) -> None:
+    def full(source: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OutputError, match="No space left on device"):
         save_checkpoint(Checkpoint(build_encoder(CONFIG, seed=6), TRAINING), path)
     assert path.read_bytes() == before

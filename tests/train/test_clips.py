@@ -1,4 +1,4 @@
-"""Clips are drawn as the paper says, and the same ones whoever reads them and wherever an epoch is entered."""
+"""Clips are drawn as the paper says, and are the same for every reader and from any place of an epoch."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def assert_same(ours: ClipBatch, theirs: ClipBatch) -> None:
     ("fps", "frames"), [(25, 10), (29.97, 10), (30, 10), (27, 10), (24, 10), (12.5, 5), (6, 2), (60, 20), (1, 1)]
 )
 def test_gaps_last_as_long_at_every_frame_rate(fps: float, frames: int) -> None:
-    """10 frames at 25 to 30 frames per second, 2 at YouTube-VOS's 6."""
+    """A gap is 10 frames at 25 to 30 frames per second and 2 at YouTube-VOS's 6."""
     assert gap_frames(fps, 10) == frames
 
 
@@ -84,7 +84,7 @@ def test_a_lattice_needs_few_frames(tmp_path: Path) -> None:
 
 
 def test_pixels_are_those_of_the_parameters(cache: Cache) -> None:
-    """The right frames, the right way round, from the right place of the resized frame."""
+    """They are of the right frames, the right way round, from the right place of the resized frame."""
     sampler = ClipSampler(SMALL, cache)
     flips = Counter[bool]()
     for index in range(len(sampler)):
@@ -130,7 +130,7 @@ def test_flips_can_be_left_out(cache: Cache) -> None:
 
 
 def test_one_clip_per_video_and_epoch(cache: Cache) -> None:
-    """Each in its own order, with its own draws; what does not fill a batch is left out."""
+    """Each epoch has its own order and draws; what does not fill a batch is left out."""
     epochs = [[clip for batch in make_loader(SMALL, cache, epoch=e) for clip in batch.clips] for e in range(2)]
     for clips in epochs:
         assert len(clips) == 8
@@ -149,7 +149,7 @@ def test_long_videos_give_one_clip_per_segment(tmp_path: Path) -> None:
 
 
 def test_few_videos_come_up_several_times(tmp_path: Path) -> None:
-    """With different draws each time."""
+    """Each time the draws are different."""
     config = ClipConfig(batch=4, workers=0, frames=3, crop=16)
     (batch,) = make_loader(config, write(tmp_path, [50, 50, 50]))
     counts = Counter(clip.video for clip in batch.clips)
@@ -169,7 +169,7 @@ def test_a_batch_is_laid_out_for_the_network(cache: Cache) -> None:
 
 
 def test_workers_change_nothing(cache: Cache) -> None:
-    """The same batches from no, one and two processes; the global generators are left alone."""
+    """No, one and two processes give the same batches; the global generators are left alone."""
     torch.manual_seed(3)
     state = torch.get_rng_state()
     alone = list(make_loader(SMALL, cache, epochs=2))
@@ -206,7 +206,7 @@ def test_seeds_differ(cache: Cache) -> None:
 
 
 def test_no_two_streams_of_random_numbers_coincide(cache: Cache) -> None:
-    """The order of an epoch and the draws of its clips, across seeds and epochs."""
+    """The order of an epoch and the draws of its clips differ across seeds and epochs."""
     first = [
         ClipSampler(ClipConfig(**{**vars(SMALL), "seed": seed}), cache)._random(epoch, stream).random()
         for seed in range(5)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from vosrt.types import U8Array
-from vosrt_train.clustering.clusters import find_clusters, k_means, seed_centres, sinkhorn, transport_clusters
-from vosrt_train.clustering.foreground import select_foreground, smooth_clusters
-from vosrt_train.clustering.make import clustered_frames
-from vosrt_train.clustering.sharpen import clusters_at_pixels
-from vosrt_train.mask_config import Clustering, ForegroundConfig, PseudoMaskConfig
+from vosrt_train.masks.clustering.clusters import find_clusters, k_means, seed_centres, sinkhorn, transport_clusters
+from vosrt_train.masks.clustering.foreground import select_foreground, smooth_clusters
+from vosrt_train.masks.clustering.make import clustered_frames
+from vosrt_train.masks.clustering.sharpen import clusters_at_pixels
+from vosrt_train.masks.config import Clustering, ForegroundConfig, PseudoMaskConfig
 
 K = 3
 
@@ -30,7 +30,7 @@ def bunches(sizes: tuple[int, ...], channels: int = 8, spread: float = 0.1) -> t
 
 @pytest.mark.parametrize("batch", [16, 1000])
 def test_k_means_equals_a_loop(batch: int) -> None:
-    """The same seeds, then point by point and centre by centre; with mini-batches and with all points at once."""
+    """The same seeds are refined point by point, with mini-batches and with all points at once."""
     points, _ = bunches((40, 25, 10))
     config = PseudoMaskConfig(clusters=K, batch=batch, iterations=10)
     found = k_means(points, config, generator(5))
@@ -82,7 +82,7 @@ def test_seeds_lie_apart() -> None:
 
 
 def test_marginals_of_optimal_transport() -> None:
-    """Rows exactly 1 / n, columns the masses; and the plan is the softmax of the biased similarities."""
+    """Rows sum to exactly 1 / n, columns to the masses; the plan is the softmax of the biased similarities."""
     similarity = torch.randn((200, 4), generator=generator())
     mass = torch.tensor([0.4, 0.3, 0.2, 0.1])
     plan, potential = sinkhorn(similarity, mass, 0.5, rounds=100)
@@ -92,7 +92,7 @@ def test_marginals_of_optimal_transport() -> None:
 
 
 def test_optimal_transport_equals_plain_scaling() -> None:
-    """Cuturi 2013, algorithm 1, as a loop over the kernel exp(S / ε)."""
+    """The loop is Cuturi 2013, algorithm 1, over the kernel exp(S / ε)."""
     similarity = torch.rand((7, 3), generator=generator()).double()
     mass = torch.tensor([0.5, 0.3, 0.2]).double()
     plan, _ = sinkhorn(similarity, mass, 0.3, rounds=30)
@@ -158,7 +158,7 @@ def test_what_is_seen_seldom_is_no_object() -> None:
 
 
 def test_degenerate_clusterings_are_refused() -> None:
-    """One cluster for everything, nothing that looks like an object, and a foreground that comes and goes."""
+    """These are one cluster for everything, no object, and a foreground that comes and goes."""
     alone = np.zeros((4, 16, 20), dtype=np.uint8)
     assert select_foreground(alone, 4, ForegroundConfig()).reason == "one cluster has 100% of the cells"
     halves = alone.copy()

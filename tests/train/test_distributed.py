@@ -46,8 +46,8 @@ with join_world(config.compute) as world:
     distributed = world.distribute(network, sync_batch_norm=False).eval()
     losses = compute_losses(distributed, batch, config, world)
     losses.total.backward()
-    of_branches = losses.correspondence
-    mean = world.mean(torch.stack([losses.total, of_branches.space_time, of_branches.cross_view]).detach())
+    terms = losses.correspondence.terms
+    mean = world.mean(torch.stack([losses.total, terms["space_time"], terms["cross_view"]]).detach())
     world.wait()
     torch.save((world.rank, world.size, mean, [p.grad for p in network.parameters()]), output)
 """
@@ -96,7 +96,7 @@ def test_two_processes_equal_one(tiny_cache: Cache, tiny_config: ConfigOf, tmp_p
         found_rank, size, losses, gradients = torch.load(tmp_path / f"result{rank}.pt")
         assert (found_rank, size) == (rank, 2)
         assert expected.correspondence is not None
-        parts = (expected.correspondence.space_time, expected.correspondence.cross_view)
+        parts = (expected.correspondence.terms["space_time"], expected.correspondence.terms["cross_view"])
         wanted = torch.stack([expected.total, *parts]).detach()
         torch.testing.assert_close(losses, wanted, rtol=1e-5, atol=1e-6)
         for (name, parameter), gradient in zip(network.named_parameters(), gradients, strict=True):

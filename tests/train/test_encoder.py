@@ -42,7 +42,7 @@ def test_sizes_follow_the_convolution_arithmetic(height: int, width: int, grid: 
 
 
 def test_layer3_and_layer4_keep_their_resolution() -> None:
-    """Stride 1 in every convolution, the 1x1 shortcuts included."""
+    """Every convolution has stride 1, the 1x1 shortcuts included."""
     backbone = build_encoder(SMALL, seed=0).backbone
     for layer in (backbone.layer3, backbone.layer4):
         assert layer is not None
@@ -53,7 +53,7 @@ def test_layer3_and_layer4_keep_their_resolution() -> None:
 
 
 def test_names_are_those_of_torchvision() -> None:
-    """So that released weights load without renaming beyond their prefix."""
+    """Released weights load without renaming beyond their prefix."""
     expected = {"backbone.conv1.weight", "emb_q.conv1.weight", "emb_q.conv2.weight"}
     expected |= {"emb_q.conv1.bias", "emb_q.conv2.bias"}
     norms = ["backbone.bn1", "emb_q.bn1"]
@@ -72,7 +72,7 @@ def test_names_are_those_of_torchvision() -> None:
 
 
 def test_full_size_has_the_parameters_of_resnet18() -> None:
-    """11 689 512 less the classifier, plus the key head."""
+    """It has 11 689 512 less the classifier, plus the key head."""
     count = sum(p.numel() for p in Encoder(EncoderConfig()).parameters())
     head = 512 * 512 + 512 + 2 * 512 + 512 * 128 + 128
     assert count == 11_689_512 - (512 * 1000 + 1000) + head
@@ -95,7 +95,7 @@ def test_without_layer4_is_a_part_of_the_whole() -> None:
 
 
 def test_the_seed_alone_determines_the_weights() -> None:
-    """Whatever was drawn before, and without drawing from the global generator."""
+    """Weights depend on the seed alone, and the global generator is not drawn from."""
     torch.manual_seed(1)
     first = weights(build_encoder(SMALL, seed=0))
     torch.manual_seed(2)
@@ -110,7 +110,7 @@ def test_the_seed_alone_determines_the_weights() -> None:
 
 
 def test_another_process_gives_the_same_weights() -> None:
-    """Pinned: the default bundle is made from this seed."""
+    """They are pinned, as the default bundle is made from this seed."""
     script = (
         "from vosrt_train.config import EncoderConfig; from vosrt_train.model import build_encoder\n"
         "w = build_encoder(EncoderConfig(width=4, key_channels=6), seed=0).state_dict()\n"

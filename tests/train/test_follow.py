@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from vosrt.types import U8Array
-from vosrt_train.clustering.follow import follow_clusters, runs
-from vosrt_train.clustering.make import Job, make_pseudo_masks
-from vosrt_train.clustering.store import PseudoMasks
 from vosrt_train.config import TrainConfig
 from vosrt_train.data.cache import Cache
+from vosrt_train.masks.clustering.follow import follow_clusters, runs
+from vosrt_train.masks.clustering.make import Job, make_pseudo_masks
+from vosrt_train.masks.clustering.store import PseudoMasks
 from vosrt_train.model import build_encoder
 from vosrt_train.validate import runtime_model
 
@@ -35,7 +35,7 @@ def test_runs() -> None:
 
 
 def test_clusters_follow_what_moves(tiny_config: ConfigOf) -> None:
-    """Given in cells, wanted are the first and the last frame: whole maps at the frames' size."""
+    """Values in cells give whole maps of the first and the last frame at the frames' size."""
     frames, clusters = drifting_square()
     config = tiny_config()
     model = runtime_model(build_encoder(config.encoder, seed=0), config.validation_feature)
@@ -49,7 +49,7 @@ def test_clusters_follow_what_moves(tiny_config: ConfigOf) -> None:
 
 
 def test_pseudo_masks_that_are_followed(tiny_config: ConfigOf, tiny_cache: Cache, tmp_path: Path) -> None:
-    """The first frame of what a clip may show has the same clusters as without; later ones are propagated from it."""
+    """Clusters of the first frame of a clip stay; later ones are propagated from it."""
     everything = ("foreground.contact=1000", "foreground.compactness=0", "foreground.persistence=0")
     settings = (*everything, "foreground.max_area=1", "foreground.flicker=1", "pseudo.clusters=3", "clips.gap=1")
     wanted = {"video3": frozenset({0, 2, 9})}

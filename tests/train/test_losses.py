@@ -123,7 +123,7 @@ def test_gradients_are_those_of_finite_differences(maps: tuple[Tensor, Tensor]) 
 
 
 def test_space_time_loss_leaves_the_regularising_branch_alone(maps: tuple[Tensor, Tensor]) -> None:
-    """Pseudo-labels are targets; and of frame 0 of the main branch only the anchors matter."""
+    """Pseudo-labels are targets, and of frame 0 of the main branch only the anchors matter."""
     main, regular = maps
     our_space_time_loss(main, regular).backward()  # type: ignore[no-untyped-call]
     assert regular.grad is None
@@ -141,7 +141,7 @@ def test_cross_view_loss_reaches_frame_0_of_both_branches_only(maps: tuple[Tenso
 
 
 def test_pseudo_labels_name_anchors_of_the_own_clip() -> None:
-    """Although another clip's anchor fits perfectly."""
+    """They do although another clip's anchor fits perfectly."""
     anchors = torch.eye(8).view(2, 4, 8)
     regular = torch.zeros(2, 2, 8, 1, 2)
     regular[0, 1, :, 0, 0] = anchors[1, 3] + 0.1 * anchors[0, 2]
@@ -152,7 +152,7 @@ def test_pseudo_labels_name_anchors_of_the_own_clip() -> None:
 
 @pytest.mark.parametrize("kind", ["space-time", "cross-view"])
 def test_negatives_of_other_processes_make_the_joint_batch(maps: tuple[Tensor, Tensor], kind: str) -> None:
-    """Each clip alone with the others' samples as negatives: in the mean, loss and gradient of the batch."""
+    """Clips alone, with the others' samples as negatives, have the batch's loss and gradient in the mean."""
     main, regular = maps
 
     def part(b: int) -> Tensor:
@@ -172,7 +172,7 @@ def test_negatives_of_other_processes_make_the_joint_batch(maps: tuple[Tensor, T
 
 
 def test_half_precision_maps_are_compared_in_full() -> None:
-    """Under autocast, losses are those of the same rounded values in 32 bits, bit by bit."""
+    """Under autocast, losses are bit by bit those of the same rounded values in 32 bits."""
     maps = F.normalize(torch.randn(2, CLIPS, FRAMES, CHANNELS, HEIGHT, WIDTH), dim=3).bfloat16()
     expected = our_space_time_loss(*maps.float()), our_cross_view_loss(*maps.float())
     with torch.autocast("cpu", torch.bfloat16):
@@ -182,7 +182,7 @@ def test_half_precision_maps_are_compared_in_full() -> None:
 
 
 def test_knowing_nothing_costs_the_logarithm_of_the_choices(maps: tuple[Tensor, Tensor]) -> None:
-    """Equal embeddings everywhere: every anchor and every partner is as likely as any other."""
+    """Equal embeddings make every anchor and every partner as likely as any other."""
     same = torch.ones_like(maps[0]) / CHANNELS**0.5
     choices = math.log(CLIPS * GRID * GRID)
     assert our_space_time_loss(same, same).item() == pytest.approx(choices)
@@ -191,7 +191,7 @@ def test_knowing_nothing_costs_the_logarithm_of_the_choices(maps: tuple[Tensor, 
 
 @given(st.integers(1, 8), st.integers(1, 4), st.integers(1, 4), st.integers(0, 63))
 def test_the_grid_moves_as_a_whole(grid: int, down: int, right: int, shift: int) -> None:
-    """On maps that are a multiple of it: every ``down`` rows and ``right`` columns, from a first within these."""
+    """Every ``down`` rows and ``right`` columns are taken, from a first place within these."""
     fraction = (shift + 0.5) / 64
     cells = grid_cells(torch.tensor([[fraction, 1 - fraction]]), grid * down, grid * right, grid=grid)
     rows = int(fraction * down) + down * torch.arange(grid)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from vosrt.errors import OptionError
 from vosrt_train.config import EncoderConfig
-from vosrt_train.mask_config import MaskNetworkConfig
-from vosrt_train.model import MaskEmbedding, aggregate, build_encoder, build_mask_embedding
-from vosrt_train.model.mask_embedding import JoiningBlock, ResBlock, context_of, upsample
+from vosrt_train.masks.aggregate import aggregate
+from vosrt_train.masks.config import MaskNetworkConfig
+from vosrt_train.masks.networks import JoiningBlock, MaskEmbedding, ResBlock, build_mask_embedding, context_of, upsample
+from vosrt_train.model import build_encoder
 
 ENCODER = EncoderConfig(width=4, key_channels=8)
 CONFIG = MaskNetworkConfig(width=4, value_channels=16)
@@ -31,7 +32,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("layer4", [True, False])
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (50, 61), (33, 47)])
 def test_any_size_of_frame(layer4: bool, height: int, width: int) -> None:
-    """Values live on the encoder's grid, logits on a quarter of the frame, whatever the remainder by 8."""
+    """Values live on the encoder's grid, logits on a quarter of the frame, for every remainder by 8."""
     config = EncoderConfig(width=4, key_channels=8, layer4=layer4)
     mask = networks(config)
     rgb = random(2, 3, height, width)
@@ -104,7 +105,7 @@ def test_aggregation_equals_the_released_program(shared_data: Path) -> None:
 
 
 def test_aggregation_is_a_product() -> None:
-    """Against the formula, one cell at a time; the softmax of two objects that are sure halves the place."""
+    """The formula holds cell by cell; the softmax of two objects that are sure halves the place."""
     logits = random(2, 3, 4, 5)
     found = aggregate(logits)
     for index in np.ndindex(2, 4, 5):
@@ -120,7 +121,7 @@ def test_aggregation_is_a_product() -> None:
 
 
 def test_gradients_reach_every_weight() -> None:
-    """And are those of finite differences, in 64 bits."""
+    """They equal finite differences in 64 bits."""
     mask = networks().double()
     rgb = random(1, 3, 24, 24).double()
     features = build_encoder(ENCODER, seed=0).eval().double()(rgb)

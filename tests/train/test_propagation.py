@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vosrt.ops import reference
-from vosrt_train.propagation import attend, attend_others, hop
+from vosrt.core import reference
+from vosrt_train.masks.propagation import attend, attend_others, hop
 
 
 def random_units(*shape: int, seed: int = 0) -> Tensor:
@@ -26,9 +26,7 @@ def test_attention_is_the_runtimes(top_k: int) -> None:
     weights = attend(query, keys, temperature=0.05, top_k=top_k)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(1, 30))
     slots = [keys[0, :, 30 * slot : 30 * slot + 30].T.reshape(5, 6, 8).numpy() for slot in range(2)]
-    found = reference.match(
-        query[0].permute(1, 2, 0).numpy(), slots, [False, False], window="circle", radius=1, top_k=min(top_k, 60)
-    )
+    found = reference.match(query[0].permute(1, 2, 0).numpy(), slots, [False, False], radius=1, top_k=min(top_k, 60))
     on_slots = labels[0].view(3, 2, 5, 6).permute(1, 2, 3, 0).numpy()
     wanted = reference.read_out(found, np.ascontiguousarray(on_slots), 0.05)
     np.testing.assert_allclose((labels @ weights)[0].view(3, 5, 6).permute(1, 2, 0).numpy(), wanted, atol=1e-5)
@@ -57,7 +55,7 @@ def hopped(embedding: Tensor, masks: Tensor, hops: Tensor, *, top_k: int) -> Ten
 
 
 def test_hops_of_each_clip() -> None:
-    """None reads from the reference; each one more reads from the reference and the other later frames as they were."""
+    """With none a frame reads from the reference; each one more reads also from the other later frames."""
     embedding = random_units(2 * 3, 8, 4, 5).view(2, 3, 8, 4, 5)
     masks = torch.rand((2, 2, 4, 5), generator=torch.Generator().manual_seed(1))
     masks /= masks.sum(dim=1, keepdim=True)

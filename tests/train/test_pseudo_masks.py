@@ -14,20 +14,22 @@ from PIL import Image
 
 from vosrt.errors import OptionError, WorkError
 from vosrt_train.checkpoint import load_checkpoint
-from vosrt_train.clustering import make
-from vosrt_train.clustering.lookup import clip_masks, unite_clusters
-from vosrt_train.clustering.make import Job, make_pseudo_masks
-from vosrt_train.clustering.schedule import MaskSchedule
-from vosrt_train.clustering.sheets import write_sheets
-from vosrt_train.clustering.store import PseudoMaskEntry, PseudoMaskError, PseudoMasks
-from vosrt_train.clustering.updates import MaskUpdates
 from vosrt_train.config import TrainConfig
 from vosrt_train.data.cache import Cache
 from vosrt_train.data.clips import ClipParameters, ClipSampler, make_loader
 from vosrt_train.distributed import World
-from vosrt_train.loop import Task, train
-from vosrt_train.mask_config import SegmentationConfig
-from vosrt_train.model import build_encoder, build_mask_embedding
+from vosrt_train.loop import train
+from vosrt_train.masks.clustering import make
+from vosrt_train.masks.clustering.lookup import clip_masks, unite_clusters
+from vosrt_train.masks.clustering.make import Job, make_pseudo_masks
+from vosrt_train.masks.clustering.schedule import MaskSchedule
+from vosrt_train.masks.clustering.sheets import write_sheets
+from vosrt_train.masks.clustering.store import PseudoMaskEntry, PseudoMaskError, PseudoMasks
+from vosrt_train.masks.clustering.updates import MaskUpdates
+from vosrt_train.masks.config import SegmentationConfig
+from vosrt_train.masks.networks import build_mask_embedding
+from vosrt_train.model import build_encoder
+from vosrt_train.run import Task
 from vosrt_train.state import Progress
 
 ConfigOf = Callable[..., TrainConfig]
@@ -45,7 +47,7 @@ MASKS = (
     "segmentation.weight=1",
     "segmentation.start=0.25",
     "segmentation.updates=2",
-    "masks.width=4",
+    "masks.width=8",
     "masks.value_channels=16",
     "pseudo.clusters=3",
     "pseudo.iterations=10",
@@ -92,7 +94,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_damage_is_found(tmp_path: Path) -> None:
-    """A torn last line is forgotten, as after a kill; anything else is refused with its place."""
+    """A torn last line is forgotten, as a kill leaves one; anything else is refused with its place."""
     PseudoMasks(tmp_path).add(entry(), MAPS)
     index = tmp_path / "index.jsonl"
     whole = index.read_text()
@@ -112,7 +114,7 @@ def test_damage_is_found(tmp_path: Path) -> None:
 
 
 def test_the_seed_determines_pseudo_masks(config: TrainConfig, tiny_cache: Cache, tmp_path: Path) -> None:
-    """The same files whatever else has been drawn; and those that are there already are left alone."""
+    """The files do not depend on other draws, and existing ones are left alone."""
     for folder in ("one", "two"):
         torch.manual_seed(len(folder))
         made(config, tiny_cache, tmp_path / folder)
@@ -126,7 +128,7 @@ def test_the_seed_determines_pseudo_masks(config: TrainConfig, tiny_cache: Cache
 
 
 def test_wanted_frames_do_not_change_the_clusters(config: TrainConfig, tiny_cache: Cache, tmp_path: Path) -> None:
-    """Clusters are those of the sampled frames; only the wanted ones of the named videos are written."""
+    """Clusters are those of the sampled frames; only those of the named videos are written."""
     whole = made(config, tiny_cache, tmp_path / "whole")
     few = made(config, tiny_cache, tmp_path / "few", {"video1": frozenset({0, 4, 9})})
     assert list(few.entries) == ["video1"]
@@ -171,7 +173,7 @@ def test_clips_see_the_masks_of_their_frames(tmp_path: Path, flip: bool) -> None
 
 
 def test_unions_begin_with_an_object_and_touch() -> None:
-    """One to three clusters, in many draws each of them; never one that lies apart; none where no object is seen."""
+    """They have one to three clusters that touch, and none where no object is seen."""
     rows = ["00114", "02214", "32214", "33334"]
     clusters = np.array([[int(cell) for cell in row] for row in rows], dtype=np.uint8)
     drawn = [unite_clusters(clusters, (2, 7), 3, np.random.default_rng(seed)) for seed in range(60)]
@@ -185,7 +187,7 @@ def test_unions_begin_with_an_object_and_touch() -> None:
 
 
 def test_clips_follow_unions(config: TrainConfig, tiny_cache: Cache, tmp_path: Path) -> None:
-    """One object a clip, the same in every frame and at every look, made of whole clusters."""
+    """A clip has one object, the same in every frame and at every look, made of whole clusters."""
     batch = next(iter(make_loader(config.clips, tiny_cache)))
     wanted = {video.name: frozenset(range(10)) for video in tiny_cache.videos}
     masks = made(config, tiny_cache, tmp_path, wanted)
@@ -197,7 +199,7 @@ def test_clips_follow_unions(config: TrainConfig, tiny_cache: Cache, tmp_path: P
 
 
 def test_hops_of_clips(tmp_path: Path) -> None:
-    """Drawn from what the clip is; from none to as many as are allowed, all of them."""
+    """Their number is drawn from what the clip is, from none to the most that are allowed."""
     clips = [
         ClipParameters(
             video="v", frame_ids=(number,), height=49, width=65, top=0, left=0, flip=False, view_flip=False,
@@ -214,7 +216,7 @@ def test_hops_of_clips(tmp_path: Path) -> None:
 
 
 def test_frames_that_will_be_shown(config: TrainConfig, tiny_cache: Cache) -> None:
-    """Exactly those that the loaders of two processes deliver in steps 2 to 4: two clips each, first two frames."""
+    """They are those that the loaders of two processes deliver in steps 2 to 4: two clips each, first two frames."""
     clips = config.clips
     shown: dict[str, set[int]] = {}
     for rank in (0, 1):
@@ -226,7 +228,7 @@ def test_frames_that_will_be_shown(config: TrainConfig, tiny_cache: Cache) -> No
 
 
 def test_the_schedule_has_the_papers_proportions() -> None:
-    """400 epochs: correspondence alone up to 300, then masks every 10, each made of weights half an interval old."""
+    """400 epochs learn correspondence up to 300, then get masks every 10 from weights half an interval old."""
     schedule = MaskSchedule(SegmentationConfig(weight=1), 400)
     assert [schedule.first_use(generation) for generation in range(11)] == list(range(300, 401, 10))
     assert [schedule.snapshot(generation) for generation in (0, 1, 9)] == [295, 305, 385]
@@ -240,7 +242,7 @@ def test_the_schedule_has_the_papers_proportions() -> None:
 def test_a_joint_training(
     background: str, fresh: list[int], tiny_config: ConfigOf, tiny_cache: Cache, tmp_path: Path
 ) -> None:
-    """Correspondence first, then both, with generations of masks; the checkpoint holds both networks."""
+    """Correspondence comes first, then both, with generations of masks; the checkpoint holds both networks."""
     changes = (f"segmentation.background={background}", f"segmentation.updates={len(fresh) - 1}")
     config = tiny_config(*MASKS, *changes)
     assert run(config, tiny_cache, tmp_path).step == 12
@@ -271,7 +273,7 @@ class KilledError(Exception):
 def test_killed_while_masks_are_made(
     videos: int, tiny_config: ConfigOf, tiny_cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed after so many videos, in one of three generations: the resumed training ends in the same bytes."""
+    """It is killed in one of three generations, and the resumed training ends in the same bytes."""
     config = tiny_config(*MASKS, "segmentation.background=false", "log.checkpoint=2")
     for folder in ("whole", "killed"):
         (tmp_path / folder).mkdir()
@@ -293,7 +295,7 @@ def test_killed_while_masks_are_made(
 
 
 def test_a_maker_that_dies_is_reported(config: TrainConfig, tiny_cache: Cache, tmp_path: Path) -> None:
-    """The weights that it needs are gone, so its process ends with an error; the training does not wait for ever."""
+    """The weights that it needs are gone, so its process ends with an error; the training does not hang."""
     encoder = build_encoder(config.encoder, seed=0)
     with MaskUpdates(config, tiny_cache, tmp_path, 12, WORLD) as updates:
         for step in range(3):
@@ -311,7 +313,7 @@ def test_a_maker_that_dies_is_reported(config: TrainConfig, tiny_cache: Cache, t
 
 
 def test_sheets(config: TrainConfig, tiny_cache: Cache, tmp_path: Path) -> None:
-    """One per video with all versions below each other."""
+    """Each video has one, with all versions below each other."""
     masks = made(config, tiny_cache, tmp_path / "masks")
     one = write_sheets(tiny_cache.videos[:2], [("initial", masks)], tmp_path / "one")
     both = write_sheets(tiny_cache.videos[:2], [("initial", masks), ("final", masks)], tmp_path / "both")

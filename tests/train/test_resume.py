@@ -20,13 +20,15 @@ import torch
 from vosrt.errors import OutputError
 from vosrt_train.checkpoint import load_checkpoint
 from vosrt_train.config import TrainConfig
+from vosrt_train.config_file import load_config
 from vosrt_train.data.cache import Cache
 from vosrt_train.distributed import World
-from vosrt_train.loop import Task, train
+from vosrt_train.loop import train
 from vosrt_train.model import build_encoder
+from vosrt_train.run import Task
 from vosrt_train.state import Progress, StateError, load_state
 
-PROGRAM = "import sys; sys.argv[0] = 'vos-train'; from vosrt_train.cli import main; main()"
+PROGRAM = "import sys; sys.argv[0] = 'vos-train'; from vosrt_train.cli import main; sys.exit(main())"
 COMMAND = (sys.executable, "-W", "error", "-c", PROGRAM)
 PATIENCE_S = 120
 ConfigOf = Callable[..., TrainConfig]
@@ -83,9 +85,9 @@ def digest(path: Path) -> str:
 
 
 def test_killed_and_resumed_equals_uninterrupted(start: Start, tmp_path: Path) -> None:
-    """SIGKILL between two states: the same scalars at every step, and the same bytes of the final checkpoint.
+    """SIGKILL between two states leaves the scalars of every step and the bytes of the final checkpoint the same.
 
-    Across the border of an epoch, with validation off and clips from a worker process.
+    The run crosses the border of an epoch, with validation off and clips from a worker process.
     """
     changes = ("schedule.steps=40", "log.checkpoint=7", "clips.workers=1", "clips.batch=2")
     whole = start("whole", changes=changes)
@@ -109,7 +111,7 @@ def test_killed_and_resumed_equals_uninterrupted(start: Start, tmp_path: Path) -
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop_it_finishes_the_step(start: Start, tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM: exit code 130, a state of the very last step, a hint at --resume."""
+    """Ctrl-C and SIGTERM give exit code 130, a state of the very last step, and a hint at --resume."""
     process = start("run", changes=("schedule.steps=5000", "log.checkpoint=5000"))
     wait_for_steps(process, tmp_path / "run", 3)
     os.kill(process.pid, number)
@@ -141,8 +143,40 @@ def test_a_finished_training_has_nothing_left_to_do(finished: Task) -> None:
     assert (digest(finished.run / "last.safetensors"), figures(finished.run)) == before
 
 
+AVERAGED = ("schedule.decay=hold", "optimiser.average=0.9")
+
+
+def test_a_training_that_holds_its_rate_can_be_made_longer(
+    finished: Task, tiny_config: ConfigOf, tmp_path: Path
+) -> None:
+    """Four steps and then two more end in the bytes of six; the average goes on too, and the longer plan is kept."""
+    ends = {}
+    for name, lengths in (("at once", (6,)), ("in two parts", (4, 6))):
+        run = tmp_path / name
+        run.mkdir()
+        for resume, steps in enumerate(lengths):
+            config = tiny_config(f"schedule.steps={steps}", *AVERAGED)
+            run_again(replace(finished, config=config, run=run, resume=bool(resume)))
+        ends[name] = digest(run / "last.safetensors")
+    assert len(set(ends.values())) == 1
+    assert load_config(str(tmp_path / "in two parts" / "config.toml")).schedule.steps == 6
+
+
+def test_the_average_is_what_is_saved(finished: Task, tiny_config: ConfigOf, tmp_path: Path) -> None:
+    """One step from equal weights: the average has gone a tenth of the way that the weights went."""
+    run = tmp_path / "averaged"
+    run.mkdir()
+    before = build_encoder(finished.config.encoder, seed=0).state_dict()
+    run_again(Task(tiny_config("schedule.steps=1", *AVERAGED), finished.cache, run, quiet=True))
+    after = load_state(run / "state.pt").network
+    saved = load_checkpoint(run / "last.safetensors").encoder.state_dict()
+    name = next(name for name in before if name.endswith("conv1.weight"))
+    torch.testing.assert_close(saved[name] - before[name], 0.1 * (after[name] - before[name]))
+    assert not torch.equal(after[name], before[name])
+
+
 def test_other_settings_are_refused(finished: Task, tiny_config: ConfigOf) -> None:
-    """But for those that change nothing of the result."""
+    """Those that change nothing of the result are taken."""
     changed = tiny_config("schedule.steps=4", "optimiser.learning_rate=0.5")
     with pytest.raises(StateError, match=r"optimiser.learning_rate: 0.0004 and 0.5"):
         run_again(replace(finished, config=changed))
@@ -156,7 +190,7 @@ def test_other_videos_are_refused(finished: Task) -> None:
 
 
 def test_damaged_states_are_refused(finished: Task) -> None:
-    """Cut anywhere, of another program, or of a newer version: one line that says what to do."""
+    """One that is cut, of another program or of a newer version gives one line that says what to do."""
     path = finished.run / "state.pt"
     whole = path.read_bytes()
     for data in (b"", b"PK\x03\x04", whole[: len(whole) // 2], b"\x80\x02cos\nsystem\n."):
@@ -174,14 +208,32 @@ def test_damaged_states_are_refused(finished: Task) -> None:
         load_state(path)
 
 
+def test_a_changed_byte_of_a_state_is_found(finished: Task) -> None:
+    path = finished.run / "state.pt"
+    whole = path.read_bytes()
+    for position in (0, 20, 60, len(whole) // 2, len(whole) - 1):
+        data = bytearray(whole)
+        data[position] ^= 0x10
+        path.write_bytes(data)
+        with pytest.raises(StateError, match="is not a whole state") as refused:
+            load_state(path)
+        assert "\n" not in str(refused.value)
+    path.write_bytes(whole)
+    assert load_state(path).progress.step == 4
+
+
 def test_a_full_disk_keeps_the_earlier_state(finished: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (finished.run / "state.pt").read_bytes()
 
+    sync = os.fsync
+
     def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
+        if os.fstat(descriptor).st_size > 10_000:  # weights, and not the scalars that are written before them
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OutputError, match=r"cannot write the state .*No space left on device"):
+    with pytest.raises(OutputError, match=r"cannot write the checkpoint .*No space left on device"):
         run_again(replace(finished, resume=False))
     assert (finished.run / "state.pt").read_bytes() == before
     assert not list(finished.run.glob(".state*"))

@@ -11,20 +11,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vosrt.ops import reference
+from vosrt.core import reference
 from vosrt_train.branches import compute_losses
 from vosrt_train.config import TrainConfig
 from vosrt_train.data.cache import Cache
 from vosrt_train.data.clips import ClipBatch, make_loader
 from vosrt_train.distributed import World
-from vosrt_train.model import build_encoder, build_mask_embedding
-from vosrt_train.model.mask_embedding import correct
+from vosrt_train.masks.joint import compute_joint_losses
+from vosrt_train.masks.networks import build_mask_embedding, correct
+from vosrt_train.masks.segmentation import ClipMasks, SegmentationNetwork, mean_of_usable
+from vosrt_train.model import build_encoder
 from vosrt_train.network import TrainedNetwork
-from vosrt_train.segmentation import ClipMasks, SegmentationNetwork, mean_of_usable
 
 ConfigOf = Callable[..., TrainConfig]
 WORLD = World(torch.device("cpu"))
-MASKS = ("segmentation.weight=1", "masks.width=4", "masks.value_channels=16")
+MASKS = ("segmentation.weight=1", "masks.width=8", "masks.value_channels=16")
 
 
 @pytest.fixture
@@ -48,13 +49,13 @@ def squares(clips: int = 4) -> ClipMasks:
 
 
 def test_gradients_reach_both_networks(batch: ClipBatch, tiny_config: ConfigOf) -> None:
-    """Also the encoder's, through keys, skip connections and context, from L_seg alone."""
+    """L_seg alone reaches the encoder through keys, skip connections and context."""
     config = tiny_config(*MASKS)
     network, follower = networks(config)
-    losses = compute_losses(network, batch, config, WORLD, segmentation=(follower, squares()))
+    losses = compute_joint_losses(network, follower, batch, squares(), config, WORLD)
     assert losses.segmentation is not None
     assert losses.correspondence is not None
-    correspondence = losses.correspondence.space_time + 0.1 * losses.correspondence.cross_view
+    correspondence = losses.correspondence.terms["space_time"] + 0.1 * losses.correspondence.terms["cross_view"]
     torch.testing.assert_close(losses.total, correspondence + losses.segmentation)
     losses.segmentation.backward()  # type: ignore[no-untyped-call]
     for name, parameter in [*network.named_parameters(), *follower.named_parameters()]:
@@ -74,7 +75,7 @@ def test_it_learns_to_follow_squares(
     optimiser = torch.optim.Adam([*network.parameters(), *follower.parameters()], lr=3e-3)
     values = []
     for _ in range(15):
-        losses = compute_losses(network, batch, config, WORLD, segmentation=(follower, masks))
+        losses = compute_joint_losses(network, follower, batch, masks, config, WORLD)
         assert losses.segmentation is not None
         optimiser.zero_grad()
         losses.segmentation.backward()  # type: ignore[no-untyped-call]
@@ -84,11 +85,11 @@ def test_it_learns_to_follow_squares(
 
 
 def test_a_frozen_encoder_stays_as_it_is(batch: ClipBatch, tiny_config: ConfigOf) -> None:
-    """No gradient, no running statistics, no loss of correspondence; mask encoder and decoder learn all the same."""
+    """It has no gradient, statistics or loss of correspondence; mask encoder and decoder learn all the same."""
     config = tiny_config(*MASKS, "segmentation.freeze=true")
     network, follower = networks(config)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    losses = compute_losses(network, batch, config, WORLD, segmentation=(follower, squares()))
+    losses = compute_joint_losses(network, follower, batch, squares(), config, WORLD)
     losses.total.backward()  # type: ignore[no-untyped-call]
     assert losses.correspondence is None
     assert losses.figures.keys() == {"loss/total", "loss/segmentation"}
@@ -106,7 +107,7 @@ def test_a_residual_decoder_begins_with_the_coarse_mask(batch: ClipBatch, tiny_c
             config = tiny_config(*MASKS, f"masks.residual={residual}", f"segmentation.rounds={rounds}")
             network, follower = networks(config)
             network.eval()
-            losses = compute_losses(network, batch, config, WORLD, segmentation=(follower, squares()))
+            losses = compute_joint_losses(network, follower, batch, squares(), config, WORLD)
             assert losses.segmentation is not None
             found[residual, rounds] = losses.segmentation.item()
     assert found["true", 1] == pytest.approx(found["true", 3], abs=1e-5)
@@ -114,7 +115,7 @@ def test_a_residual_decoder_begins_with_the_coarse_mask(batch: ClipBatch, tiny_c
 
 
 def test_corrections_are_the_runtimes() -> None:
-    """With three objects; logits of 0 leave what is above a hundredth as it is."""
+    """With three objects, logits of 0 leave what is above a hundredth as it is."""
     generator = torch.Generator().manual_seed(0)
     soft = torch.softmax(3 * torch.randn((1, 4, 5, 6), generator=generator), dim=1)
     logits = 5 * torch.randn((1, 3, 5, 6), generator=generator)
@@ -137,7 +138,7 @@ def test_no_gradient_flows_through_coarse_masks(batch: ClipBatch, tiny_config: C
         network, follower = networks(config)
         shown: list[Tensor] = []
         follower.masks.mask_encoder.register_forward_pre_hook(partial(note, shown))
-        compute_losses(network, batch, config, WORLD, segmentation=(follower, squares()))
+        compute_joint_losses(network, follower, batch, squares(), config, WORLD)
         # Frame 0 as it is annotated, coarse frame 1, refined frame 1 for the memory, coarse frame 2.
         assert len(shown) == 4
         assert not any(masks.requires_grad for masks in shown)
@@ -152,7 +153,7 @@ def test_with_hops_every_frame_reads_from_the_others(batch: ClipBatch, tiny_conf
     shown: list[Tensor] = []
     follower.masks.mask_encoder.register_forward_pre_hook(partial(note, shown))
     masks = replace(squares(), hops=torch.tensor([0, 1, 2, 3]))
-    losses = compute_losses(network, batch, config, WORLD, segmentation=(follower, masks))
+    losses = compute_joint_losses(network, follower, batch, masks, config, WORLD)
     # Frame 0 as it is annotated, frames 1 and 2 as they are remembered, then as they are to be segmented.
     assert len(shown) == 5
     assert not any(each.requires_grad for each in shown)
@@ -178,7 +179,7 @@ def test_what_cannot_be_followed_does_not_count(batch: ClipBatch, tiny_config: C
     as_other = follower(batch.frames, embedding, features, late)
     assert not torch.allclose(as_labelled, as_other)
     nowhere = ClipMasks(torch.zeros_like(both.labels), torch.zeros(4, dtype=torch.bool))
-    losses = compute_losses(network, batch, config, WORLD, segmentation=(follower, nowhere))
+    losses = compute_joint_losses(network, follower, batch, nowhere, config, WORLD)
     assert losses.segmentation is not None
     assert losses.segmentation.item() == 0
     losses.total.backward()  # type: ignore[no-untyped-call]
@@ -196,7 +197,7 @@ def test_bf16_changes_little(batch: ClipBatch, tiny_config: ConfigOf) -> None:
     for precision in ("fp32", "bf16"):
         config = tiny_config(*MASKS, f"compute.precision={precision}")
         network, follower = networks(config)
-        losses = compute_losses(network, batch, config, WORLD, segmentation=(follower, squares()))
+        losses = compute_joint_losses(network, follower, batch, squares(), config, WORLD)
         assert losses.segmentation is not None
         values.append(losses.segmentation.item())
     assert values[1] == pytest.approx(values[0], rel=0.1)

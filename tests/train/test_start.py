@@ -10,18 +10,19 @@ import pytest
 import torch
 
 import vosrt_train.cli
-from vosrt.errors import VosrtError
+from vosrt._files import locked
+from vosrt.errors import OutputError, VosrtError
 from vosrt_train.checkpoint import Checkpoint, Training, load_checkpoint, save_checkpoint
 from vosrt_train.config import EncoderConfig, TrainConfig
 from vosrt_train.model import build_encoder
 from vosrt_train.prepare import default_cache, starting_encoder
-from vosrt_train.start import Request, dry_run_training, run_training
+from vosrt_train.start import TrainRequest, dry_run_training, run_training
 from vosrt_train.state import load_state, save_state
 
 
 @pytest.fixture
-def request_of(tiny_videos: Path, tiny_changes: tuple[str, ...], tmp_path: Path) -> Request:
-    return Request(
+def request_of(tiny_videos: Path, tiny_changes: tuple[str, ...], tmp_path: Path) -> TrainRequest:
+    return TrainRequest(
         data=tiny_videos,
         run=tmp_path / "run",
         preset="cpu-2h",
@@ -31,11 +32,11 @@ def request_of(tiny_videos: Path, tiny_changes: tuple[str, ...], tmp_path: Path)
     )
 
 
-def variant(request: Request, **changes: object) -> Request:
+def variant(request: TrainRequest, **changes: object) -> TrainRequest:
     return dataclasses.replace(request, **changes)  # type: ignore[arg-type]
 
 
-def refusal(request: Request) -> str:
+def refusal(request: TrainRequest) -> str:
     with pytest.raises(VosrtError) as caught:
         run_training(request)
     assert caught.value.exit_code == 2
@@ -46,16 +47,13 @@ def refusal(request: Request) -> str:
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     """Exit code of the command in this process."""
     monkeypatch.setattr(sys, "argv", ["vos-train", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        vosrt_train.cli.main()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
+    return vosrt_train.cli.main()
 
 
 def test_a_training_from_the_command_line(
-    request_of: Request, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    request_of: TrainRequest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One command: cache, training, checkpoint, report; the licence is in the checkpoint."""
+    """One command makes cache, training, checkpoint and report; the licence is in the checkpoint."""
     settings = [word for change in request_of.changes for word in ("--set", change)]
     options = ("--preset", "cpu-2h", "--cache", request_of.cache, "--licence", "CC0-1.0", *settings)
     assert command(monkeypatch, request_of.data, "-o", request_of.run, *options) == 0
@@ -74,8 +72,24 @@ def test_without_arguments_it_explains_itself(
     assert "Learn from videos without labels" in capsys.readouterr().out
 
 
-def test_dry_run_plans_and_writes_nothing(request_of: Request, capsys: pytest.CaptureFixture[str]) -> None:
-    """Before the cache is there, and exactly afterwards."""
+@pytest.mark.parametrize("name", ["config.toml", "skipped.tsv", "best.safetensors", "last.safetensors"])
+def test_a_file_of_the_user_in_the_folder_of_a_run_is_refused(request_of: TrainRequest, name: str) -> None:
+    request_of.run.mkdir()
+    (request_of.run / name).write_text("mine")
+    with pytest.raises(OutputError, match=f"{name}: is not a file that this run wrote"):
+        run_training(request_of)
+    assert [path.name for path in request_of.run.iterdir()] == [name]
+    assert (request_of.run / name).read_text() == "mine"
+
+
+def test_a_second_training_into_a_folder_is_refused(request_of: TrainRequest) -> None:
+    with locked(request_of.run), pytest.raises(OutputError, match="is writing there; wait for it"):
+        run_training(request_of)
+    assert run_training(request_of) == 0
+
+
+def test_dry_run_plans_and_writes_nothing(request_of: TrainRequest, capsys: pytest.CaptureFixture[str]) -> None:
+    """The plan is an estimate before the cache exists, and exact afterwards."""
     dry_run_training(request_of)
     plan = capsys.readouterr().out
     assert "0 videos are there, 6 to decode, about 0.0 GB" in plan
@@ -91,10 +105,10 @@ def test_dry_run_plans_and_writes_nothing(request_of: Request, capsys: pytest.Ca
     assert "all 6 videos are there\n6 videos, 1 steps an epoch" in capsys.readouterr().out
 
 
-def test_fine_tuning_starts_from_the_checkpoint(request_of: Request, tmp_path: Path) -> None:
+def test_fine_tuning_starts_from_the_checkpoint(request_of: TrainRequest, tmp_path: Path) -> None:
     """With a rate of zero, what comes out is what went in, but for the running statistics; the licence is inherited."""
     path = tmp_path / "start.safetensors"
-    start = build_encoder(EncoderConfig(width=4, key_channels=8), seed=5)
+    start = build_encoder(EncoderConfig(width=8, key_channels=8), seed=5)
     save_checkpoint(Checkpoint(start, Training(trained=True, seed=5, summary="", licence="MIT")), path)
     changes = (*request_of.changes, "optimiser.learning_rate=0")
     assert run_training(variant(request_of, init=str(path), changes=changes)) == 0
@@ -107,7 +121,7 @@ def test_fine_tuning_starts_from_the_checkpoint(request_of: Request, tmp_path: P
 
 def test_a_network_without_layer4_grows(tmp_path: Path) -> None:
     """What it has is kept, what it lacks is as a new network has it; the other way round, layer4 is left out."""
-    small, whole = EncoderConfig(width=4, key_channels=8, layer4=False), EncoderConfig(width=4, key_channels=8)
+    small, whole = EncoderConfig(width=8, key_channels=8, layer4=False), EncoderConfig(width=8, key_channels=8)
     path = tmp_path / "small.safetensors"
     trained = build_encoder(small, seed=5)
     save_checkpoint(Checkpoint(trained, Training(trained=True, seed=5, summary="", licence="")), path)
@@ -124,8 +138,8 @@ def test_a_network_without_layer4_grows(tmp_path: Path) -> None:
         assert torch.equal(cut.state_dict()[name], tensor), name
 
 
-def test_refused_before_any_work(request_of: Request, tmp_path: Path) -> None:
-    """One line each, exit code 2, no folder made."""
+def test_refused_before_any_work(request_of: TrainRequest, tmp_path: Path) -> None:
+    """Each gives one line and exit code 2, and no folder is made."""
     empty = tmp_path / "empty"
     empty.mkdir()
     other = tmp_path / "other.safetensors"
@@ -146,13 +160,13 @@ def test_refused_before_any_work(request_of: Request, tmp_path: Path) -> None:
         assert not request_of.run.exists(), changes
 
 
-def test_a_run_is_not_overwritten(request_of: Request) -> None:
+def test_a_run_is_not_overwritten(request_of: TrainRequest) -> None:
     assert run_training(request_of) == 0
     assert "holds a training; go on with it with --resume" in refusal(request_of)
     assert run_training(variant(request_of, resume=True, preset=None, changes=())) == 0
 
 
-def test_resuming_remembers_what_was_given(request_of: Request, tmp_path: Path, davis: Path) -> None:
+def test_resuming_remembers_what_was_given(request_of: TrainRequest, tmp_path: Path, davis: Path) -> None:
     """Licence and validation are the run's; they need not be given again."""
     given = variant(request_of, licence="CC0-1.0", validation=davis, changes=request_of.changes)
     assert run_training(given) == 0
@@ -165,7 +179,7 @@ def test_resuming_remembers_what_was_given(request_of: Request, tmp_path: Path, 
 
 
 def test_each_folder_of_videos_has_its_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the user's cache directory, by the folder's place and not by how it was named."""
+    """It is in the user's cache directory, by the folder's place and not by how it was named."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     one, two = default_cache(Path("a/videos")), default_cache(Path("b/videos"))
     assert one != two

@@ -24,9 +24,10 @@ from vosrt_train.checkpoint import load_checkpoint
 from vosrt_train.config import EncoderConfig, TrainConfig
 from vosrt_train.data.cache import Cache
 from vosrt_train.distributed import World
-from vosrt_train.loop import Task, train
+from vosrt_train.loop import train
 from vosrt_train.model import Encoder, build_encoder
-from vosrt_train.validate import AnnotatedSequence, TorchEngine, find_sequences, runtime_model, validate
+from vosrt_train.run import Task
+from vosrt_train.validate import DavisSequence, TorchEngine, find_sequences, runtime_model, validate
 
 ConfigOf = Callable[..., TrainConfig]
 
@@ -41,7 +42,7 @@ def encoder() -> Encoder:
 
 
 def test_engine_equals_the_exported_bundle(encoder: Encoder, tmp_path: Path) -> None:
-    """The graph that ships, in ONNX Runtime, against the network in training."""
+    """The graph that ships, in ONNX Runtime, agrees with the network in training."""
     feature: Feature = "res4"
     path = tmp_path / "encoder.onnx"
     path.write_bytes(export_onnx(EncoderGraph(encoder, feature), "fp32"))
@@ -73,15 +74,21 @@ def test_engine_failures_are_ours(encoder: Encoder) -> None:
     assert all(module.training for module in encoder.modules())
 
 
-def test_scores_are_those_of_the_runtime(davis: Path, tiny_clip: tuple[U8Array, U8Array]) -> None:
-    """The same model by hand: the mean over the objects, per sequence, and over the sequences."""
+def test_scores_are_those_of_the_runtime(
+    davis: Path, tiny_clip: tuple[U8Array, U8Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same model gives by hand the mean over objects, per sequence, and over the sequences."""
     spec = EncoderSpec(channels=16, feature="res3")
     manifest = Manifest(name="fake", trained=False, summary="", encoder=spec, graphs={})
     model = Model(manifest, {"encoder": FakeEngine(spec)})
     sequences = find_sequences(davis)
     assert [each.name for each in sequences] == ["square", "squares"]
     told: list[str] = []
-    result = validate(model, sequences, None, on_sequence=lambda name, _: told.append(name))
+    with monkeypatch.context() as patched:  # large frames are shrunk elsewhere, not where they are scored
+        patched.setattr("vosrt.encoder.DEFAULT_SIZE", 32)
+        small = Model(manifest, {"encoder": FakeEngine(spec)})
+        assert small.working_size(64, 96) == (32, 48)
+        result = validate(small, sequences, None, on_sequence=lambda name, _: told.append(name))
     assert told == ["square", "squares"]
 
     frames = [frame.image for frame in ImageFolderSource(davis / "JPEGImages" / "480p" / "squares")]
@@ -95,7 +102,7 @@ def test_scores_are_those_of_the_runtime(davis: Path, tiny_clip: tuple[U8Array, 
 
 
 def test_the_best_weights_are_kept(davis: Path, tiny_cache: Cache, tiny_config: ConfigOf, tmp_path: Path) -> None:
-    """Validated every second step and at the end; what is kept scores what the log says it scored."""
+    """Validation runs every second step and at the end; what is kept scores what the log says it scored."""
     config = tiny_config("schedule.steps=5", "validation.every=2", "optimiser.learning_rate=0.01")
     sequences = tuple(find_sequences(davis))
     task = Task(config, tiny_cache, tmp_path, sequences=sequences, quiet=True)
@@ -117,6 +124,6 @@ def test_folders_that_are_no_data_set(davis: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no mask for frame 00003"):
         validate(model, [sequence], None)
     empty = replace(sequence, frames=tmp_path)
-    assert isinstance(empty, AnnotatedSequence)
+    assert isinstance(empty, DavisSequence)
     with pytest.raises(InputError, match="holds no images"):
         validate(model, [empty], None)

@@ -60,7 +60,7 @@ def test_a_flip_mirrors_from_left_to_right() -> None:
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_zoom_is_a_crop_resized(flip: bool) -> None:
-    """As OpenCV does it; the outermost pixels may also see what lies beyond the crop."""
+    """OpenCV resizes alike; the outermost pixels may also see what lies beyond the crop."""
     frames = torch.randint(0, 256, (1, 2, 3, 32, 32), dtype=torch.uint8)
     seen = apply_to_frames(frames, view((flip, 0.5, 0.25, 0.125)))
     for t in range(2):
@@ -73,7 +73,7 @@ def test_a_zoom_is_a_crop_resized(flip: bool) -> None:
 
 @given(views())
 def test_the_warp_of_the_image_lines_up_with_the_view(chosen: View) -> None:
-    """The nearest pixel is at most half a pixel away: on a smooth image hardly a difference."""
+    """The nearest pixel is at most half a pixel away, hardly a difference on a smooth image."""
     frames = smooth_frames(48)
     steepest = max((frames.diff(dim=axis)).abs().max().item() for axis in (-1, -2))
     difference = (warp_to_view(frames, chosen) - apply_to_frames(frames, chosen)).abs()
@@ -82,7 +82,7 @@ def test_the_warp_of_the_image_lines_up_with_the_view(chosen: View) -> None:
 
 @given(views())
 def test_the_warp_is_nearest_sampling_without_aligned_corners(chosen: View) -> None:
-    """The same as PyTorch's own sampler on an affine grid, except where two cells are equally near."""
+    """PyTorch's own sampler agrees on an affine grid, except where two cells are equally near."""
     theta = torch.zeros(2, 2, 3)
     theta[:, 0, 0] = torch.where(chosen.flip, -chosen.scale, chosen.scale)
     theta[:, 1, 1] = chosen.scale
@@ -103,7 +103,7 @@ def test_gradient_returns_to_the_cells_it_came_from() -> None:
 
 
 def test_every_clip_has_its_own_view() -> None:
-    """In a batch, each clip is seen as it would be alone, and all its frames alike."""
+    """A clip of a batch is seen as it would be alone, and all its frames alike."""
     frames = torch.randint(0, 256, (2, 3, 3, 16, 16), dtype=torch.uint8)
     clips = [(True, 0.7, 0.2, 0.1), (False, 0.55, 0.0, 0.4)]
     together = apply_to_frames(frames, view(*clips))

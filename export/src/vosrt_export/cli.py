@@ -1,71 +1,55 @@
-"""The command ``vos-export`` and those that follow it, such as ``vos-export import-released``."""
+"""The command ``vos-export`` and its sub-commands, such as ``vos-export import-released``."""
 
 from __future__ import annotations
 
-import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vosrt.bundle import MAX_ROUNDS, MaskSpec
-from vosrt.cli.app import call, require, run_app
+from vosrt.bundle import MAX_ROUNDS, Feature, MaskSpec, WeightPrecision
+from vosrt.cli.app import entry, program, require
+from vosrt.cli.options import BUNDLE_HELP, Out, ProtocolSize, Replace, Sequences, Threads, like, split_names
+from vosrt.console import say, status
 from vosrt.errors import OptionError, WorkError
 from vosrt.types import MAX_CONTEXT
-from vosrt_export.engine_cli import engine_app
+from vosrt_export.engine_cli import engine
+from vosrt_export.families import Family
 
-
-class FeatureChoice(StrEnum):
-    """Maps that can become the embedding."""
-
-    RES3 = "res3"
-    RES4 = "res4"
-    KEY = "key"
-
-
-class WeightsChoice(StrEnum):
-    """Precisions that weights can be stored in."""
-
-    FP16 = "fp16"
-    FP32 = "fp32"
-
-
-Feature = Annotated[
-    FeatureChoice | None,
+FeatureName = Annotated[
+    Feature | None,
     typer.Option(help="Map that becomes the embedding.", show_default="res4, or what there is"),
 ]
-Weights = Annotated[WeightsChoice, typer.Option(help="Precision that weights are stored in.")]
+Weights = Annotated[WeightPrecision, typer.Option(help="Precision that weights are stored in.")]
+BundleOut = Annotated[Path, like(Out, "Bundle to make (a directory).", rich_help_panel=None)]
+Converted = Annotated[
+    Path, like(Out, "Bundle (a directory) or checkpoint (NAME.safetensors) to make.", rich_help_panel=None)
+]
 Name = Annotated[str | None, typer.Option(help="Name of the model.")]
 Summary = Annotated[str | None, typer.Option(help="One line about the model.")]
 Size = Annotated[
     int | None,
     typer.Option(min=16, max=4096, help="Default short side in pixels.", show_default="the frame's own"),
 ]
-WorkingSize = Annotated[
-    int | None,
-    typer.Option(min=16, max=4096, help="Working size: short side in pixels.", show_default="as the bundle says"),
+Guided = Annotated[
+    int,
+    typer.Option(min=0, max=32, help="Half-size pixels within which masks follow edges; 0: as published."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+AlignCorners = Annotated[
+    bool, typer.Option("--align-corners", help="Sample masks as published, not where networks trained here look.")
+]
+Licence = Annotated[str, typer.Option(help="Of the weights, e.g. an SPDX identifier.")]
+
+_app = program()
+_app.command()(engine)
 
 
-def _app() -> typer.Typer:
-    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-
-
-_export_app, _released_app, _verify_app, _quantise_app, _compress_app = (_app() for _ in range(5))
-
-
-@_export_app.command(
-    name="vos-export",
-    epilog="Further commands, each with its own --help: [b]vos-export engine[/b], [b]vos-export import-released[/b], "
-    "[b]vos-export verify[/b], [b]vos-export quantise[/b], [b]vos-export compress[/b].",
-)
+@_app.command(hidden=True)
 def vos_export(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint to export (safetensors).")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle to make (a directory).")],
-    feature: Feature = None,
-    weights: Weights = WeightsChoice.FP16,
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint to export (safetensors), or the folder of a run.")],
+    out: BundleOut,
+    feature: FeatureName = None,
+    weights: Weights = "fp16",
     name: Name = None,
     summary: Summary = None,
     size: Size = None,
@@ -81,175 +65,257 @@ def vos_export(
             help="Copies of the reference stand for frames before it.", show_default="yes; no with mask embedding"
         ),
     ] = None,
-    rounds: Annotated[
+    guided: Guided = 4,
+    refine: Annotated[
         int, typer.Option(min=0, max=MAX_ROUNDS, help="Rounds of refinement (mask embedding), unless the user says.")
     ] = MaskSpec.rounds,
     feedback: Annotated[
-        bool, typer.Option(help="Refined masks are what later frames read; else they are shown alone (mask embedding).")
+        bool, typer.Option(help="Later frames read refined masks (mask embedding).")
     ] = MaskSpec.feedback,
     correction: Annotated[
         float, typer.Option(min=0, max=10, help="By which a residual decoder's logits are multiplied (mask embedding).")
     ] = 1.0,
-    align_corners: Annotated[
-        bool, typer.Option("--align-corners", help="Sample masks as published, not where networks trained here look.")
-    ] = False,
-    overwrite: Overwrite = False,
+    align_corners: AlignCorners = False,
+    overwrite: Replace = False,
 ) -> None:
     """Export a checkpoint to a bundle, and prove that both compute the same."""
     _require_export()
-    from vosrt_export.write_bundle import ExportOptions, export_bundle
+    from vosrt_export.write_bundle import ExportOptions, claimed, export_bundle
 
     options = ExportOptions(
-        feature=feature.value if feature else None,
-        weights=weights.value,
+        feature=feature,
+        weights=weights,
         name=name,
         summary=summary,
         size=size,
         context=context,
         pad_context=pad_context,
-        rounds=rounds,
+        guided=guided,
+        rounds=refine,
         feedback=feedback,
         correction=correction,
         align_corners=align_corners,
     )
-    comparison = export_bundle(checkpoint, output, options, overwrite=overwrite)
-    print(f"{output}: PyTorch and ONNX Runtime agree on {comparison.cells} cells: {comparison}")
+    with claimed(out, overwrite=overwrite), status("loading") as tell:
+        comparison = export_bundle(checkpoint, out, options, overwrite=overwrite, tell=tell)
+    say(f"{out}: PyTorch and ONNX Runtime agree on {comparison.cells} cells: {comparison}")
 
 
-@_released_app.command()
+@_app.command()
 def import_released(
     released: Annotated[Path, typer.Argument(help="File that Araslanov et al. 2021 released (.pth).", metavar="FILE")],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Checkpoint (NAME.safetensors) or bundle (a directory) to make.")
-    ],
-    feature: Feature = None,
-    weights: Weights = WeightsChoice.FP16,
+    out: Converted,
+    feature: FeatureName = None,
+    weights: Weights = "fp16",
     name: Name = None,
     summary: Summary = None,
     size: Size = None,
-    licence: Annotated[str, typer.Option(help="Of the weights, e.g. an SPDX identifier.")] = "not stated",
-    overwrite: Overwrite = False,
+    licence: Licence = "not stated",
+    overwrite: Replace = False,
 ) -> None:
-    """Turn a file that Araslanov et al. 2021 released into a checkpoint or a bundle; no code in it is run."""
+    """Convert a file that Araslanov et al. 2021 released to a checkpoint or a bundle, without running code from it."""
     _require_export()
     from vosrt_export.import_released import export_released, import_released, save_released
-    from vosrt_export.write_bundle import ExportOptions
+    from vosrt_export.write_bundle import ExportOptions, claimed
 
-    options = ExportOptions(
-        feature=feature.value if feature else None, weights=weights.value, name=name, summary=summary, size=size
-    )
-    if output.suffix == ".safetensors":
+    options = ExportOptions(feature=feature, weights=weights, name=name, summary=summary, size=size)
+    if out.suffix == ".safetensors":
         if options != ExportOptions():
-            raise OptionError(f"{output} is a checkpoint; --feature, --weights, --name and --size are for bundles")
-        save_released(import_released(released, licence=licence), output, overwrite=overwrite)
-        print(f"{output}: imported from {released}; export it with vos-export, or fine-tune it with vos-train --init")
+            raise OptionError(f"{out} is a checkpoint; --feature, --weights, --name and --size are for bundles")
+        save_released(import_released(released, licence=licence), out, overwrite=overwrite)
+        say(f"{out}: imported from {released}; export it with vos-export, or fine-tune it with vos-train --init")
     else:
-        comparison = export_released(import_released(released, licence=licence), output, options, overwrite=overwrite)
-        print(f"{output}: PyTorch and ONNX Runtime agree on {comparison.cells} cells: {comparison}")
+        with claimed(out, overwrite=overwrite), status("turning PyTorch into ONNX, and comparing both"):
+            checkpoint = import_released(released, licence=licence)
+            comparison = export_released(checkpoint, out, options, overwrite=overwrite)
+        say(f"{out}: PyTorch and ONNX Runtime agree on {comparison.cells} cells: {comparison}")
 
 
-@_verify_app.command()
+@_app.command("import")
+def import_weights(
+    family: Annotated[Family, typer.Argument(help="Method that the weights are of.")],
+    released: Annotated[
+        Path, typer.Argument(help="File of its authors, or a folder as of transformers.", metavar="FILE_OR_FOLDER")
+    ],
+    out: Converted,
+    heads: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Heads of attention.", show_default="config.json, or by the family"),
+    ] = None,
+    mean: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(help="Red, green, blue that are subtracted, 0 to 1.", show_default="as stated, or ImageNet's"),
+    ] = None,
+    deviation: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(help="Red, green, blue that are divided by.", show_default="as stated, or ImageNet's"),
+    ] = None,
+    weights: Weights = "fp16",
+    name: Name = None,
+    summary: Summary = None,
+    size: Size = None,
+    guided: Guided = 4,
+    align_corners: AlignCorners = False,
+    licence: Licence = "not stated",
+    overwrite: Replace = False,
+) -> None:
+    """Make a bundle from released label-free weights, without running code from them."""
+    _require_export()
+    from vosrt_export.import_backbone import ImportOptions, check_for_bundle, import_backbone
+    from vosrt_export.import_released import export_imported, save_released
+    from vosrt_export.write_bundle import ExportOptions, claimed
+
+    given = ImportOptions(heads=heads, mean=mean, deviation=deviation, licence=licence)
+    options = ExportOptions(
+        weights=weights, name=name, summary=summary, size=size, guided=guided, align_corners=align_corners
+    )
+    if out.suffix == ".safetensors":
+        if options != ExportOptions(guided=4):
+            raise OptionError(f"{out} is a checkpoint; --weights, --name and --size are for bundles")
+        save_released(import_backbone(family, released, given), out, overwrite=overwrite)
+        say(f"{out}: imported from {released}; export it with vos-export")
+        return
+    with claimed(out, overwrite=overwrite), status("turning PyTorch into ONNX, and comparing both"):
+        checkpoint = import_backbone(family, released, given)
+        check_for_bundle(checkpoint, released)
+        comparison = export_imported(checkpoint, out, options, overwrite=overwrite)
+    config = checkpoint.encoder.config
+    say(f"{out}: {checkpoint.training.summary}; stride {config.stride}, {config.channels}")
+    say(f"PyTorch and ONNX Runtime agree on {comparison.cells} cells: {comparison}")
+
+
+@_app.command()
 def verify(
-    bundle: Annotated[str, typer.Argument(help="Bundle to verify.")],
+    bundle: Annotated[str, typer.Argument(help=f"Bundle to verify: {BUNDLE_HELP}")],
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="What it was exported from.", show_default="compare with ONNX Runtime, CPU, fp32"),
     ] = None,
-    frames: Annotated[str | None, typer.Option(help="Video or folder of images to compare on.")] = None,
+    clip: Annotated[str | None, typer.Option(help="Video or folder of images to compare on.")] = None,
     davis: Annotated[
         Path | None, typer.Option(help="Annotated sequences as in DAVIS to compare on; adds J&F.", metavar="FOLDER")
     ] = None,
-    sequence: Annotated[list[str] | None, typer.Option(help="Of these, one to take. Repeatable.")] = None,
+    sequences: Annotated[list[str] | None, like(Sequences, rich_help_panel=None)] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Frames of each sequence.", show_default="all")] = None,
     engine: Annotated[list[str] | None, typer.Option(help="Engine to verify. Repeatable.", show_default="all")] = None,
-    size: WorkingSize = None,
-    threads: Annotated[int, typer.Option(min=0, help="0: one per processor.")] = 0,
+    size: Annotated[int | None, like(ProtocolSize, rich_help_panel=None)] = None,
+    threads: Annotated[int, like(Threads, rich_help_panel=None)] = 0,
     write: Annotated[bool, typer.Option("--write/--no-write", help="Keep the report in the bundle.")] = True,
 ) -> None:
-    """Compare every engine with the checkpoint, stage by stage; exit code 1 where one is beyond its limits."""
+    """Compare every engine with the checkpoint.
+
+    Stages are compared one by one; the exit code is 1 if an engine is beyond its limits.
+    """
     _require_export()
     from vosrt_export.verify_bundle import VerifyRequest, verify_bundle
 
-    report = verify_bundle(
-        VerifyRequest(
-            bundle=bundle,
-            checkpoint=checkpoint,
-            frames=frames,
-            davis=davis,
-            sequences=tuple(sequence or ()),
-            limit=limit,
-            engines=tuple(engine or ()),
-            size=size,
-            threads=threads,
-            write=write,
-        )
+    request = VerifyRequest(
+        bundle=bundle,
+        checkpoint=checkpoint,
+        clip=clip,
+        davis=davis,
+        sequences=tuple(split_names(sequences)),
+        limit=limit,
+        engines=tuple(engine or ()),
+        size=size,
+        threads=threads,
+        write=write,
     )
-    print(report)
-    print(f"the report is in {bundle}" if report.written else "the report was not written into the bundle")
+    with status("loading") as tell:
+        report = verify_bundle(request, tell)
+    say(str(report))
+    say(f"the report is in {bundle}" if report.written else "the report was not written into the bundle")
     if not report.passed:
-        failed = [f"{each.engine} {each.precision}" for each in report.outcomes if not each.passed]
-        raise WorkError(f"{bundle}: {', '.join(failed)} went beyond the limits")
+        raise WorkError(f"{bundle}: {report.failure}")
 
 
-@_quantise_app.command()
+@_app.command()
 def quantise(
-    bundle: Annotated[str, typer.Argument(help="Bundle to quantise.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle to make (a directory).")],
-    calibrate: Annotated[
-        list[str], typer.Option(help="Video or folder of images, without labels. Repeatable.", metavar="CLIP")
-    ],
+    bundle: Annotated[str, typer.Argument(help=f"Bundle to quantise: {BUNDLE_HELP}")],
+    out: BundleOut,
+    clip: Annotated[list[str], typer.Option(help="Video or folder of images to calibrate on. Repeatable.")],
     davis: Annotated[
         Path, typer.Option(help="Annotated sequences as in DAVIS to measure on, before and after.", metavar="FOLDER")
     ],
     max_drop: Annotated[float, typer.Option(help="Points of J&F, of 100, that may be lost.")] = 0.5,
-    sequence: Annotated[
-        list[str] | None, typer.Option(help="Sequence to measure on. Repeatable.", show_default="all")
-    ] = None,
+    sequences: Annotated[list[str] | None, like(Sequences, rich_help_panel=None)] = None,
     frames: Annotated[int, typer.Option(min=1, help="To calibrate on, spread over the clips.")] = 32,
-    size: WorkingSize = None,
+    size: Annotated[int | None, like(ProtocolSize, rich_help_panel=None)] = None,
     symmetric: Annotated[
-        bool, typer.Option("--symmetric", help="Activations in int8 around zero, as TensorRT needs; otherwise uint8.")
-    ] = False,
-    threads: Annotated[int, typer.Option(min=0, help="0: one per processor.")] = 0,
-    overwrite: Overwrite = False,
+        bool,
+        typer.Option(
+            "--symmetric/--asymmetric", help="Activations in int8 around zero, as TensorRT needs; otherwise uint8."
+        ),
+    ] = True,
+    threads: Annotated[int, like(Threads, rich_help_panel=None)] = 0,
+    overwrite: Replace = False,
 ) -> None:
-    """Make an int8 bundle; refused where it follows objects less well, with sensitive layers kept in float."""
+    """Add an int8 encoder to a bundle, which fast processors then take.
+
+    Sensitive layers stay in float; an encoder that follows objects less well is refused.
+    """
     _require_export()
     from vosrt_export.quantise import QuantiseOptions, quantise_bundle
+    from vosrt_export.write_bundle import claimed
 
     options = QuantiseOptions(
         max_drop=max_drop,
         frames=frames,
         size=size,
         symmetric=symmetric,
-        sequences=tuple(sequence or ()),
+        sequences=tuple(split_names(sequences)),
         threads=threads,
     )
-    result = quantise_bundle(bundle, output, calibrate, davis, options, overwrite=overwrite)
-    print(
-        f"{output}: J&F {result.after:.2f}, before {result.before:.2f}; {result.layers - len(result.kept)} of "
+    with claimed(out, overwrite=overwrite), status("loading") as tell:
+        result = quantise_bundle(bundle, out, clip, davis, options, overwrite=overwrite, tell=tell)
+    say(
+        f"{out}: J&F {result.after:.2f}, before {result.before:.2f}; {result.layers - len(result.kept)} of "
         f"{result.layers} layers in int8, {result.bytes / 1e6:.1f} MB; {result.comparison}"
     )
 
 
-@_compress_app.command()
+@_app.command()
 def compress(
-    bundle: Annotated[str, typer.Argument(help="Bundle to compress.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle to make (a directory).")],
+    bundle: Annotated[str, typer.Argument(help=f"Bundle to compress: {BUNDLE_HELP}")],
+    out: BundleOut,
     channels: Annotated[int, typer.Option(help="Channels to keep.")],
     clip: Annotated[
         list[str], typer.Option(help="Video or folder of images, without labels, to find the axes on. Repeatable.")
     ],
     frames: Annotated[int, typer.Option(min=1, help="To look at, spread over the clips.")] = 48,
-    overwrite: Overwrite = False,
+    overwrite: Replace = False,
 ) -> None:
-    """Make a bundle with fewer channels, projected on their principal axes: matching costs less, at some accuracy."""
+    """Make a bundle with fewer channels.
+
+    They are projected on their principal axes: matching costs less, at some accuracy.
+    """
     _require_export()
     from vosrt_export.compress import compress_bundle
+    from vosrt_export.write_bundle import claimed
 
-    result = compress_bundle(bundle, output, clip, channels, frames=frames, overwrite=overwrite)
+    with claimed(out, overwrite=overwrite), status("loading") as tell:
+        result = compress_bundle(bundle, out, clip, channels, frames=frames, overwrite=overwrite, tell=tell)
     before, after = result.channels
-    print(f"{output}: {after} of {before} channels, {result.energy:.1%} of the energy kept; {result.comparison}")
+    say(f"{out}: {after} of {before} channels, {result.energy:.1%} of the energy kept; {result.comparison}")
+
+
+@_app.command()
+def copy(
+    bundle: Annotated[str, typer.Argument(help=f"Bundle to copy: {BUNDLE_HELP}")],
+    out: BundleOut,
+    share: Annotated[
+        Path | None, typer.Option(help="Bundle beside the copy, whose encoder the copy names instead of holding it.")
+    ] = None,
+    overwrite: Replace = False,
+) -> None:
+    """Copy a bundle with all that it takes from others, or have it take its encoder from one beside it."""
+    _require_export()
+    from vosrt_export.copying import copy_bundle
+    from vosrt_export.write_bundle import claimed
+
+    with claimed(out, overwrite=overwrite), status("copying"):
+        size = copy_bundle(bundle, out, share, overwrite=overwrite)
+    say(f"{out}: {size / 1e6:.1f} MB")
 
 
 def _require_export() -> None:
@@ -257,18 +323,4 @@ def _require_export() -> None:
         require(module, "PyTorch" if module == "torch" else module, "export")
 
 
-_COMMANDS = {
-    "engine": engine_app,
-    "import-released": _released_app,
-    "verify": _verify_app,
-    "quantise": _quantise_app,
-    "compress": _compress_app,
-}
-
-
-def main() -> None:
-    """Entry point of ``vos-export``."""
-    if sys.argv[1:2] and sys.argv[1] in _COMMANDS:
-        name, arguments = sys.argv[1], sys.argv[2:]
-        sys.exit(call(_COMMANDS[name], arguments, f"vos-export {name}"))
-    run_app(_export_app)
+main = entry(_app, "vos-export")

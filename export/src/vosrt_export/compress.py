@@ -7,7 +7,6 @@ compares (Eckart and Young 1936). Matching costs in proportion to the channels; 
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,15 +18,16 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from vosrt.bundle import EncoderSpec, load_bundle
+from vosrt.bundle import ENCODER_ROLES, EncoderSpec, load_bundle
+from vosrt.cli.stages import Tell, silent
 from vosrt.engines.select import create_encoder_engine
 from vosrt.errors import InputError, OptionError
 from vosrt.model import Model
 from vosrt.types import F32Array, U8Array
-from vosrt_export.onnx import ExportError
+from vosrt_export.errors import ExportError
 from vosrt_export.quantise import calibration_frames
 from vosrt_export.verify import Comparison, summarise
-from vosrt_export.write_bundle import GRAPH_FILE, check_output, write_files
+from vosrt_export.write_bundle import GRAPH_FILE, check_output, graph_file, own_graphs, write_files
 from vosrt_train.bundle_weights import PROVENANCE_KEY
 
 _SUMMARY = 1000  # characters, as the manifest allows
@@ -37,12 +37,12 @@ _MAX_DIFFERENCE = 2e-3  # axes are stored as halves
 
 @dataclass(frozen=True, kw_only=True)
 class Compressed:
-    """What came of it.
+    """Result of a compression.
 
     Attributes:
         channels: before and after.
         energy: share of the squared length of unit embeddings that the axes keep, 0 to 1.
-        comparison: the new graph against the old one's embeddings, projected here.
+        comparison: the new graph against the old one's embeddings, projected by NumPy.
     """
 
     channels: tuple[int, int]
@@ -51,7 +51,14 @@ class Compressed:
 
 
 def compress_bundle(
-    path: str, output: Path, clips: Sequence[str], channels: int, *, frames: int = 48, overwrite: bool = False
+    path: str,
+    output: Path,
+    clips: Sequence[str],
+    channels: int,
+    *,
+    frames: int = 48,
+    overwrite: bool = False,
+    tell: Tell = silent,
 ) -> Compressed:
     """Make a bundle whose embeddings have fewer channels. It appears whole or not at all.
 
@@ -61,13 +68,14 @@ def compress_bundle(
         clips: videos or folders of images, without labels, on which the axes are found.
         channels: to keep.
         frames: of the clips to use.
-        overwrite: replace a bundle that is there.
+        overwrite: replace an existing bundle.
+        tell: is called with each stage of the work.
 
     Raises:
         BundleError: the bundle is not whole.
         SourceError: a clip cannot be read.
         OptionError: there are not that many channels, or nothing would change.
-        OutputError: the output is there already or cannot be written.
+        OutputError: the output exists or cannot be written.
         ExportError: the new graph does not compute the projection.
     """
     check_output(output, overwrite)
@@ -79,9 +87,14 @@ def compress_bundle(
     if not images:
         raise InputError(f"{', '.join(clips)}: no frames to find the axes on; name clips with at least one")
     model = Model.load(bundle, engine="cpu", precision="fp32")
-    axes, energy = principal_axes([model.encode(image).array for image in images], channels)
+    embeddings = []
+    for index, image in enumerate(images):
+        tell(f"finding the axes: frame {index + 1} of {len(images)}")
+        embeddings.append(model.encode(image).array)
+    axes, energy = principal_axes(embeddings, channels)
+    tell("comparing the new graph with the old one")
     stored = axes.astype(np.float16)
-    data = project_graph(onnx.load(bundle.graph_path("encoder")), stored, bundle.manifest.encoder)
+    data = project_graph(onnx.load_from_string(bundle.graph("encoder").content), stored, bundle.manifest.encoder)
     manifest = bundle.manifest
     note: dict[str, Any] = {
         "from_sha256": manifest.graphs["encoder"].sha256,
@@ -94,13 +107,14 @@ def compress_bundle(
     comparison = _compare(model, data, encoder, images[:_CHECKED_FRAMES], stored.astype(np.float32))
     if not comparison.max_abs <= _MAX_DIFFERENCE:
         raise ExportError(f"the compressed graph does not compute the projection: {comparison}; nothing was written")
-    graph = replace(manifest.graphs["encoder"], sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    entries, files = own_graphs(bundle, without=ENCODER_ROLES)
+    entry = graph_file("encoder", data, manifest.graphs["encoder"].precision)
     manifest = replace(
         manifest,
         name=f"{manifest.name}-{channels}"[:100],
         summary=f"{manifest.summary.rstrip('.')}; {before} channels projected on {channels} principal axes."[:_SUMMARY],
         encoder=encoder,
-        graphs={"encoder": replace(graph, file=GRAPH_FILE)},
+        graphs={**entries, "encoder": entry},
         verification={
             "compared": "this graph with what the wider one gives, projected in NumPy; both on the CPU in fp32",
             "frames": min(_CHECKED_FRAMES, len(images)),
@@ -109,12 +123,12 @@ def compress_bundle(
         },
         provenance=provenance | {"compressed": note},
     )
-    write_files(manifest, {GRAPH_FILE: data}, output)
+    write_files(manifest, {**files, entry.file: data}, output)
     return Compressed(channels=(before, channels), energy=energy, comparison=comparison)
 
 
 def principal_axes(embeddings: Sequence[F32Array], channels: int) -> tuple[NDArray[np.float64], float]:
-    """The axes along which unit embeddings have most of their squared length.
+    """Compute the axes along which unit embeddings have most of their squared length.
 
     Args:
         embeddings: f32 [h, w, K] each, unit length per cell.
@@ -136,14 +150,14 @@ def principal_axes(embeddings: Sequence[F32Array], channels: int) -> tuple[NDArr
 
 
 def project(embedding: F32Array, axes: F32Array) -> F32Array:
-    """Project and bring back to unit length: f32 [..., K] and [channels, K] -> [..., channels]."""
+    """Project and normalise to unit length: f32 [..., K] and [channels, K] -> [..., channels]."""
     projected = embedding @ axes.T
     length = np.linalg.norm(projected, axis=-1, keepdims=True)
     return np.asarray(projected / np.maximum(length, 1e-12), dtype=np.float32)
 
 
 def project_graph(model: ModelProto, axes: NDArray[np.float16], spec: EncoderSpec) -> bytes:
-    """The encoder's graph with `project` at its end, serialised.
+    """Append `project` to the encoder's graph, and serialise it.
 
     Args:
         model: the graph; changed.

@@ -2,60 +2,42 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated
+from itertools import chain
+from typing import Annotated, Literal
 
 import typer
 
 from vosrt.bundle import load_bundle
 from vosrt.cli.app import require
+from vosrt.cli.options import BUNDLE_HELP
+from vosrt.console import say, status
 from vosrt.engines.tensorrt_files import (
     SUFFIX,
     EngineRecord,
     EngineTarget,
     Profile,
-    engines_folder,
+    engine_folders,
     read_engine,
     read_records,
 )
 from vosrt.engines.tensorrt_flavour import FLAVOURS
 from vosrt.errors import EngineError, OptionError, VosrtError
 
-engine_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-
-class FlavourOption(StrEnum):
-    """Which TensorRT."""
-
-    AUTO = "auto"
-    TENSORRT = "tensorrt"
-    RTX = "rtx"
-
-
-class PrecisionOption(StrEnum):
-    """Precisions of the arithmetic."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
-    INT8 = "int8"
-    FP8 = "fp8"
-
-
-@engine_app.command()
 def engine(
-    bundle: Annotated[Path, typer.Argument(help="Folder made by vos-export.")],
+    bundle: Annotated[str, typer.Argument(help=BUNDLE_HELP)],
     *,
     flavour: Annotated[
-        FlavourOption, typer.Option(help="TensorRT for the GPU at hand, or TensorRT-RTX, which needs none to build.")
-    ] = FlavourOption.AUTO,
+        Literal["auto", "tensorrt", "rtx"],
+        typer.Option(help="TensorRT for the GPU at hand, or TensorRT-RTX, which needs none to build."),
+    ] = "auto",
     compute_capability: Annotated[
         str | None, typer.Option(metavar="86,89,…", help="GPUs to build for. Default: the one of this machine.")
     ] = None,
     precision: Annotated[
-        PrecisionOption, typer.Option(help="Of the arithmetic; int8 and fp8 need a graph that is quantised so.")
-    ] = PrecisionOption.FP16,
+        Literal["fp32", "fp16", "bf16", "int8", "fp8"],
+        typer.Option(help="Of the arithmetic; int8 and fp8 need a graph that is quantised so."),
+    ] = "fp16",
     preset: Annotated[
         str | None,
         typer.Option(metavar="480p,…", help="Frame sizes by short side; 480p-portrait for upright ones."),
@@ -70,49 +52,54 @@ def engine(
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build again what is there and fits.")] = False,
     show: Annotated[bool, typer.Option("--list", help="List the engines that are there; build nothing.")] = False,
 ) -> int:
-    """Build TensorRT engines for a bundle; vos-run then finds them in it."""
+    """Build TensorRT engines that vos-run finds.
+
+    They go into the bundle's folder. Those of a packaged bundle go into a cache: $VOSRT_CACHE, or ~/.cache/vosrt.
+    """
     if show:
         return list_engines(bundle)
     for module, name in (("onnx", "onnx"), ("polygraphy", "Polygraphy")):
-        require(module, name, "export")
+        require(module, name, "tensorrt-rtx")
     from vosrt_export.tensorrt import EngineOptions, build_engines
 
     options = EngineOptions(
-        flavour=flavour.value,
+        flavour=flavour,
         capabilities=tuple(part.strip() for part in compute_capability.split(",")) if compute_capability else (),
-        precision=precision.value,
+        precision=precision,
         profiles=_profiles(preset, sizes),
         batch=batch,
         rebuild=rebuild,
     )
-    for outcome in build_engines(bundle, options):
+    with status("loading") as tell:
+        outcomes = build_engines(bundle, options, lambda name: tell(f"building {name}"))
+    for outcome in outcomes:
         record = outcome.record
         done = f"built in {record.build_seconds:.1f} s ({outcome.why})" if outcome.built else "there already, and fits"
-        print(f"{outcome.path}: {done}; {record.bytes / 1e6:.1f} MB; {_sizes(record)}")
+        say(f"{outcome.path}: {done}; {record.bytes / 1e6:.1f} MB; {_sizes(record)}")
     return 0
 
 
-def list_engines(path: Path) -> int:
-    """Print what is in a bundle's ``engines`` folder, and of each whether its files are whole and it runs here."""
+def list_engines(path: str) -> int:
+    """Print the engines of a bundle and of the user's cache: which are whole, and which this machine runs."""
     bundle = load_bundle(path)
-    graph = bundle.manifest.graphs["encoder"]
-    folder = engines_folder(bundle.graph_path("encoder"))
-    entries = list(read_records(folder))
+    graphs = {graph.sha256: graph for graph in bundle.encoders}
+    folders = [*dict.fromkeys(chain(*(engine_folders(graph.path, sha256) for sha256, graph in graphs.items())))]
+    entries = list(chain.from_iterable(map(read_records, folders)))
     if not entries:
-        print(f"{folder}: no engines; build one with: vos-export engine {path}")
+        say(f"{' and '.join(map(str, folders))}: no engines; build one with: vos-export engine {path}")
     for record_path, record in entries:
         if isinstance(record, EngineError):
-            print(f"{record_path}: {record}")
+            say(f"{record_path}: {record}")
             continue
         engine_path = record_path.with_suffix(SUFFIX)
         try:
             read_engine(engine_path, record)
-            if record.graph_sha256 != graph.sha256:
+            if record.graph_sha256 not in graphs:
                 raise EngineError("stale: it was built from another graph")
-            state = _here(record.flavour, graph.sha256).objection(record) or "runs here"
+            state = _here(record.flavour, record.graph_sha256).objection(record) or "runs here"
         except VosrtError as error:
             state = str(error)
-        print(f"{engine_path}: {record.bytes / 1e6:.1f} MB; {record.layers} layers; {_sizes(record)}; {state}")
+        say(f"{engine_path}: {record.bytes / 1e6:.1f} MB; {record.layers} layers; {_sizes(record)}; {state}")
     return 0
 
 
@@ -122,7 +109,7 @@ def _sizes(record: EngineRecord) -> str:
 
 
 def _here(flavour: str, graph_sha256: str) -> EngineTarget:
-    """What an engine would have to be built for to run on this machine."""
+    """Return the target that an engine for this machine needs."""
     from vosrt.engines.nvidia import find_gpu
 
     gpu, known = find_gpu(), FLAVOURS[flavour]

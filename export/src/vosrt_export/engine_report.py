@@ -1,26 +1,27 @@
-"""Every engine of a bundle against the checkpoint, stage by stage, on the frames of a video."""
+"""Comparison of every engine of a bundle with the checkpoint, stage by stage, on the frames of a video."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
-from vosrt.bundle import Manifest
+from vosrt.bundle import ENCODER_ROLES, Bundle
+from vosrt.cli.stages import Tell, silent
+from vosrt.core.memory import Memory, create_memory
 from vosrt.errors import EngineError, MissingExtraError, OptionError
-from vosrt.memory import Memory, create_memory
 from vosrt.metrics import score_sequence
 from vosrt.model import Model
-from vosrt.types import F32Array, Precision, TopK, U8Array
+from vosrt.types import F32Array, ModelPrecision, Precision, TopK, U8Array
 from vosrt_export.verify import Comparison, summarise
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What an engine may show at worst.
+    """Limits of the difference of an engine.
 
     Attributes:
         min_cosine: smallest cosine between the embeddings of a cell.
@@ -43,6 +44,8 @@ LIMITS: dict[str, Limits] = {
     "bf16": Limits(min_cosine=0.99, mean_abs=4e-3, soft_mean_abs=1e-2, labels_percent=2.0),
     "int8": Limits(min_cosine=0.8, mean_abs=2e-2, soft_mean_abs=5e-2, labels_percent=10.0),
 }
+LIMITS["tf32"] = LIMITS["fp16"]  # both have 10 bits of fraction
+LIMITS["fp8"] = LIMITS["int8"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,7 @@ class Clip:
     """Frames to compare on.
 
     Attributes:
-        name: of the sequence.
-        frames: each u8 [H, W, 3], BGR; read anew each time they are iterated.
+        frames: each u8 [H, W, 3], BGR; each iteration reads them again.
         mask: u8 [H, W], what to follow from the first frame on.
         truth: one u8 [H, W] per frame, where it is known.
     """
@@ -64,10 +66,9 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How one engine did.
+    """Result of one engine.
 
     Attributes:
-        engine: its name.
         precision: of its arithmetic; ``"int8"`` where the graph is quantised.
         version: of the libraries that ran it.
         encoder: embeddings against the yardstick's.
@@ -94,19 +95,18 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether it stayed within all limits."""
+        """Return whether the engine stayed within all limits."""
         return not self.failures
 
     def document(self) -> dict[str, Any]:
-        """For the manifest: plain values."""
+        """Return plain values for the manifest."""
         return asdict(self) | {"failures": list(self.failures), "passed": self.passed}
 
 
 class Candidate:
-    """An engine to be compared.
+    """An engine to compare.
 
     Args:
-        name: of the engine.
         precision: whose limits hold.
         model: the bundle on this engine.
         core: precision of matching.
@@ -120,54 +120,70 @@ class Candidate:
 
 
 def find_candidates(
-    bundle: str, manifest: Manifest, names: Sequence[str], *, threads: int = 0
+    bundle: Bundle, names: Sequence[str], *, threads: int = 0, tell: Tell = silent
 ) -> tuple[list[Candidate], dict[str, str]]:
-    """Load a bundle on every engine in every precision.
+    """Load a bundle on every engine, in every precision that the engine has.
 
     Returns:
-        Those that run here, and why each of the others does not.
+        The candidates that this machine runs, and why it does not run each of the others.
     """
-    quantised = manifest.graphs["encoder"].precision == "int8"
-    precisions: tuple[Precision, ...] = tuple(each for each in get_args(Precision) if each != "auto")
+    files = [bundle.manifest.graphs[role] for role in ENCODER_ROLES if role in bundle.manifest.graphs]
+    quantised: list[ModelPrecision] = [file.quantised for file in files if file.quantised]
+    # "auto" may take a precision that has no name in the options, such as tf32.
+    others: list[ModelPrecision] = ["bf16"] if files[0].quantised else ["fp32", "fp16", "bf16", "auto"]
+    precisions = [*quantised, *others]
     found, refused = list[Candidate](), dict[str, str]()
     for name in names:
         for precision in precisions:
+            tell(f"loading {name} in {precision}")
             try:
                 model = Model.load(bundle, engine=name, precision=precision, threads=threads)
+                arithmetic = str(model.describe()["engines"]["encoder"]["precision"])
             except (EngineError, MissingExtraError, OptionError) as error:
                 refused[f"{name} {precision}"] = str(error)
                 continue
-            core: Precision = "fp32" if precision == "fp32" else "auto"
-            found.append(Candidate(name, "int8" if quantised else precision, model, core))
+            if precision != "auto" or (name, arithmetic) not in {(each.name, each.precision) for each in found}:
+                core: Precision = "fp32" if precision == "fp32" else "auto"
+                found.append(Candidate(name, arithmetic, model, core))
     return found, refused
 
 
 def compare_engines(
-    yardstick: Model, candidates: Sequence[Candidate], clips: Sequence[Clip], size: int | None = None
+    yardstick: Model,
+    candidates: Sequence[Candidate],
+    clips: Sequence[Clip],
+    size: int | None = None,
+    *,
+    refine: int | str = "default",
+    tell: Tell = silent,
 ) -> list[Outcome]:
     """Run all candidates beside the yardstick.
 
     Matching and read-out are compared frame by frame with the yardstick's labels in memory, so that their figures are
-    those of one step; final labels come from a stream of its own per engine, as users get them.
+    those of one step; final labels come from one stream per engine, as users get them.
 
     Args:
-        yardstick: what is right, in fp32.
-        candidates: what is compared with it.
+        yardstick: the reference, in fp32.
+        candidates: engines that are compared with it.
         clips: at least one, each of two frames or more.
         size: short side of the working frame in pixels.
+        refine: as for `vosrt.Model.stream`, of all of them.
+        tell: is called with each stage of the work.
     """
     tallies = [_Tally() for _ in candidates]
     for clip in clips:
-        _compare_on(clip, yardstick, candidates, tallies, size)
+        right = _Run(yardstick, "fp32", size, refine)
+        runs = [_Run(candidate.model, candidate.core, size, refine) for candidate in candidates]
+        _compare_on(clip, right, runs, tallies, tell)
     return [tally.outcome(candidate) for tally, candidate in zip(tallies, candidates, strict=True)]
 
 
 class _Run:
     """One engine on one clip: a free stream, and a memory that is set right after every frame."""
 
-    def __init__(self, model: Model, core: Precision, size: int | None) -> None:
+    def __init__(self, model: Model, core: Precision, size: int | None, refine: int | str) -> None:
         self.model, self.core, self.size = model, core, size
-        self.stream = model.stream(size=size)
+        self.stream = model.stream(size=size, refine=refine)
         self.labels: list[U8Array] = []
         self.memory: Memory | None = None
 
@@ -190,12 +206,9 @@ class _Run:
         return embedding.array
 
 
-def _compare_on(
-    clip: Clip, yardstick: Model, candidates: Sequence[Candidate], tallies: Sequence[_Tally], size: int | None
-) -> None:
-    right = _Run(yardstick, "fp32", size)
-    runs = [_Run(candidate.model, candidate.core, size) for candidate in candidates]
+def _compare_on(clip: Clip, right: _Run, runs: Sequence[_Run], tallies: Sequence[_Tally], tell: Tell) -> None:
     for index, frame in enumerate(clip.frames):
+        tell(f"{clip.name}: frame {index + 1}, {len(runs)} engines beside the yardstick")
         mask = clip.mask if index == 0 else None
         wanted = right.step(frame, mask)
         for run, tally in zip(runs, tallies, strict=True):
@@ -234,8 +247,8 @@ class _Tally:
 
     def attention(self, wanted: TopK, found: TopK) -> None:
         cells = wanted.similarity.shape[1]
-        here, there = (each.frame.astype(np.int64) * cells + each.cell for each in (wanted, found))
-        self.same.append(float((here[..., None] == there[..., None, :]).any(axis=-1).mean()))
+        right, own = (each.frame.astype(np.int64) * cells + each.cell for each in (wanted, found))
+        self.same.append(float((right[..., None] == own[..., None, :]).any(axis=-1).mean()))
         difference = np.nan_to_num(np.abs(wanted.similarity - found.similarity))
         self.similarity = max(self.similarity, float(difference.max(initial=0.0)))
 

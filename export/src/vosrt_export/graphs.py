@@ -1,4 +1,4 @@
-"""Graphs to export: the networks as the runtime wants them, from bytes of a frame to unit vectors."""
+"""Graphs to export: the networks in the form of the runtime, from bytes of a frame to unit vectors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ from vosrt_train.model import Features
 from vosrt_train.model.contract import VisualEncoder
 
 N = TypeVar("N", bound=nn.Module)
-
-MEAN_RGB = (0.485, 0.456, 0.406)
-DEVIATION_RGB = (0.229, 0.224, 0.225)
 
 
 class EncoderGraph(nn.Module):
@@ -38,8 +35,9 @@ class EncoderGraph(nn.Module):
         self.encoder = fold_batch_norm(copy.deepcopy(encoder).eval())
         stem = self.encoder.stem
         stem.weight = nn.Parameter(stem.weight.flip(1), requires_grad=False)
-        scale = 1 / (255 * torch.tensor(DEVIATION_RGB[::-1]))
-        offset = torch.tensor(MEAN_RGB[::-1]) / torch.tensor(DEVIATION_RGB[::-1])
+        mean, deviation = (torch.tensor(values[::-1]) for values in encoder.normalisation)
+        scale = 1 / (255 * deviation)
+        offset = mean / deviation
         self.register_buffer("scale", scale.view(1, 3, 1, 1))
         self.register_buffer("offset", offset.view(1, 3, 1, 1))
 
@@ -48,14 +46,14 @@ class EncoderGraph(nn.Module):
         return self.embed(frames)[0]
 
     def embed(self, frames: Tensor) -> tuple[Tensor, Features]:
-        """The embedding, as `forward` gives it, and the encoder's maps."""
+        """Return the embedding of `forward`, and the maps of the encoder."""
         bgr = frames.permute(0, 3, 1, 2).float()
         features = self.encoder(bgr * self.get_buffer("scale") - self.get_buffer("offset"))
         return _unit_length(_pick(features, self.feature)).permute(0, 2, 3, 1), features
 
 
 def reference_embedding(encoder: VisualEncoder, feature: Feature, frames: Tensor) -> Tensor:
-    """What the checkpoint computes, written without the rearrangements of the graph: the yardstick.
+    """Embed frames by the checkpoint, without the rearrangements of the graph: the reference of comparisons.
 
     Args:
         encoder: the network as trained, in evaluation mode.
@@ -66,7 +64,8 @@ def reference_embedding(encoder: VisualEncoder, feature: Feature, frames: Tensor
         f32 [n, h, w, K], unit length per cell.
     """
     rgb = frames.flip(-1).float() / 255
-    rgb = (rgb - torch.tensor(MEAN_RGB)) / torch.tensor(DEVIATION_RGB)
+    mean, deviation = (torch.tensor(values) for values in encoder.normalisation)
+    rgb = (rgb - mean) / deviation
     with torch.no_grad():
         features = encoder(rgb.permute(0, 3, 1, 2))
     return nn.functional.normalize(_pick(features, feature), dim=1).permute(0, 2, 3, 1)
@@ -84,13 +83,13 @@ def check_feature(encoder: VisualEncoder, feature: str) -> None:
 
 
 def default_feature(encoder: VisualEncoder) -> Feature:
-    """What becomes the embedding unless the user says otherwise: res4, the feature of the paper, or what there is."""
+    """Return the default feature: res4, as in the paper, or the last one that the encoder has."""
     have = encoder.config.channels
     return next(feature for feature in ("res4", "res3", "key") if feature in have)
 
 
 def fold_batch_norm(network: N) -> N:
-    """Multiply every batch-norm into the convolution before it, in place; evaluation mode only."""
+    """Fold every batch-norm into the convolution before it, in place; in evaluation mode only."""
     for module in list(network.modules()):
         children = list(module.named_children())
         for (conv_name, conv), (norm_name, norm) in pairwise(children):
@@ -101,7 +100,7 @@ def fold_batch_norm(network: N) -> N:
 
 
 def _unit_length(x: Tensor) -> Tensor:
-    """As `nn.functional.normalize`, whose expansion of the norm would put shape arithmetic into the graph."""
+    """Do as `nn.functional.normalize`, whose expansion of the norm would put shape arithmetic into the graph."""
     length: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     return x / length.clamp_min(1e-12)
 

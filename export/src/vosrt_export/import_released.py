@@ -1,4 +1,4 @@
-"""Checkpoints that the authors of Araslanov et al. 2021 publish, as checkpoints of ours.
+"""Import of the checkpoints that the authors of Araslanov et al. 2021 published.
 
 Their files are PyTorch archives: under ``model`` a state dictionary with the names ``fast_net.backbone.*``, those of
 torchvision's ResNet-18, and ``fast_net.emb_q.*``, sometimes after ``module.``; what follows ``fast_net.`` are our
@@ -8,7 +8,6 @@ names too. Nothing but tensors and plain values is unpickled.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from vosrt.bundle import file_sha256
 from vosrt.errors import OptionError, OutputError
+from vosrt_export.read_weights import load_pth
 from vosrt_export.verify import Comparison
 from vosrt_export.write_bundle import ExportOptions, export_bundle
 from vosrt_train.checkpoint import Checkpoint, CheckpointError, Training, encoder_of, save_checkpoint
@@ -27,7 +27,6 @@ from vosrt_train.config import EncoderConfig
 
 _PREFIX = "fast_net."
 _LAYER = re.compile(r"backbone\.layer4\.")
-_CODE = re.compile(r"(?<=GLOBAL )[\w.]+|TorchScript")  # in PyTorch's words
 _CLASSIFIER = re.compile(r"backbone\.fc\.(weight|bias)")  # torchvision's, which nothing uses
 
 
@@ -41,7 +40,7 @@ def import_released(path: Path, *, licence: str = "not stated") -> Checkpoint:
     Raises:
         CheckpointError: it is missing, damaged, holds code, or other tensors than those of the network.
     """
-    tensors = _network_tensors(_load(path), path)
+    tensors = _network_tensors(load_pth(path), path)
     stem, head = tensors.get("backbone.conv1.weight"), tensors.get("emb_q.conv2.weight")
     has_layer4 = any(_LAYER.match(name) for name in tensors)
     if stem is None or stem.ndim != 4 or (has_layer4 and (head is None or head.ndim != 4)):
@@ -59,23 +58,8 @@ def import_released(path: Path, *, licence: str = "not stated") -> Checkpoint:
     return Checkpoint(encoder, Training(trained=True, seed=0, summary=summary, licence=licence))
 
 
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(f"no such file: {path}; expected a released checkpoint (.pth)")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on TorchScript archives, which are refused below
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged archives raise whatever their reader stumbles over
-        if code := _CODE.search(str(error)):
-            raise CheckpointError(
-                f"{path} holds more than tensors ({code[0][:60]}), which is never run; save its state dictionary alone"
-            ) from error
-        raise CheckpointError(f"{path} is not a whole PyTorch file ({type(error).__name__}); copy it again") from error
-
-
 def _network_tensors(document: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors of the network under our names, in fp32."""
+    """Read the tensors of the network under the names of this project, in fp32."""
     state = document.get("model", document) if isinstance(document, Mapping) else None
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path} holds a {type(document).__name__}; expected a dictionary with the entry 'model'")
@@ -90,8 +74,13 @@ def _network_tensors(document: Any, path: Path) -> dict[str, Tensor]:
     if not tensors:
         names = ", ".join(ascii(str(name)[:40]) for name in list(state)[:3]) or "nothing"
         raise CheckpointError(f"{path} holds {names} …; expected names that begin with {_PREFIX}backbone")
+    return with_counters(tensors)
+
+
+def with_counters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add the counters of batch-norms, in place, which files of old PyTorch versions lack; return the tensors."""
     for name in list(tensors):
-        if name.endswith(".running_mean"):  # files of old PyTorch versions count no batches
+        if name.endswith(".running_mean"):
             tensors.setdefault(name.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
     return tensors
 
@@ -100,7 +89,7 @@ def save_released(checkpoint: Checkpoint, output: Path, *, overwrite: bool = Fal
     """Write an imported network as a checkpoint.
 
     Raises:
-        OutputError: the output is there already or cannot be written.
+        OutputError: the output exists or cannot be written.
     """
     if output.exists() and not overwrite:
         raise OutputError(f"{output} is there already; name another file, or replace it with --overwrite")
@@ -110,7 +99,18 @@ def save_released(checkpoint: Checkpoint, output: Path, *, overwrite: bool = Fal
 def export_released(
     checkpoint: Checkpoint, output: Path, options: ExportOptions, *, overwrite: bool = False
 ) -> Comparison:
-    """Export an imported network, corners aligned as it was published.
+    """Export an imported network of Araslanov et al. 2021, corners aligned as it was published.
+
+    Raises:
+        VosrtError: see `export_bundle`.
+    """
+    return export_imported(checkpoint, output, replace(options, align_corners=True), overwrite=overwrite)
+
+
+def export_imported(
+    checkpoint: Checkpoint, output: Path, options: ExportOptions, *, overwrite: bool = False
+) -> Comparison:
+    """Export an imported network.
 
     The bundle names the checkpoint that `save_released` would have written.
 
@@ -120,4 +120,4 @@ def export_released(
     with TemporaryDirectory() as folder:
         path = Path(folder) / "released.safetensors"
         save_checkpoint(checkpoint, path)
-        return export_bundle(path, output, replace(options, align_corners=True), overwrite=overwrite)
+        return export_bundle(path, output, options, overwrite=overwrite)

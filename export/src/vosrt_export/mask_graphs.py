@@ -1,4 +1,4 @@
-"""The graphs of a mask-embedding bundle: an encoder that hands out its maps, the mask encoder, and the decoder.
+"""The graphs of a mask-embedding bundle: an encoder that returns its maps, the mask encoder, and the decoder.
 
     encoder        frames u8 [n, H, W, 3] -> embedding f32 [n, h, w, K], context, res3, res2 f32 [n, C, ., .]
     mask_encoder   frames u8 [1, H, W, 3], masks f32 [M, H, W], context -> values f32 [M, h, w, V]
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from vosrt.bundle import CONTEXT, RES2, RES3, Feature, WeightPrecision
-from vosrt_export.graphs import DEVIATION_RGB, MEAN_RGB, EncoderGraph, fold_batch_norm
+from vosrt_export.graphs import EncoderGraph, fold_batch_norm
 from vosrt_export.onnx import INPUT_NAME, OUTPUT_NAME, Signature, export_graph
-from vosrt_train.model import Encoder, MaskEmbedding
-from vosrt_train.model.mask_embedding import MaskEncoder
+from vosrt_train.masks.networks import MaskEmbedding, MaskEncoder
+from vosrt_train.model import Encoder
+from vosrt_train.pixels import DEVIATION_RGB, MEAN_RGB
 
 # Unequal, odd sizes: the exporter may not take a coincidence of the example for a rule.
 _HEIGHT, _WIDTH, _OBJECTS = 43, 61, 3
@@ -159,7 +160,7 @@ def export_mask_graphs(
 
 
 def _fold(network: MaskEncoder) -> MaskEncoder:
-    """Multiply every batch-norm into what is before it; the first one follows the sum of two convolutions."""
+    """Fold every batch-norm into the convolution before it; the first one follows the sum of two convolutions."""
     norm = network.bn1
     assert norm.running_var is not None
     assert norm.running_mean is not None

@@ -1,4 +1,4 @@
-"""PyTorch to ONNX: a plain graph with dynamic sizes whose bytes depend on its content alone."""
+"""Export from PyTorch to ONNX: a plain graph with dynamic sizes whose bytes depend on its content alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from vosrt.bundle import WeightPrecision
-from vosrt.errors import WorkError
+from vosrt_export.errors import ExportError
 
 OPSET = 18
 INPUT_NAME = "frames"
@@ -23,13 +23,9 @@ OUTPUT_NAME = "embedding"
 _TYPES = {torch.uint8: TensorProto.UINT8, torch.float32: TensorProto.FLOAT}
 
 
-class ExportError(WorkError):
-    """A network could not be exported, or what came out does not compute what it should."""
-
-
 @dataclass(frozen=True)
 class Signature:
-    """What goes into a graph and comes out.
+    """Inputs and outputs of a graph.
 
     Attributes:
         inputs: shape of each input by its name; equal words are equal sizes, numbers are fixed.
@@ -55,7 +51,7 @@ def export_onnx(graph: nn.Module, weights: WeightPrecision) -> bytes:
     Raises:
         ExportError: the exporter failed, or a weight does not fit into fp16.
     """
-    # Unequal, odd sizes, grids too: the exporter may not take a coincidence of the example for a rule.
+    # Unequal, odd sizes, of grids, too: the exporter would take equal sizes of the example for a rule.
     example = torch.zeros((2, 35, 61, 3), dtype=torch.uint8)
     with torch.no_grad():
         channels = graph.eval()(example[:1]).shape[3]
@@ -70,7 +66,6 @@ def export_graph(graph: nn.Module, name: str, signature: Signature, weights: Wei
 
     Args:
         graph: the module, in evaluation mode.
-        name: of the graph.
         signature: what goes in and comes out.
         weights: ``"fp16"`` stores the weights of convolutions and linear layers as halves that are cast back when
             the model is loaded: half the file, arithmetic as before.
@@ -88,7 +83,7 @@ def export_graph(graph: nn.Module, name: str, signature: Signature, weights: Wei
         for shape in signature.inputs.values()
     )
     with _quiet_exporter(), torch.no_grad():
-        # Sizes that follow from each other in ways the exporter cannot write down are left to the engine to check.
+        # The exporter cannot express how some sizes follow from others; the engine checks them.
         traced = torch.export.export(
             graph.eval(), signature.examples, dynamic_shapes=dynamic, prefer_deferred_runtime_asserts_over_guards=True
         )
@@ -111,7 +106,7 @@ def export_graph(graph: nn.Module, name: str, signature: Signature, weights: Wei
 
 
 def _canonical(model: ModelProto, name: str, signature: Signature) -> ModelProto:
-    """The same computation without what the exporter notes about itself: stack traces, paths, versions."""
+    """Remove the notes of the exporter: stack traces, paths, versions."""
     source = model.graph
     used = {name for node in source.node for name in node.input}
     weights = [tensor for tensor in source.initializer if tensor.name in used]
@@ -147,7 +142,7 @@ def _check_range(graph: nn.Module) -> None:
 
 
 def _store_as_fp16(graph: GraphProto) -> None:
-    """Halve the weights of convolutions and linear layers; biases and constants are small and stay as they are."""
+    """Store weights of convolutions and linear layers in fp16; biases and constants are small and stay in fp32."""
     casts = []
     for tensor in graph.initializer:
         if tensor.data_type != TensorProto.FLOAT or not _is_weight(graph, tensor.name):
@@ -167,7 +162,7 @@ def _is_weight(graph: GraphProto, name: str) -> bool:
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's remarks on itself and on torchvision, which is not used here, from the user."""
+    """Hide the messages of the exporter about itself and about torchvision, which the export does not use."""
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
     registration.setLevel(logging.ERROR)

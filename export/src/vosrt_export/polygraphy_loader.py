@@ -1,4 +1,4 @@
-"""Polygraphy, told which TensorRT to use, and kept from printing."""
+"""Import of Polygraphy for a flavour of TensorRT, without its output."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-from vosrt.engines.static_shape import one_line
 from vosrt.engines.tensorrt_flavour import TENSORRT_RTX, Flavour
 from vosrt.errors import MissingExtraError
-from vosrt_export.onnx import ExportError
+from vosrt.text import reason_of
+from vosrt_export.errors import ExportError
 
 _VARIABLE = "POLYGRAPHY_USE_TENSORRT_RTX"
-# TensorRT says this, as an error, whenever it builds for a GPU that is not there; building goes on.
+# TensorRT logs this as an error whenever it builds for another GPU than that of the machine, and continues.
 _NO_DRIVER = "cudaError 35"
 
 
@@ -35,7 +35,7 @@ def load_polygraphy(flavour: Flavour) -> ModuleType:
         config = importlib.import_module("polygraphy.config")
         module = importlib.import_module("polygraphy.backend.trt")
     except ImportError:
-        raise MissingExtraError("Polygraphy", "export") from None
+        raise MissingExtraError("Polygraphy", "tensorrt-rtx") from None
     if rtx != config.USE_TENSORRT_RTX:
         raise ExportError(
             f"Polygraphy was loaded for the other TensorRT in this process ({_VARIABLE}); "
@@ -46,7 +46,7 @@ def load_polygraphy(flavour: Flavour) -> ModuleType:
 
 @contextmanager
 def failures_as_errors(what: str) -> Iterator[None]:
-    """Turn what Polygraphy raises into one line that has TensorRT's reason, and print nothing else.
+    """Turn errors of Polygraphy into one line with the reason of TensorRT, and print nothing else.
 
     Args:
         what: the failure in words, before the reason.
@@ -68,20 +68,20 @@ def failures_as_errors(what: str) -> Iterator[None]:
             warnings.filterwarnings("ignore", "Use Deprecated in TensorRT", DeprecationWarning)
             yield
     except failed as error:
-        raise ExportError(f"{what}: {heard.reason or one_line(error)}") from error
+        raise ExportError(f"{what}: {heard.reason or reason_of(error)}") from error
     finally:
         log.removeHandler(heard)
         polygraphy.use_python_logging_system, polygraphy.module_severity, log.propagate = before
 
 
 class _Errors(logging.Handler):
-    """Remembers the last error that tells something."""
+    """Keeps the last error that has a reason."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.reason = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = one_line(Exception(record.getMessage())).removeprefix("[E] ").removeprefix("[!] ")
+        text = reason_of(Exception(record.getMessage())).removeprefix("[E] ").removeprefix("[!] ")
         if record.levelno < logging.CRITICAL and _NO_DRIVER not in text:
             self.reason = text

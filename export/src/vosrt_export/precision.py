@@ -20,13 +20,14 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from vosrt.engines.static_shape import one_line
+from vosrt.bundle import NO_FP8
 from vosrt.errors import OptionError
-from vosrt_export.onnx import ExportError
+from vosrt.text import reason_of
+from vosrt_export.errors import ExportError
 
 GraphPrecision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 
-RECIPE = 1  # raised whenever the rewriting changes, so that engines of an earlier one are rebuilt
+RECIPE = 2  # raised whenever the rewriting or the build changes, so that engines of an earlier one are rebuilt
 
 _MULTIPLY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _FOLLOW = frozenset(
@@ -44,7 +45,7 @@ _BF16_OPSET = 22  # the first whose convolutions and pooling admit bf16
 
 
 def convert_precision(model: ModelProto, precision: GraphPrecision) -> ModelProto:
-    """A graph that computes in the wanted precision, typed so that nothing is left to the engine.
+    """Type a graph for a precision, so that the engine has no choice.
 
     Args:
         model: an fp32 graph; its weights may be stored as fp16 and cast. It is not changed.
@@ -58,6 +59,7 @@ def convert_precision(model: ModelProto, precision: GraphPrecision) -> ModelProt
     converted.CopyFrom(model)
     _check_quantisation(converted, precision)
     _fold_casts_of_weights(converted)
+    _fold_biases(converted)
     try:
         if precision == "bf16":
             converted = _with_opset(converted, _BF16_OPSET)
@@ -67,12 +69,12 @@ def convert_precision(model: ModelProto, precision: GraphPrecision) -> ModelProt
     except ExportError:
         raise
     except Exception as error:  # checker, shape and version inference share no base class
-        raise ExportError(f"the graph is not valid in {precision}: {one_line(error)}") from error
+        raise ExportError(f"the graph is not valid in {precision}: {reason_of(error)}") from error
     return converted
 
 
 def cast_frames_first(model: ModelProto) -> ModelProto:
-    """A graph whose bytes become floats before they are moved: TensorRT takes bytes into a cast and nowhere else.
+    """Cast the bytes of a graph to floats before they are moved: TensorRT takes bytes as input of a cast only.
 
     Args:
         model: a graph that may begin with a transposition of its uint8 input. It is not changed.
@@ -98,7 +100,7 @@ def cast_frames_first(model: ModelProto) -> ModelProto:
 
 
 def quantisation(model: ModelProto) -> set[str]:
-    """What the quantised operators of a graph are in: ``"int8"``, ``"fp8"``, or a type of ONNX like ``"uint8"``."""
+    """Return the types of the quantised operators: ``"int8"``, ``"fp8"``, or a type of ONNX like ``"uint8"``."""
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     found: set[int] = set()
     for node in model.graph.node:
@@ -120,18 +122,22 @@ def _check_quantisation(model: ModelProto, precision: GraphPrecision) -> None:
     found = quantisation(model)
     if found == ({precision} & set(_QUANTISED.values())):
         return
+    if not found and precision == "fp8":
+        raise OptionError(f"precision is 'fp8' but the graph is not quantised in it; {NO_FP8}; choose int8 or fp16")
     if not found:
         raise OptionError(
             f"precision is {precision!r} but the graph is not quantised; "
             "take a quantised bundle, or choose fp32, fp16 or bf16"
         )
     kinds = ", ".join(sorted(found))
-    remedy = f"choose {kinds}" if found in ({"int8"}, {"fp8"}) else "TensorRT takes int8 around zero, or fp8"
+    remedy = (
+        f"choose {kinds}" if found in ({"int8"}, {"fp8"}) else "quantise it again without --asymmetric for TensorRT"
+    )
     raise OptionError(f"precision is {precision!r} but the graph is quantised in {kinds}; {remedy}")
 
 
 def _fold_casts_of_weights(model: ModelProto) -> None:
-    """Weights stored as halves become what they are cast to, and their casts go."""
+    """Convert weights that are stored in fp16 to the type of their casts, and remove the casts."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     kept = []
     for node in model.graph.node:
@@ -141,6 +147,22 @@ def _fold_casts_of_weights(model: ModelProto) -> None:
             continue
         values = numpy_helper.to_array(tensor).astype("float32")
         model.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
+    _replace(model, kept)
+    _drop_unused_weights(model)
+
+
+def _fold_biases(model: ModelProto) -> None:
+    """Convert int32 biases to floats: integer kernels of CPUs need int32, TensorRT refuses it."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    kept = []
+    for node in model.graph.node:
+        stored = constants.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if stored is None or stored.data_type != TensorProto.INT32:
+            kept.append(node)
+            continue
+        scale, *zeros = (numpy_helper.to_array(constants[name]) for name in node.input[1:])
+        values = (numpy_helper.to_array(stored).astype("float64") - sum(zeros)) * scale
+        model.graph.initializer.append(numpy_helper.from_array(values.astype("float32"), node.output[0]))
     _replace(model, kept)
     _drop_unused_weights(model)
 
@@ -187,7 +209,7 @@ class _Narrowing:
         del self._model.graph.value_info[:]  # of the types before
 
     def _as_type(self, name: str, narrow: bool) -> str:
-        """The name under which a value is to be had in the wanted type."""
+        """Return the name of a value in a type, and insert a cast if needed."""
         if narrow == (name in self._narrow_names):
             return name
         kind = self._narrow if narrow else TensorProto.FLOAT
@@ -214,7 +236,7 @@ def _narrow_weight(tensor: TensorProto, name: str, kind: int) -> TensorProto:
 
 
 def _float_names(model: ModelProto) -> set[str]:
-    """Names of all fp32 values of a graph."""
+    """Return the names of all fp32 values of a graph."""
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
     typed = (*inferred.input, *inferred.value_info, *inferred.output)
     names = {value.name for value in typed if value.type.tensor_type.elem_type == TensorProto.FLOAT}

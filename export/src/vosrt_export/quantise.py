@@ -1,4 +1,4 @@
-"""``vos-export quantise``: an int8 bundle that is refused unless it follows objects as well as before.
+"""``vos-export quantise``: a bundle with an int8 encoder beside its own, refused unless it follows objects as well.
 
 Post-training quantisation by ONNX Runtime's tools: quantise / dequantise pairs around convolutions, matrix products
 and residual sums, weights int8 per channel, activations with ranges seen on unlabelled clips. Then the gate: J&F on
@@ -9,7 +9,6 @@ as many at each attempt, until little enough is lost.
 from __future__ import annotations
 
 import copy
-import hashlib
 import importlib
 import math
 import tempfile
@@ -22,19 +21,19 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from vosrt.bundle import Bundle, EncoderSpec, GraphFile, Manifest, load_bundle
+from vosrt.bundle import Bundle, EncoderSpec, encoder_role, load_bundle
+from vosrt.cli.stages import Tell, silent
+from vosrt.core.native import resize_bgr
 from vosrt.encoder import working_size
 from vosrt.engines.select import create_encoder_engine
 from vosrt.errors import OptionError
-from vosrt.model import Model
-from vosrt.ops import resize_bgr
-from vosrt.types import F32Array, U8Array
+from vosrt.model import Model, mask_engines
+from vosrt.types import DEFAULT_SIZE, F32Array, U8Array
 from vosrt.video.source import open_source
-from vosrt_export.onnx import ExportError
+from vosrt_export.errors import ExportError
 from vosrt_export.verify import Comparison, summarise
-from vosrt_export.write_bundle import GRAPH_FILE, check_output, write_files
-from vosrt_train.bundle_weights import PROVENANCE_KEY
-from vosrt_train.validate import AnnotatedSequence, find_sequences, validate
+from vosrt_export.write_bundle import check_output, graph_file, whole_copy, write_files
+from vosrt_train.validate import DavisSequence, find_sequences, validate
 
 _SENSITIVITY_FRAMES = 4
 _LAYERS = ("Conv", "MatMul", "Gemm")
@@ -42,13 +41,13 @@ _LAYERS = ("Conv", "MatMul", "Gemm")
 
 @dataclass(frozen=True, kw_only=True)
 class QuantiseOptions:
-    """How to quantise, and when to be content.
+    """Settings of the quantisation, and the loss that it may cost.
 
     Attributes:
         max_drop: points of J&F, of 100, that may be lost.
         frames: to calibrate on, spread evenly over the clips.
         size: short side in pixels that clips and sequences are worked on at; None is the bundle's default.
-        symmetric: activations in int8 around zero, as TensorRT needs; otherwise in uint8, which is finer.
+        symmetric: activations in int8 around zero, which every engine takes; otherwise uint8, which TensorRT refuses.
         sequences: names of the annotated ones to measure on; none is all.
         threads: 0 is one per processor.
     """
@@ -56,7 +55,7 @@ class QuantiseOptions:
     max_drop: float = 0.5
     frames: int = 32
     size: int | None = None
-    symmetric: bool = False
+    symmetric: bool = True
     sequences: tuple[str, ...] = ()
     threads: int = 0
 
@@ -69,7 +68,7 @@ class QuantiseOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantised:
-    """What came of it.
+    """Result of a quantisation.
 
     Attributes:
         before: J&F of the bundle as it was, 0 to 100.
@@ -98,9 +97,16 @@ class QuantisationRefusedError(ExportError):
 
 
 def quantise_bundle(
-    path: str, output: Path, clips: Sequence[str], davis: Path, options: QuantiseOptions, *, overwrite: bool = False
+    path: str,
+    output: Path,
+    clips: Sequence[str],
+    davis: Path,
+    options: QuantiseOptions,
+    *,
+    overwrite: bool = False,
+    tell: Tell = silent,
 ) -> Quantised:
-    """Quantise the encoder of a bundle. The new bundle appears whole or not at all.
+    """Add an int8 encoder to a bundle; all that it had stays as it is. The new bundle appears whole or not at all.
 
     Args:
         path: the bundle's directory, or the name of a packaged one.
@@ -108,28 +114,40 @@ def quantise_bundle(
         clips: videos or folders of images without labels, to calibrate on.
         davis: annotated sequences to measure on, in the layout of DAVIS.
         options: how.
-        overwrite: replace a bundle that is there.
+        overwrite: replace an existing bundle.
+        tell: is called with each stage of the work.
 
     Raises:
         BundleError: the bundle is not whole.
         InputError: a clip or a sequence cannot be read.
-        OptionError: the bundle is quantised already.
-        OutputError: the output is there already or cannot be written.
+        OptionError: the bundle's only encoder is quantised already.
+        OutputError: the output exists or cannot be written.
         QuantisationRefusedError: too much is lost even with the most sensitive layers kept.
     """
     check_output(output, overwrite)
     bundle = load_bundle(path)
-    if bundle.manifest.graphs["encoder"].precision == "int8":
+    if bundle.manifest.graphs["encoder"].quantised:
         raise OptionError(f"bundle {path} is quantised already; give the one that it was made from")
     sequences = find_sequences(davis, options.sequences)
     size = options.size or bundle.manifest.size
     frames = calibration_frames(clips, options.frames, size, bundle.manifest.encoder)
     with tempfile.TemporaryDirectory() as folder:
-        work = Quantisation(bundle, frames, options, Path(folder))
+        work = Quantisation(bundle, frames, options, Path(folder), tell)
         result, model = _pass_the_gate(work, sequences, size, options.max_drop)
-    manifest = _manifest(bundle, model, result, options, clips=len(clips), frames=len(frames))
-    manifest = replace(manifest, verification=_verification(result, options, [each.name for each in sequences]))
-    write_files(manifest, {GRAPH_FILE: model}, output)
+    entries, files = whole_copy(bundle)
+    entry = graph_file(encoder_role("int8"), model, "int8")
+    note = {
+        "from_sha256": entries["encoder"].sha256,
+        "weights": "int8 per channel",
+        "activations": "int8 symmetric" if options.symmetric else "uint8",
+        "calibration": {"clips": len(clips), "frames": len(frames)},
+        "layers": result.layers,
+        "kept_in_float": list(result.kept),
+        **_verification(result, options, [each.name for each in sequences]),
+    }
+    verification = {**bundle.manifest.verification, "int8": note}
+    manifest = replace(bundle.manifest, graphs={**entries, encoder_role("int8"): entry}, verification=verification)
+    write_files(manifest, {**files, entry.file: model}, output)
     return result
 
 
@@ -149,7 +167,7 @@ def calibration_frames(clips: Sequence[str], count: int, size: int | None, spec:
             for position, frame in enumerate(source):
                 if position in steps:
                     given = frame.image.shape
-                    height, width = working_size(spec, given[0], given[1], size, upscale=False)
+                    height, width = working_size(spec, given[0], given[1], size or DEFAULT_SIZE, upscale=False)
                     frames.append(resize_bgr(frame.image, height, width))
                 if position >= max(steps, default=-1):
                     break
@@ -159,12 +177,13 @@ def calibration_frames(clips: Sequence[str], count: int, size: int | None, spec:
 
 
 def _pass_the_gate(
-    work: Quantisation, sequences: Sequence[AnnotatedSequence], size: int | None, max_drop: float
+    work: Quantisation, sequences: Sequence[DavisSequence], size: int | None, max_drop: float
 ) -> tuple[Quantised, bytes]:
-    def j_and_f(graph: Path) -> float:
+    def j_and_f(graph: Path, what: str) -> float:
+        work.tell(f"J&F {what}, on {len(sequences)} sequences")
         return 100 * validate(work.model(graph), sequences, size).j_and_f
 
-    before = j_and_f(work.float_graph)
+    before = j_and_f(work.float_graph, "before")
     ranking: list[str] | None = None
     kept, tried = 0, list[str]()
     while kept < len(work.layers):
@@ -172,7 +191,7 @@ def _pass_the_gate(
             ranking = work.most_sensitive_first()
         names = tuple(ranking[:kept]) if ranking else ()
         graph = work.quantise([layer for layer in work.layers if layer not in names])
-        after = j_and_f(graph)
+        after = j_and_f(graph, f"in int8 with {kept} of {len(work.layers)} layers kept in float")
         if before - after <= max_drop:
             data = graph.read_bytes()
             comparison = work.compare(graph)
@@ -194,22 +213,31 @@ def _pass_the_gate(
 
 
 class Quantisation:
-    """A bundle's graph before and after, on disk, where ONNX Runtime's tools want it.
+    """The graph of a bundle before and after, on disk, as the tools of ONNX Runtime require.
 
     Args:
         bundle: whose encoder is quantised.
         frames: to calibrate on, each u8 [H, W, 3] BGR at the working size.
         options: how.
         folder: for the graphs; must outlive this.
+        tell: is called with each stage of the work.
 
     Attributes:
         float_graph: the graph as it was, with weights in fp32.
         layers: nodes that can be quantised.
     """
 
-    def __init__(self, bundle: Bundle, frames: Sequence[U8Array], options: QuantiseOptions, folder: Path) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        frames: Sequence[U8Array],
+        options: QuantiseOptions,
+        folder: Path,
+        tell: Tell = silent,
+    ) -> None:
+        self.tell = tell
         self._bundle, self._frames, self._options, self._folder = bundle, frames, options, folder
-        self._proto = weights_in_fp32(onnx.load(bundle.graph_path("encoder")))
+        self._proto = weights_in_fp32(onnx.load_from_string(bundle.graph("encoder").content))
         self.float_graph = self._save(self._proto, "float")
         self.layers = quantisable(self._proto)
         calibrator = _tool("calibrate").create_calibrator(
@@ -218,12 +246,12 @@ class Quantisation:
             augmented_model_path=str(folder / "augmented.onnx"),
             extra_options={"symmetric": options.symmetric},
         )
-        calibrator.collect_data(_Reader(frames, bundle.manifest.encoder.input_name))
+        calibrator.collect_data(_Reader(frames, bundle.manifest.encoder.input_name, tell))
         self._ranges = calibrator.compute_data()
         self._right = [self._embed(self.float_graph, frame) for frame in frames[:_SENSITIVITY_FRAMES]]
 
     def quantise(self, layers: Sequence[str]) -> Path:
-        """The graph with these layers quantised."""
+        """Quantise these layers of the graph."""
         symmetric, kind = self._options.symmetric, _tool("quant_utils").QuantType
         quantizer = _tool("qdq_quantizer").QDQQuantizer(
             copy.deepcopy(self._proto),
@@ -238,28 +266,36 @@ class Quantisation:
             extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True},
         )
         quantizer.quantize_model()
+        # New nodes are appended at the end; ONNX and TensorRT require every node after its inputs.
+        quantizer.model.topological_sort()
+        onnx.checker.check_model(quantizer.model.model, full_check=True)
         return self._save(quantizer.model.model, "int8")
 
     def title(self, layer: str) -> str:
-        """What a node is to people: the name of its weight, if it has one."""
+        """Return a readable name of a node: that of its weight, if it has one."""
         node = next(node for node in self._proto.graph.node if node.name == layer)
         return str(node.input[1]).removeprefix("encoder.") if node.op_type in _LAYERS else layer
 
     def most_sensitive_first(self) -> list[str]:
-        """Layers by the error of the embedding when each is quantised alone, the largest first."""
-        return sorted(self.layers, key=lambda layer: -self._error(self.quantise([layer])))
+        """Sort layers by the error of the embedding when each is quantised alone, the largest first."""
+        errors = dict[str, float]()
+        for layer in self.layers:
+            self.tell(f"which layers suffer most: {len(errors) + 1} of {len(self.layers)}")
+            errors[layer] = self._error(self.quantise([layer]))
+        return sorted(self.layers, key=lambda layer: -errors[layer])
 
     def compare(self, graph: Path) -> Comparison:
-        """Embeddings of a graph against those of the float one."""
+        """Compare the embeddings of a graph with those of the float graph."""
         return summarise(
             [(right, self._embed(graph, frame)) for right, frame in zip(self._right, self._frames, strict=False)]
         )
 
     def model(self, graph: Path) -> Model:
-        """The runtime around a graph, in fp32 but for what is quantised."""
+        """Build the runtime around a graph, in fp32 except for quantised layers."""
         manifest, options = self._bundle.manifest, self._options
         engine = create_encoder_engine(graph, manifest.encoder, engine="cpu", precision="fp32", threads=options.threads)
-        return Model(manifest, {"encoder": engine}, precision="fp32", threads=options.threads)
+        engines = {"encoder": engine, **mask_engines(self._bundle, engine.info, threads=options.threads)}
+        return Model(manifest, engines, precision="fp32", threads=options.threads)
 
     def _embed(self, graph: Path, frame: U8Array) -> F32Array:
         return self.model(graph).encode(frame).array[None]
@@ -278,22 +314,28 @@ class Quantisation:
 
 
 class _Reader:
-    """Frames as ONNX Runtime's calibration reads them."""
+    """Frames in the interface of ONNX Runtime's calibration."""
 
-    def __init__(self, frames: Sequence[U8Array], input_name: str) -> None:
-        self._inputs: Iterator[dict[str, U8Array]] = ({input_name: frame[None]} for frame in frames)
+    def __init__(self, frames: Sequence[U8Array], input_name: str, tell: Tell) -> None:
+        self._inputs = self._read(frames, input_name, tell)
+
+    @staticmethod
+    def _read(frames: Sequence[U8Array], input_name: str, tell: Tell) -> Iterator[dict[str, U8Array]]:
+        for index, frame in enumerate(frames):
+            tell(f"calibrating: frame {index + 1} of {len(frames)}")
+            yield {input_name: frame[None]}
 
     def get_next(self) -> dict[str, U8Array] | None:
         return next(self._inputs, None)
 
 
 def _tool(module: str) -> Any:
-    """A module of ONNX Runtime's quantisation, which has no types."""
+    """Import a module of ONNX Runtime's quantisation, which has no types."""
     return importlib.import_module(f"onnxruntime.quantization.{module}")
 
 
 def weights_in_fp32(model: ModelProto) -> ModelProto:
-    """A copy whose weights are stored as they are used, not as halves that are cast back."""
+    """Copy a model with its weights in the type of their use, instead of fp16 with casts."""
     converted = copy.deepcopy(model)
     graph = converted.graph
     halves = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
@@ -306,7 +348,7 @@ def weights_in_fp32(model: ModelProto) -> ModelProto:
 
 
 def quantisable(model: ModelProto) -> list[str]:
-    """Names of convolutions, matrix products with weights, and sums of two maps."""
+    """Return the names of convolutions, matrix products with weights, and sums of two maps."""
     constants = {tensor.name for tensor in model.graph.initializer}
     return [
         node.name
@@ -314,24 +356,6 @@ def quantisable(model: ModelProto) -> list[str]:
         if (node.op_type in _LAYERS and node.input[1] in constants)
         or (node.op_type == "Add" and not constants.intersection(node.input))
     ]
-
-
-def _manifest(
-    bundle: Bundle, model: bytes, result: Quantised, options: QuantiseOptions, *, clips: int, frames: int
-) -> Manifest:
-    manifest = bundle.manifest
-    provenance: dict[str, Any] = {key: value for key, value in manifest.provenance.items() if key != PROVENANCE_KEY}
-    provenance["quantised"] = {
-        "from_sha256": manifest.graphs["encoder"].sha256,
-        "weights": "int8 per channel",
-        "activations": "int8 symmetric" if options.symmetric else "uint8",
-        "calibration": {"clips": clips, "frames": frames},
-        "layers": result.layers,
-        "kept_in_float": list(result.kept),
-    }
-    graph = GraphFile(file=GRAPH_FILE, sha256=hashlib.sha256(model).hexdigest(), bytes=len(model), precision="int8")
-    name = f"{manifest.name[:90]}-int8"
-    return replace(manifest, name=name, graphs={**manifest.graphs, "encoder": graph}, provenance=provenance)
 
 
 def _verification(result: Quantised, options: QuantiseOptions, sequences: Sequence[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Frame sizes that an engine is to take, as a person states them: presets such as 480p, or heights and widths."""
+"""Frame sizes of an engine, as options: presets such as 480p, or heights and widths."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def preset(name: str) -> Profile:
 
 
 def parse_sizes(text: str) -> tuple[Profile, ...]:
-    """Profiles as ``--sizes`` states them.
+    """Parse the profiles of ``--sizes``.
 
     Args:
         text: separated by commas, each ``HEIGHTxWIDTH`` for exactly this size, or ``MIN:BEST:MAX`` of three such.

@@ -1,12 +1,12 @@
-"""TensorRT engines for a bundle: built through Polygraphy, kept as long as nothing they depend on has changed."""
+"""TensorRT engines for a bundle, built through Polygraphy, and reused until something that they depend on changes."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import re
-import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import onnx
 
-from vosrt.bundle import Bundle, load_bundle
+from vosrt._files import replacing, write_all
+from vosrt.bundle import load_bundle
 from vosrt.engines.nvidia import find_gpu
 from vosrt.engines.tensorrt_files import (
     MAX_BATCH,
@@ -22,13 +23,14 @@ from vosrt.engines.tensorrt_files import (
     EnginePrecision,
     EngineRecord,
     Profile,
-    engines_folder,
+    folder_for_engines,
     read_engine,
     read_records,
     write_record,
 )
 from vosrt.engines.tensorrt_flavour import TENSORRT, TENSORRT_RTX, Flavour
 from vosrt.errors import EngineError, MissingExtraError, OptionError, OutputError
+from vosrt.onnx_file import Graph
 from vosrt_export.polygraphy_loader import failures_as_errors, load_polygraphy
 from vosrt_export.precision import RECIPE, cast_frames_first, convert_precision
 from vosrt_export.sizes import fit_sizes, preset
@@ -39,7 +41,7 @@ _CAPABILITY = re.compile("[0-9]{2,3}")
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """What to build.
+    """Options of a build.
 
     Attributes:
         flavour: ``"auto"`` is TensorRT-RTX where compute capabilities are named, else whichever is installed.
@@ -47,7 +49,7 @@ class EngineOptions:
         precision: of the arithmetic.
         profiles: frame sizes to take; none: the bundle's own size, or 480p.
         batch: frames to take at once, at most: of streams that are stepped together.
-        rebuild: build again what is there and fits.
+        rebuild: build engines again that exist and fit.
     """
 
     flavour: FlavourChoice = "auto"
@@ -67,12 +69,12 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one engine.
+    """Result of building one engine.
 
     Attributes:
         path: the engine file.
         record: what it is.
-        built: False if it was there and fitted.
+        built: False if a fitting engine existed.
         why: the reason to build it.
     """
 
@@ -82,19 +84,25 @@ class Outcome:
     why: str
 
 
-def build_engines(bundle_path: Path, options: EngineOptions) -> list[Outcome]:
-    """Build a bundle's encoder for TensorRT, one engine per GPU architecture, and put it into the bundle.
+def build_engines(
+    bundle_path: str | Path, options: EngineOptions, on_engine: Callable[[str], None] = lambda name: None
+) -> list[Outcome]:
+    """Build a bundle's encoder for TensorRT, one engine per GPU architecture.
+
+    Engines go into the bundle, or into the user's cache where the bundle is packaged or cannot be written to. The
+    manifest stays as it is, since engines can always be built again.
 
     Args:
-        bundle_path: the bundle; its manifest stays as it is, since engines can always be built again.
+        bundle_path: the bundle's directory, or the name of a packaged one.
         options: what to build.
+        on_engine: called with the name of each engine before it is looked for and built.
 
     Raises:
         BundleError: the bundle is missing, altered or malformed.
         OptionError: something was asked for that the flavour or the graph does not have.
         MissingExtraError: TensorRT or Polygraphy is not installed.
         ExportError: TensorRT cannot build the graph.
-        OutputError: the bundle cannot be written to.
+        OutputError: the engine's folder cannot be written to.
     """
     bundle = load_bundle(bundle_path)
     spec = bundle.manifest.encoder
@@ -104,21 +112,23 @@ def build_engines(bundle_path: Path, options: EngineOptions) -> list[Outcome]:
     architectures = [f"sm_{each}" for each in options.capabilities] or [_architecture_here(flavour)]
     for architecture in architectures:
         _check_architecture(trt, flavour, architecture)
-    folder = engines_folder(bundle.graph_path("encoder"))
+    graph = bundle.encoder_for(options.precision)
+    folder = folder_for_engines(graph.path, graph.sha256)
+    outcomes = []
     try:
         if folder.is_symlink():
-            raise OutputError(f"{folder} is a link; engines must lie inside the bundle")
-        folder.mkdir(exist_ok=True)
-        return [
-            _keep_or_build(bundle, folder, flavour, trt, architecture, profiles, options)
-            for architecture in dict.fromkeys(architectures)
-        ]
+            raise OutputError(f"{folder} is a link; engines must lie in a folder of their own")
+        for architecture in dict.fromkeys(architectures):
+            on_engine(f"{options.precision} for {architecture}")
+            outcome = _keep_or_build(graph, spec.input_name, folder, flavour, trt, architecture, profiles, options)
+            outcomes.append(outcome)
+        return outcomes
     except OSError as error:
         raise OutputError(f"cannot write engines to {folder}: {error.strerror or error}") from error
 
 
 def choose_flavour(options: EngineOptions) -> Flavour:
-    """The TensorRT that is asked for, or that suits.
+    """Choose the requested flavour of TensorRT, or the one that fits.
 
     Raises:
         OptionError: target GPUs were named for a TensorRT that builds for the GPU at hand only.
@@ -160,7 +170,8 @@ def _check_architecture(trt: ModuleType, flavour: Flavour, architecture: str) ->
 
 
 def _keep_or_build(
-    bundle: Bundle,
+    graph: Graph,
+    input_name: str,
     folder: Path,
     flavour: Flavour,
     trt: ModuleType,
@@ -170,7 +181,7 @@ def _keep_or_build(
 ) -> Outcome:
     wanted = EngineRecord(
         graph="encoder",
-        graph_sha256=bundle.manifest.graphs["encoder"].sha256,
+        graph_sha256=graph.sha256,
         flavour=flavour.name,
         version=str(trt.__version__),
         architecture=architecture,
@@ -187,10 +198,11 @@ def _keep_or_build(
     kept, why = _find(folder, path, wanted)
     if kept and not options.rebuild:
         return Outcome(path, kept, False, "")
-    model = onnx.load_from_string(bundle.graph_path("encoder").read_bytes())
+    model = onnx.load_from_string(graph.content)
     prepared = cast_frames_first(convert_precision(model, options.precision)).SerializeToString()
+    folder.mkdir(parents=True, exist_ok=True)  # not before: a graph that does not fit leaves nothing behind
     started = time.perf_counter()
-    plan, layers = _build(flavour, trt, prepared, bundle.manifest.encoder.input_name, wanted, folder)
+    plan, layers = _build(flavour, trt, prepared, input_name, wanted, folder)
     record = replace(
         wanted,
         layers=layers,
@@ -203,13 +215,13 @@ def _keep_or_build(
 
 
 def _find(folder: Path, path: Path, wanted: EngineRecord) -> tuple[EngineRecord | None, str]:
-    """The engine that is there, or why it has to be built."""
+    """Return the existing engine, or the reason to build one."""
     for record_path, record in read_records(folder):
         if record_path.stem != path.stem:
             continue
         if isinstance(record, EngineError):
             return None, f"stale: {record}"
-        # What the name does not say; two graphs could share the beginning of their hash.
+        # Fields that the name does not hold; two graphs could share the beginning of their hash.
         stale = [
             name
             for name in ("graph_sha256", "profiles", "batch", "recipe")
@@ -255,6 +267,8 @@ def _build(
     def configure(builder: Any, network: Any) -> Any:
         config = create_config(builder, network)
         config.clear_flag(trt.BuilderFlag.TF32)  # fp32 is to be fp32
+        if (flag := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)) is not None:
+            config.set_flag(flag)  # TensorRT-RTX: without it, an engine may not be captured in a CUDA graph
         return config
 
     with failures_as_errors(f"{flavour.name} cannot build the encoder for {wanted.architecture}"):
@@ -268,20 +282,16 @@ def _build(
 
 
 def _write(plan: bytes, record: EngineRecord, path: Path) -> None:
-    """The record comes last: an engine without one is not loaded."""
+    """Write the engine, then its record: an engine without a record is not loaded."""
     path.with_suffix(".json").unlink(missing_ok=True)
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        fresh.write_bytes(plan)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with replacing(path) as file:
+        write_all(file, plan)
     write_record(record, path.parent)
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What TensorRT says of an engine that it has loaded.
+    """Description of a loaded engine by TensorRT.
 
     Attributes:
         tensors: inputs and outputs: name, type and shape as text.

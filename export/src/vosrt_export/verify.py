@@ -1,4 +1,4 @@
-"""The comparison that every export ends with: the checkpoint in PyTorch against the graph in ONNX Runtime."""
+"""Comparison at the end of every export: the checkpoint in PyTorch with the graph in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import torch
 
 from vosrt.bundle import Feature, WeightPrecision
 from vosrt.engines.onnxruntime import load_onnxruntime
-from vosrt.engines.static_shape import one_line
+from vosrt.text import reason_of
 from vosrt.types import F32Array, U8Array
+from vosrt_export.errors import ExportError
 from vosrt_export.graphs import reference_embedding
-from vosrt_export.onnx import INPUT_NAME, OUTPUT_NAME, ExportError
+from vosrt_export.onnx import INPUT_NAME, OUTPUT_NAME
 from vosrt_train.model.contract import VisualEncoder
 
 # n, height, width: the smallest that a manifest admits, odd, one of them even, a batch, a landscape frame.
@@ -22,7 +23,7 @@ SIZES = ((1, 16, 16), (1, 17, 95), (2, 61, 48), (1, 97, 171))
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """What a comparison may show at worst.
+    """Limits of the difference.
 
     Attributes:
         max_abs: largest absolute difference of two elements.
@@ -41,7 +42,7 @@ TOLERANCES: dict[WeightPrecision, Tolerance] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What it showed, over all sizes.
+    """Result of a comparison, over all sizes.
 
     Attributes:
         max_abs: largest absolute difference.
@@ -56,7 +57,7 @@ class Comparison:
     cells: int
 
     def passes(self, tolerance: Tolerance) -> bool:
-        """Whether it stays within the tolerance; NaN does not."""
+        """Return whether the difference stays within the tolerance; NaN does not."""
         return self.max_abs <= tolerance.max_abs and self.min_cosine >= tolerance.min_cosine
 
     def __str__(self) -> str:
@@ -84,14 +85,14 @@ def compare(
         session = load_onnxruntime().InferenceSession(model, providers=["CPUExecutionProvider"])
         outputs = [(frames, session.run([OUTPUT_NAME], {INPUT_NAME: frames})[0]) for frames in sample_frames(sizes)]
     except Exception as error:  # the errors of ONNX Runtime have no other base
-        raise ExportError(f"ONNX Runtime cannot run the exported graph: {one_line(error)}") from error
+        raise ExportError(f"ONNX Runtime cannot run the exported graph: {reason_of(error)}") from error
     return summarise([(reference_embedding(encoder, feature, torch.from_numpy(x)).numpy(), y) for x, y in outputs])
 
 
 def summarise(pairs: Sequence[tuple[F32Array, F32Array]]) -> Comparison:
-    """Figures over pairs of wanted and found embeddings, f32 [n, h, w, K] each.
+    """Compare pairs of expected and found embeddings, f32 [n, h, w, K] each.
 
-    They are rounded to what is worth telling, and to what does not hang on the processor.
+    They are rounded to digits that matter and that do not depend on the processor.
 
     Raises:
         ExportError: the shapes of a pair differ.
@@ -103,7 +104,7 @@ def summarise(pairs: Sequence[tuple[F32Array, F32Array]]) -> Comparison:
     found = np.concatenate([b.reshape(-1, b.shape[-1]) for _, b in pairs]).astype(np.float64)
     difference = np.abs(wanted - found)
     lengths = np.linalg.norm(wanted, axis=1) * np.linalg.norm(found, axis=1)
-    # A cell without any activation has length 0 on both sides: equal, though it has no direction.
+    # A cell without activation has length 0 on both sides: equal, although it has no direction.
     cosine = np.where(
         lengths == 0, 1 - difference.max(axis=1), (wanted * found).sum(axis=1) / np.maximum(lengths, 1e-30)
     )

@@ -1,8 +1,7 @@
-"""``vos-export verify``: what is compared with what, on which frames, and the report that the bundle keeps."""
+"""``vos-export verify``: the compared engines, the frames, and the report that the bundle keeps."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from vosrt.bundle import MANIFEST_NAME, Bundle, file_sha256, is_packaged, load_bundle, write_manifest
-from vosrt.engines.select import AUTO_ORDER
-from vosrt.errors import InputError, OptionError, OutputError
+from vosrt.cli.stages import Tell, silent
+from vosrt.engines.registry import auto_order, plain_name
+from vosrt.engines.select import check_name
+from vosrt.errors import InputError, OptionError, OutputError, WorkError
 from vosrt.model import Model
 from vosrt.types import U8Array
 from vosrt.video.base import FrameRange
@@ -20,24 +21,25 @@ from vosrt.video.images import ImageFolderSource
 from vosrt.video.source import open_source
 from vosrt_export.engine_report import LIMITS, Clip, Outcome, compare_engines, find_candidates
 from vosrt_train.checkpoint import load_checkpoint
-from vosrt_train.validate import AnnotatedSequence, TorchEngine, find_sequences, read_annotations
+from vosrt_train.validate import DavisSequence, TorchEngine, find_sequences, read_annotations
 
 _FEWEST_FRAMES = 2
+_YARDSTICK = "cpu"  # the reference engine of a bundle without a checkpoint
 _COLUMNS = ("engine", "max", "mean", "cosine", "match", "soft mean", "labels", "J&F drop", "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyRequest:
-    """What to compare.
+    """Options of a comparison.
 
     Attributes:
         bundle: directory, or name of a packaged one.
         checkpoint: what the bundle was exported from; None compares with ONNX Runtime on the CPU in fp32.
-        frames: a video or a folder of images; an ellipse in its middle is followed.
+        clip: a video or a folder of images; an ellipse in its middle is followed.
         davis: annotated sequences in the layout of DAVIS instead.
         sequences: of these; none is all.
         limit: frames of each sequence; None is all.
-        engines: names; none is all that run here.
+        engines: names; an empty list takes all that this machine runs.
         size: short side of the working frame in pixels; None is the bundle's default.
         threads: 0 is one per processor.
         write: whether the bundle is to keep the report.
@@ -45,7 +47,7 @@ class VerifyRequest:
 
     bundle: str
     checkpoint: Path | None = None
-    frames: str | None = None
+    clip: str | None = None
     davis: Path | None = None
     sequences: tuple[str, ...] = ()
     limit: int | None = None
@@ -57,13 +59,14 @@ class VerifyRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What came of it.
+    """Result of a comparison.
 
     Attributes:
         yardstick: what the engines were compared with, in words.
         clips: what was segmented, in words.
-        outcomes: per engine and precision that runs here.
+        outcomes: per engine and precision that this machine runs.
         refused: why the others do not.
+        unverified: engines that were asked for by name and that this machine runs in no precision.
         written: whether the bundle keeps it.
     """
 
@@ -71,15 +74,25 @@ class Report:
     clips: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
     refused: Mapping[str, str]
+    unverified: tuple[str, ...]
     written: bool
 
     @property
     def passed(self) -> bool:
-        """Whether every engine stayed within its limits."""
-        return all(outcome.passed for outcome in self.outcomes)
+        """Return whether every engine stayed within its limits, and all requested engines run on this machine."""
+        return not self.unverified and all(outcome.passed for outcome in self.outcomes)
+
+    @property
+    def failure(self) -> str:
+        """Reasons why it did not pass."""
+        failed = [f"{each.engine} {each.precision}" for each in self.outcomes if not each.passed]
+        parts = [f"{', '.join(failed)} went beyond the limits"] if failed else []
+        if self.unverified:
+            parts.append(f"not verified: {_reasons(self.refused, self.unverified)}")
+        return "; ".join(parts)
 
     def document(self) -> dict[str, Any]:
-        """For the manifest: figures and limits, nothing of this machine but versions."""
+        """Return figures and limits for the manifest, and of this machine only versions."""
         precisions = sorted({outcome.precision for outcome in self.outcomes})
         return {
             "yardstick": self.yardstick,
@@ -95,43 +108,74 @@ class Report:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [f"compared with {self.yardstick}, on {', '.join(self.clips)}"]
         lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        lines += [f"not run: {name}: {reason}" for name, reason in self.refused.items()]
+        lines += [f"not run: {line}" for line in _grouped(self.refused)]
         return "\n".join(line.rstrip() for line in lines)
 
 
-def verify_bundle(request: VerifyRequest) -> Report:
-    """Compare every engine that runs here with the checkpoint, and have the bundle keep the report.
+def verify_bundle(request: VerifyRequest, tell: Tell = silent) -> Report:
+    """Compare every engine that this machine runs with the checkpoint, and keep the report in the bundle.
+
+    Args:
+        tell: is called with each stage of the work.
 
     Raises:
         BundleError: the bundle is not whole.
         CheckpointError: the checkpoint cannot be read.
-        InputError: the checkpoint is not the bundle's, or there is nothing to compare on.
+        InputError: the checkpoint is not the bundle's, or no frames are left to compare on.
         OptionError: an engine or a sequence is unknown, or options exclude each other.
+        WorkError: this machine runs none of the engines that were asked for.
         OutputError: the report cannot be written.
     """
-    if request.frames is not None and request.davis is not None:
-        raise OptionError("--frames and --davis are both given; expected one of them")
+    if request.clip is not None and request.davis is not None:
+        raise OptionError("--clip and --davis are both given; expected one of them")
     bundle = load_bundle(request.bundle)
     yardstick, name = _yardstick(bundle, request)
     clips = _clips(request)
-    names = request.engines or AUTO_ORDER
-    candidates, refused = find_candidates(request.bundle, bundle.manifest, names, threads=request.threads)
+    for engine in request.engines:
+        check_name(engine)
+    asked = tuple(dict.fromkeys(map(plain_name, request.engines)))
+    if request.checkpoint is None and asked == (_YARDSTICK,):
+        raise OptionError(
+            f"--engine is {_YARDSTICK}, which is what engines are compared with where no checkpoint is given; "
+            "name another engine, or give --checkpoint"
+        )
+    names = asked or auto_order()
+    candidates, refused = find_candidates(bundle, names, threads=request.threads, tell=tell)
+    unverified = set(asked) - {each.name for each in candidates}
     if request.checkpoint is None:
-        candidates = [each for each in candidates if (each.name, each.core) != ("cpu", "fp32")]
+        candidates = [each for each in candidates if each.name != _YARDSTICK]
+    if not candidates and unverified:
+        raise WorkError(f"not verified: {_reasons(refused, sorted(unverified))}")
     if not candidates:
         reasons = "; ".join(refused.values())
         raise InputError(f"no engine but the yardstick runs here{': ' if reasons else ''}{reasons}"[:500])
-    outcomes = compare_engines(yardstick, candidates, clips, request.size)
+    # PyTorch runs the encoder alone: the mask networks were compared when the bundle was exported.
+    refine = "default" if request.checkpoint is None else "off"
+    outcomes = compare_engines(yardstick, candidates, clips, request.size, refine=refine, tell=tell)
     report = Report(
         yardstick=name,
         clips=tuple(clip.name for clip in clips),
         outcomes=tuple(outcomes),
         refused=refused,
+        unverified=tuple(sorted(unverified)),
         written=request.write and not is_packaged(request.bundle),
     )
     if report.written:
         keep_in_manifest(bundle, {"report": report.document()})
     return report
+
+
+def _grouped(refused: Mapping[str, str]) -> list[str]:
+    """One line per engine and reason, with the precisions that it holds for."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, reason in refused.items():
+        engine, precision = name.split()
+        groups.setdefault((engine, reason), []).append(precision)
+    return [f"{engine} in {', '.join(precisions)}: {reason}" for (engine, reason), precisions in groups.items()]
+
+
+def _reasons(refused: Mapping[str, str], engines: Sequence[str]) -> str:
+    return "; ".join(_grouped({name: why for name, why in refused.items() if name.split()[0] in engines}))
 
 
 def keep_in_manifest(bundle: Bundle, verification: Mapping[str, Any]) -> None:
@@ -143,14 +187,10 @@ def keep_in_manifest(bundle: Bundle, verification: Mapping[str, Any]) -> None:
     """
     path = bundle.path / MANIFEST_NAME
     manifest = replace(bundle.manifest, verification={**bundle.manifest.verification, **verification})
-    temporary = path.with_name(f".{MANIFEST_NAME}.{secrets.token_hex(4)}.tmp")
     try:
-        write_manifest(manifest, temporary)
-        temporary.replace(path)
+        write_manifest(manifest, path)
     except OSError as error:
         raise OutputError(f"cannot write the report into {path}: {error.strerror or error}; use --no-write") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _yardstick(bundle: Bundle, request: VerifyRequest) -> tuple[Model, str]:
@@ -173,10 +213,10 @@ def _yardstick(bundle: Bundle, request: VerifyRequest) -> tuple[Model, str]:
 def _clips(request: VerifyRequest) -> list[Clip]:
     if request.davis is not None:
         clips = [_annotated(sequence, request.limit) for sequence in find_sequences(request.davis, request.sequences)]
-    elif request.frames is not None:
-        with_frames = open_source(request.frames, end=request.limit)
+    elif request.clip is not None:
+        with_frames = open_source(request.clip, end=request.limit)
         height, width = with_frames.first.image.shape[:2]
-        name = f"{Path(request.frames).name}, an ellipse in its middle"
+        name = f"{Path(request.clip).name}, an ellipse in its middle"
         clips = [Clip(name, (frame.image for frame in with_frames), _ellipse(height, width))]
     else:
         frames = drawn_frames()
@@ -184,7 +224,7 @@ def _clips(request: VerifyRequest) -> list[Clip]:
     return clips
 
 
-def _annotated(sequence: AnnotatedSequence, limit: int | None) -> Clip:
+def _annotated(sequence: DavisSequence, limit: int | None) -> Clip:
     source = ImageFolderSource(sequence.frames, FrameRange(0, limit))
     truth = read_annotations(sequence, source)
     if len(truth) < _FEWEST_FRAMES:

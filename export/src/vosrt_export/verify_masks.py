@@ -1,4 +1,4 @@
-"""The comparison of mask encoder and decoder: PyTorch against the graphs in ONNX Runtime, for any size and count."""
+"""Comparison of mask encoder and decoder in PyTorch with the graphs in ONNX Runtime, for any size and count."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from vosrt.bundle import CONTEXT, RES2, RES3, WeightPrecision
 from vosrt.engines.onnxruntime import load_onnxruntime
-from vosrt.engines.static_shape import one_line
-from vosrt_export.onnx import INPUT_NAME, ExportError
+from vosrt.text import reason_of
+from vosrt_export.errors import ExportError
+from vosrt_export.onnx import INPUT_NAME
 from vosrt_export.verify import sample_frames
-from vosrt_train.model import Encoder, MaskEmbedding
-from vosrt_train.model.mask_embedding import context_of
+from vosrt_train.masks.networks import MaskEmbedding, context_of
+from vosrt_train.model import Encoder
 from vosrt_train.pixels import normalise
 
 # Height, width, objects: the smallest that a manifest admits, no multiples of 8, one and several objects.
@@ -28,7 +29,7 @@ TOLERANCES: dict[WeightPrecision, float] = {"fp32": 1e-4, "fp16": 1e-2}
 
 @dataclass(frozen=True, kw_only=True)
 class MaskComparison:
-    """What it showed, over all cases.
+    """Result of a comparison, over all cases.
 
     Attributes:
         values: largest difference of two values of the mask encoder, relative to the largest value.
@@ -39,7 +40,7 @@ class MaskComparison:
     logits: float
 
     def passes(self, tolerance: float) -> bool:
-        """Whether both stay within the tolerance; NaN does not."""
+        """Return whether both differences stay within the tolerance; NaN does not."""
         return self.values <= tolerance and self.logits <= tolerance
 
     def __str__(self) -> str:
@@ -68,7 +69,7 @@ def compare_masks(encoder: Encoder, masks: MaskEmbedding, graphs: Mapping[str, b
         }
         found = [_run_graphs(sessions, frames, soft) for frames, soft in cases]
     except Exception as error:  # the errors of ONNX Runtime have no other base
-        raise ExportError(f"ONNX Runtime cannot run the exported graphs: {one_line(error)}") from error
+        raise ExportError(f"ONNX Runtime cannot run the exported graphs: {reason_of(error)}") from error
     wanted = [_run_networks(encoder, masks, frames, soft) for frames, soft in cases]
     return MaskComparison(
         values=max(_relative(want[0], have[0]) for want, have in zip(wanted, found, strict=True)),
@@ -81,7 +82,7 @@ def _run_graphs(sessions: Mapping[str, Any], frames: NDArray[np.uint8], soft: ND
     maps = dict(zip(names, sessions["encoder"].run(None, {INPUT_NAME: frames}), strict=True))
     context = maps.get(CONTEXT, maps[RES3])
     values = sessions["mask_encoder"].run(None, {INPUT_NAME: frames, "masks": soft, CONTEXT: context})[0]
-    # The read-out is another tensor than the values, so that mixing them up would show.
+    # Read-out and values differ, so that a mix-up would show.
     inputs = {"readout": np.flip(values, axis=0).copy(), "values": values, RES3: maps[RES3], RES2: maps[RES2]}
     return [values, sessions["decoder"].run(None, inputs)[0]]
 

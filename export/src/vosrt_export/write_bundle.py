@@ -1,23 +1,28 @@
-"""From a checkpoint to a bundle on disk: export, compare, write, and only then put it in its place."""
+"""Export of a checkpoint to a bundle on disk: export, compare, write, and move to its place at last."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import onnx
 import torch
 
+from vosrt._files import LOCK, locked, replacing, sync_folder, write_all
 from vosrt.bundle import (
     MANIFEST_NAME,
+    Bundle,
     EncoderSpec,
     Feature,
     GraphFile,
+    GraphPrecision,
     Manifest,
     MaskSpec,
     WeightPrecision,
@@ -25,12 +30,14 @@ from vosrt.bundle import (
     load_bundle,
     write_manifest,
 )
+from vosrt.cli.stages import Tell, silent
 from vosrt.engines.tensorrt_files import FOLDER, holds_engines_only
 from vosrt.errors import BundleError, OptionError, OutputError
 from vosrt.types import PropagationOptions
+from vosrt_export.errors import ExportError
 from vosrt_export.graphs import EncoderGraph, check_feature, default_feature
 from vosrt_export.mask_graphs import export_mask_graphs
-from vosrt_export.onnx import INPUT_NAME, OPSET, OUTPUT_NAME, ExportError, export_onnx
+from vosrt_export.onnx import INPUT_NAME, OPSET, OUTPUT_NAME, export_onnx
 from vosrt_export.verify import SIZES, TOLERANCES, Comparison, compare
 from vosrt_export.verify_masks import MASK_CASES, MaskComparison, compare_masks
 from vosrt_export.verify_masks import TOLERANCES as MASK_TOLERANCES
@@ -38,22 +45,24 @@ from vosrt_train.backbones import kind_of
 from vosrt_train.bundle_weights import FILE_NAME as REMAINDER_NAME
 from vosrt_train.bundle_weights import PROVENANCE_KEY, pack_remainder
 from vosrt_train.checkpoint import Checkpoint, load_checkpoint
-from vosrt_train.model import Encoder, MaskEmbedding
+from vosrt_train.masks.networks import MaskEmbedding
+from vosrt_train.model import Encoder
+from vosrt_train.run_folder import weights_of
 
 GRAPH_FILE = "encoder.onnx"
 _OWN_FILES = {MANIFEST_NAME, REMAINDER_NAME}
 _PUBLISHED_STRIDE = 8
-# The reference and appearance frames for ever, and the last five frames (Li et al. 2023).
+# Reference and appearance frames stay; beside them, the last five frames (Li et al. 2023).
 MASK_INFERENCE = PropagationOptions(context=5, pad_context=False)
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What a bundle is to hold.
+    """Options of a bundle.
 
     Attributes:
-        feature: the map that becomes the embedding; None: res4 where there is one, else res3.
+        feature: the map that becomes the embedding; None: res4, or res3 without layer4.
         weights: precision that the weights are stored in.
         name: of the model; None makes one from what it is.
         summary: one line for people; None makes one.
@@ -61,11 +70,12 @@ class ExportOptions:
         context: recent frames that are kept; None: as published, 20, or 5 with mask embedding.
         pad_context: whether frames before the reference are replaced by copies of it; None: as published, which is yes,
             or no with mask embedding.
+        guided: radius of the filter that shown masks are guided with, in half-resolution pixels; 0: none, as published.
         rounds: of refinement, unless the user says otherwise; for mask embedding alone.
         feedback: whether refined masks are what later frames read (see `vosrt.bundle.MaskSpec`).
         correction: by which the logits of a residual decoder are multiplied: below 1 it has to be surer of itself to
             overrule what was propagated.
-        align_corners: whether masks are sampled as published, or where the features of networks trained here look (see
+        align_corners: whether masks are sampled as published, or where the features of our own networks look (see
             `vosrt.bundle.EncoderSpec`).
     """
 
@@ -76,6 +86,7 @@ class ExportOptions:
     size: int | None = None
     context: int | None = None
     pad_context: bool | None = None
+    guided: int = 0
     rounds: int = MaskSpec.rounds
     feedback: bool = MaskSpec.feedback
     correction: float = 1.0
@@ -90,15 +101,21 @@ class ExportOptions:
 
 
 def export_bundle(
-    checkpoint_path: Path, output: Path, options: ExportOptions | None = None, *, overwrite: bool = False
+    checkpoint_path: Path,
+    output: Path,
+    options: ExportOptions | None = None,
+    *,
+    overwrite: bool = False,
+    tell: Tell = silent,
 ) -> Comparison:
     """Export a checkpoint to a bundle. The bundle appears whole or not at all.
 
     Args:
-        checkpoint_path: the safetensors file.
+        checkpoint_path: the safetensors file, or the folder of a run, whose best weights are taken, else its last.
         output: directory to make.
         options: what the bundle is to hold.
-        overwrite: replace a bundle that is there.
+        overwrite: replace an existing bundle.
+        tell: is called with each stage of the work.
 
     Returns:
         The figures of the comparison between the checkpoint and the exported graph.
@@ -106,11 +123,12 @@ def export_bundle(
     Raises:
         CheckpointError: the checkpoint is missing, damaged or not one of this network.
         OptionError: the checkpoint lacks the feature, or an option does not fit it.
-        OutputError: the output is there already or cannot be written.
+        OutputError: the output exists or cannot be written.
         ExportError: the exported graph does not compute what the checkpoint does.
     """
     options = options or ExportOptions()
     check_output(output, overwrite)
+    checkpoint_path = weights_of(checkpoint_path)
     checkpoint = load_checkpoint(checkpoint_path)
     feature = options.feature or _default_feature(checkpoint)
     check_feature(checkpoint.encoder, feature)
@@ -118,6 +136,7 @@ def export_bundle(
         raise OptionError(
             f"align_corners is set, but {checkpoint_path} has a mask embedding, which never aligns corners"
         )
+    tell("turning PyTorch into ONNX")
     further: dict[str, bytes] = {}
     mask_comparison: MaskComparison | None = None
     if checkpoint.masks is None:
@@ -133,6 +152,7 @@ def export_bundle(
                 f"{MASK_TOLERANCES[options.weights]:g}; nothing was written"
             )
         model, further = graphs["encoder"], {role: graph for role, graph in graphs.items() if role != "encoder"}
+    tell("comparing PyTorch with ONNX Runtime")
     comparison = compare(checkpoint.encoder, feature, model)
     tolerance = TOLERANCES[options.weights]
     if not comparison.passes(tolerance):
@@ -155,7 +175,9 @@ def export_bundle(
             input_name=INPUT_NAME,
             output_name=OUTPUT_NAME,
         ),
-        graphs={role: _graph_file(role, graph, options) for role, graph in {"encoder": model, **further}.items()},
+        graphs={
+            role: graph_file(role, graph, options.weights) for role, graph in {"encoder": model, **further}.items()
+        },
         inference=_inference(checkpoint, options),
         size=options.size,
         verification={
@@ -174,18 +196,15 @@ def export_bundle(
 
 
 def _default_feature(checkpoint: Checkpoint) -> Feature:
-    """What the masks were learnt with, or what follows best without them."""
+    """Return the feature that the mask networks were trained with, or the default one without them."""
     have = checkpoint.encoder.config.channels
     return "key" if checkpoint.masks is not None and "key" in have else default_feature(checkpoint.encoder)
 
 
-def _graph_file(role: str, graph: bytes, options: ExportOptions) -> GraphFile:
-    return GraphFile(
-        file=f"{role}.onnx",
-        sha256=hashlib.sha256(graph).hexdigest(),
-        bytes=len(graph),
-        precision=options.weights,
-    )
+def graph_file(role: str, graph: bytes, precision: GraphPrecision) -> GraphFile:
+    """The entry of a graph that a bundle holds itself."""
+    digest = hashlib.sha256(graph).hexdigest()
+    return GraphFile(file=f"{role}.onnx", sha256=digest, bytes=len(graph), precision=precision)
 
 
 def _mask_spec(checkpoint: Checkpoint, options: ExportOptions) -> MaskSpec | None:
@@ -229,12 +248,12 @@ def _summary(checkpoint: Checkpoint, feature: Feature) -> str:
 
 
 def _remainder(checkpoint: Checkpoint, feature: Feature) -> bytes | None:
-    """The file that training goes on from; there is none for encoders that training does not take."""
+    """Pack the file for further training; None for encoders that training does not take."""
     return pack_remainder(checkpoint.encoder, feature) if isinstance(checkpoint.encoder, Encoder) else None
 
 
 def _weaken(masks: MaskEmbedding, correction: float) -> None:
-    """Multiply what the decoder says by a number."""
+    """Multiply the logits of the decoder by a number."""
     if correction == 1:
         return
     if not masks.config.residual:
@@ -245,13 +264,14 @@ def _weaken(masks: MaskEmbedding, correction: float) -> None:
 
 
 def _inference(checkpoint: Checkpoint, options: ExportOptions) -> PropagationOptions:
-    """The published settings; their radius is meant in pixels, 96 of the working frame."""
+    """Return the published settings but for what the options change; the radius is 96 pixels of the working frame."""
     published = PropagationOptions() if checkpoint.masks is None else MASK_INFERENCE
     if options.context is not None:
         published = replace(published, context=options.context)
     if options.pad_context is not None:
         published = replace(published, pad_context=options.pad_context)
-    return replace(published, radius=published.radius * _PUBLISHED_STRIDE / checkpoint.encoder.config.stride)
+    radius = published.radius * _PUBLISHED_STRIDE / checkpoint.encoder.config.stride
+    return replace(published, radius=radius, guided=options.guided)
 
 
 def _provenance(checkpoint: Checkpoint, path: Path, remainder: bytes | None) -> dict[str, Any]:
@@ -267,8 +287,20 @@ def _provenance(checkpoint: Checkpoint, path: Path, remainder: bytes | None) -> 
     return provenance
 
 
+@contextmanager
+def claimed(output: Path, *, overwrite: bool) -> Iterator[None]:
+    """Hold the place of a bundle, so that another command that makes one there is refused at once.
+
+    Raises:
+        OutputError: another process holds it, or as for `check_output`.
+    """
+    check_output(output, overwrite)
+    with locked(output, "{folder}: another command (process {process}) makes a bundle there; wait, or name another"):
+        yield
+
+
 def check_output(output: Path, overwrite: bool) -> None:
-    """Refuse a place that a bundle may not take, before any work is done.
+    """Refuse an output that a bundle may not replace, before any work.
 
     Raises:
         OutputError: it holds something already, or cannot be written.
@@ -277,20 +309,44 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise OutputError(f"cannot write the bundle {output}: there is no folder {output.parent}; make it first")
     if output.is_symlink():
         raise OutputError(f"{output} is a link; name the directory itself")
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+    if not output.exists() or (output.is_dir() and not {each.name for each in output.iterdir()} - {LOCK}):
         return
     if not overwrite:
         raise OutputError(f"{output} is there already; name another directory, or replace a bundle with --overwrite")
     try:
-        files = {graph.file for graph in load_bundle(output, verify_hashes=False).manifest.graphs.values()}
+        graphs = load_bundle(output).manifest.graphs.values()
+        own = (*(each for each in graphs if each.bundle is None), *(each.adds for each in graphs if each.adds))
+        files = {each.file for each in own}
     except BundleError as error:
         raise OutputError(
             f"{output} is not a whole bundle and is not replaced ({error}); remove it yourself"
         ) from error
     if holds_engines_only(output / FOLDER):
         files.add(FOLDER)
-    if strangers := sorted({entry.name for entry in output.iterdir()} - files - _OWN_FILES):
+    if strangers := sorted({entry.name for entry in output.iterdir()} - files - _OWN_FILES - {LOCK}):
         raise OutputError(f"{output} holds more than a bundle ({strangers[0]}) and is not replaced; remove it yourself")
+
+
+def own_graphs(bundle: Bundle, without: Sequence[str] = ()) -> tuple[dict[str, GraphFile], dict[str, bytes]]:
+    """Graphs for a bundle that is made from this one and needs no other, by role, and their files by name."""
+    entries, files = dict[str, GraphFile](), dict[str, bytes]()
+    for role, graph in bundle.manifest.graphs.items():
+        if role in without:
+            continue
+        content = bundle.graph(role).content
+        if graph.adds is not None:  # one message, as others write them
+            content = onnx.load_from_string(content).SerializeToString(deterministic=True)
+        entries[role] = graph_file(role, content, graph.precision)
+        files[entries[role].file] = content
+    return entries, files
+
+
+def whole_copy(bundle: Bundle) -> tuple[dict[str, GraphFile], dict[str, bytes]]:
+    """As :func:`own_graphs`, with the file for further training where the bundle has it."""
+    entries, files = own_graphs(bundle)
+    if (remainder := bundle.path / REMAINDER_NAME).is_file():
+        files[REMAINDER_NAME] = remainder.read_bytes()
+    return entries, files
 
 
 def write_files(manifest: Manifest, files: Mapping[str, bytes], output: Path) -> None:
@@ -307,7 +363,8 @@ def write_files(manifest: Manifest, files: Mapping[str, bytes], output: Path) ->
         fresh.mkdir()
         try:
             for name, content in files.items():
-                (fresh / name).write_bytes(content)
+                with replacing(fresh / name) as file:
+                    write_all(file, content)
             write_manifest(manifest, fresh / MANIFEST_NAME)
             load_bundle(fresh)
             if place.exists():
@@ -318,6 +375,7 @@ def write_files(manifest: Manifest, files: Mapping[str, bytes], output: Path) ->
                 if old.exists():
                     old.rename(place)
                 raise
+            sync_folder(place.parent)
         finally:
             for leftover in (fresh, old):
                 if leftover.exists():

@@ -6,20 +6,35 @@
 #include <mutex>
 
 #include "c_api.hpp"
-#include "session.hpp"
-
-struct vosrt_cuda_queue {
-    vosrt::cuda::Queue queue;
-};
-struct vosrt_cuda_event {
-    vosrt::cuda::Event event;
-};
+#include "memory_cuda.hpp"
 
 namespace vosrt {
 
-template <> inline constexpr size_t kFirstSize<vosrt_cuda_device> = 296;
-template <> inline constexpr size_t kFirstSize<vosrt_cuda_frame> = 48;
-static_assert(VOSRT_CUDA_STAGES == Memory::kStages);
+// Without locks: a stream and an event of CUDA may be used by several threads. No part of CUDA survives a fork.
+template <>
+struct Behind<vosrt_cuda_queue> : Object {
+    static constexpr char kKind[] = "queue";
+
+    explicit Behind(int32_t device) : Object(kKind), queue(device) {}
+    bool has_threads() const override { return true; }
+
+    cuda::Queue queue;
+};
+template <>
+struct Behind<vosrt_cuda_event> : Object {
+    static constexpr char kKind[] = "event";
+
+    explicit Behind(int32_t device) : Object(kKind), event(device) {}
+    bool has_threads() const override { return true; }
+
+    cuda::Event event;
+};
+
+template <>
+inline constexpr size_t kFirstSize<vosrt_cuda_device> = 296;
+template <>
+inline constexpr size_t kFirstSize<vosrt_cuda_frame> = 48;
+static_assert(VOSRT_CUDA_STAGES == CudaMemory::kStages);
 
 }  // namespace vosrt
 
@@ -27,6 +42,9 @@ namespace {
 
 using vosrt::guarded;
 using vosrt::require;
+
+// All memories of this library are on a GPU.
+vosrt::CudaMemory &memory_of(const auto &call) { return static_cast<vosrt::CudaMemory &>(*call->memory); }
 
 // What vosrt_cuda_allocate gave and was not freed yet.
 std::map<void *, vosrt::cuda::Buffer> &allocated() {
@@ -58,14 +76,14 @@ vosrt::cuda::Planes planes_of(float *planes, int32_t height, int32_t width) {
 extern "C" {
 
 vosrt_status vosrt_cuda_device_count(int32_t *count) {
-    return guarded([&] {
+    return guarded(__func__, [&] {
         require(count, "count");
         *count = vosrt::cuda::count_gpus();
     });
 }
 
 vosrt_status vosrt_cuda_device_info(int32_t device, vosrt_cuda_device *info) {
-    return guarded([&] {
+    return guarded(__func__, [&] {
         const vosrt::cuda::Gpu gpu = vosrt::cuda::open_gpu(device);
         vosrt_cuda_device out{};
         out.architecture = gpu.architecture;
@@ -80,7 +98,7 @@ vosrt_status vosrt_cuda_device_info(int32_t device, vosrt_cuda_device *info) {
 }
 
 vosrt_status vosrt_cuda_allocate(int32_t device, size_t bytes, const char *what, void **memory) {
-    return guarded([&] {
+    return guarded(__func__, [&] {
         require(memory, "memory");
         *memory = nullptr;
         vosrt::cuda::Buffer buffer(device, std::max<size_t>(bytes, 1), what == nullptr ? "an array" : what);
@@ -98,7 +116,7 @@ void vosrt_cuda_free(void *memory) {
 }
 
 vosrt_status vosrt_cuda_allocate_host(size_t bytes, void **memory) {
-    return guarded([&] {
+    return guarded(__func__, [&] {
         require(memory, "memory");
         *memory = nullptr;
         *memory = vosrt::cuda::allocate_pinned(std::max<size_t>(bytes, 1));
@@ -110,237 +128,238 @@ void vosrt_cuda_free_host(void *memory) {
 }
 
 vosrt_status vosrt_cuda_queue_create(int32_t device, vosrt_cuda_queue **queue) {
-    return guarded([&] {
+    return guarded(__func__, [&] {
         require(queue, "queue");
         *queue = nullptr;
         vosrt::cuda::open_gpu(device);
-        *queue = new vosrt_cuda_queue{vosrt::cuda::Queue(device)};
+        *queue = vosrt::make_handle<vosrt_cuda_queue>(std::make_shared<vosrt::Behind<vosrt_cuda_queue>>(device));
     });
 }
 
-void vosrt_cuda_queue_destroy(vosrt_cuda_queue *queue) { delete queue; }
+void vosrt_cuda_queue_destroy(vosrt_cuda_queue *queue) { vosrt::destroy_handle(queue); }
 
 vosrt_status vosrt_cuda_queue_use_stream(vosrt_cuda_queue *queue, void *stream) {
-    return guarded([&] {
-        require(queue, "queue");
-        queue->queue.use(stream);
+    return guarded(__func__, [&] {
+        const vosrt::Call at(queue);
+        at->queue.use(stream);
     });
 }
 
-void *vosrt_cuda_queue_stream(const vosrt_cuda_queue *queue) { return queue == nullptr ? nullptr : queue->queue.handle(); }
+void *vosrt_cuda_queue_stream(const vosrt_cuda_queue *queue) {
+    void *stream = nullptr;
+    if (queue != nullptr) guarded(__func__, [&] { stream = vosrt::Call(queue)->queue.handle(); });
+    return stream;
+}
 
 vosrt_status vosrt_cuda_queue_upload(vosrt_cuda_queue *queue, void *device, const void *host, size_t bytes) {
-    return guarded([&] {
-        require(queue, "queue");
-        queue->queue.upload(device, host, bytes);
+    return guarded(__func__, [&] {
+        const vosrt::Call at(queue);
+        at->queue.upload(device, host, bytes);
     });
 }
 
 vosrt_status vosrt_cuda_queue_download(vosrt_cuda_queue *queue, void *host, const void *device, size_t bytes) {
-    return guarded([&] {
-        require(queue, "queue");
-        queue->queue.download(host, device, bytes);
+    return guarded(__func__, [&] {
+        const vosrt::Call at(queue);
+        at->queue.download(host, device, bytes);
     });
 }
 
 vosrt_status vosrt_cuda_queue_copy(vosrt_cuda_queue *queue, void *to, const void *from, size_t bytes) {
-    return guarded([&] {
-        require(queue, "queue");
-        queue->queue.copy(to, from, bytes);
+    return guarded(__func__, [&] {
+        const vosrt::Call at(queue);
+        at->queue.copy(to, from, bytes);
     });
 }
 
 vosrt_status vosrt_cuda_queue_wait(vosrt_cuda_queue *queue) {
-    return guarded([&] {
-        require(queue, "queue");
-        queue->queue.wait();
+    return guarded(__func__, [&] {
+        const vosrt::Call at(queue);
+        at->queue.wait();
     });
 }
 
 vosrt_status vosrt_cuda_queue_resize_bgr(vosrt_cuda_queue *queue, const uint8_t *source, int32_t source_height,
                                          int32_t source_width, int64_t source_stride, uint8_t *target,
                                          int32_t target_height, int32_t target_width) {
-    return guarded([&] {
-        require(queue, "queue");
+    return guarded(__func__, [&] {
+        const vosrt::Call at(queue);
         require(source, "source");
         require(target, "target");
         vosrt::check_image(source_height, source_width, source_stride, 3);
         vosrt::check_image(target_height, target_width, int64_t{3} * target_width, 3);
-        queue->queue.select();
-        vosrt::cuda::launch_resize(queue->queue, {.source = source,
-                                                  .source_height = source_height,
-                                                  .source_width = source_width,
-                                                  .source_stride = source_stride,
-                                                  .target = target,
-                                                  .height = target_height,
-                                                  .width = target_width});
+        at->queue.select();
+        vosrt::cuda::launch_resize(at->queue, {.source = source,
+                                               .source_height = source_height,
+                                               .source_width = source_width,
+                                               .source_stride = source_stride,
+                                               .target = target,
+                                               .height = target_height,
+                                               .width = target_width});
     });
 }
 
 vosrt_status vosrt_cuda_queue_nv12_to_bgr(vosrt_cuda_queue *queue, const uint8_t *luma, const uint8_t *chroma, int64_t stride,
                                           int32_t height, int32_t width, int32_t bt709, int32_t full_range, uint8_t *target) {
-    return guarded([&] {
-        require(queue, "queue");
+    return guarded(__func__, [&] {
+        const vosrt::Call at(queue);
         require(luma, "luma");
         require(chroma, "chroma");
         require(target, "target");
         vosrt::check_image(height, width, stride, 1);
         vosrt::check_image(height, width, int64_t{3} * width, 3);
-        queue->queue.select();
-        vosrt::cuda::launch_nv12(queue->queue, {.luma = luma,
-                                                .chroma = chroma,
-                                                .stride = stride,
-                                                .height = height,
-                                                .width = width,
-                                                .red = bt709 ? 0.2126f : 0.299f,
-                                                .blue = bt709 ? 0.0722f : 0.114f,
-                                                .full_range = full_range != 0,
-                                                .target = target});
+        at->queue.select();
+        vosrt::cuda::launch_nv12(at->queue, {.luma = luma,
+                                             .chroma = chroma,
+                                             .stride = stride,
+                                             .height = height,
+                                             .width = width,
+                                             .red = bt709 ? 0.2126f : 0.299f,
+                                             .blue = bt709 ? 0.0722f : 0.114f,
+                                             .full_range = full_range != 0,
+                                             .target = target});
     });
 }
 
 vosrt_status vosrt_cuda_event_create(int32_t device, vosrt_cuda_event **event) {
-    return guarded([&] {
+    return guarded(__func__, [&] {
         require(event, "event");
         *event = nullptr;
-        *event = new vosrt_cuda_event{vosrt::cuda::Event(device)};
+        *event = vosrt::make_handle<vosrt_cuda_event>(std::make_shared<vosrt::Behind<vosrt_cuda_event>>(device));
     });
 }
 
-void vosrt_cuda_event_destroy(vosrt_cuda_event *event) { delete event; }
+void vosrt_cuda_event_destroy(vosrt_cuda_event *event) { vosrt::destroy_handle(event); }
 
 vosrt_status vosrt_cuda_queue_record(vosrt_cuda_queue *queue, vosrt_cuda_event *event) {
-    return guarded([&] {
-        require(queue, "queue");
-        require(event, "event");
-        queue->queue.record(event->event);
+    return guarded(__func__, [&] {
+        const vosrt::Call at(queue);
+        at->queue.record(vosrt::Call(event)->event);
     });
 }
 
 vosrt_status vosrt_cuda_queue_wait_for(vosrt_cuda_queue *queue, vosrt_cuda_event *event) {
-    return guarded([&] {
-        require(queue, "queue");
-        require(event, "event");
-        queue->queue.wait_for(event->event);
+    return guarded(__func__, [&] {
+        const vosrt::Call at(queue);
+        at->queue.wait_for(vosrt::Call(event)->event);
     });
 }
 
 vosrt_status vosrt_cuda_event_wait(vosrt_cuda_event *event) {
-    return guarded([&] {
-        require(event, "event");
-        event->event.wait();
+    return guarded(__func__, [&] {
+        vosrt::Call(event)->event.wait();
     });
 }
 
 vosrt_status vosrt_cuda_memory_use_stream(vosrt_memory *memory, void *stream) {
-    return guarded([&] {
-        require(memory, "memory");
-        vosrt::cuda::Queue &queue = memory->memory.queue();
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
+        vosrt::cuda::Queue &queue = memory_of(at).queue();
         queue.select();
+        void *const before = queue.handle();
+        const bool leaves_capture = queue.capturing();
+        queue.use(stream);
+        if (leaves_capture || queue.capturing()) return;  // a capture is not waited for: nothing of it runs
+        queue.use(before);
         queue.wait();  // what was queued before must not be overtaken
         queue.use(stream);
     });
 }
 
 vosrt_status vosrt_cuda_memory_stream(const vosrt_memory *memory, void **stream) {
-    return guarded([&] {
-        require(memory, "memory");
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
         require(stream, "stream");
-        *stream = memory->memory.queue().handle();
+        *stream = memory_of(at).queue().handle();
     });
 }
 
 vosrt_status vosrt_cuda_memory_frame(vosrt_memory *memory, const vosrt_cuda_frame *frame) {
-    return guarded([&] {
-        require(memory, "memory");
-        memory->memory.frame(task_of(frame, true));
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
+        memory_of(at).frame(task_of(frame, true));
     });
 }
 
 vosrt_status vosrt_cuda_memory_time_frame(vosrt_memory *memory, const vosrt_cuda_frame *frame, float *ms) {
-    return guarded([&] {
-        require(memory, "memory");
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
         require(ms, "ms");
-        memory->memory.time_frame(task_of(frame, true), ms);
+        memory_of(at).time_frame(task_of(frame, true), ms);
     });
 }
 
 vosrt_status vosrt_cuda_memory_labels(vosrt_memory *memory, const vosrt_cuda_frame *frame) {
-    return guarded([&] {
-        require(memory, "memory");
-        memory->memory.queue().select();
-        memory->memory.label_pixels(task_of(frame, false));
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
+        memory_of(at).queue().select();
+        memory_of(at).label_pixels(task_of(frame, false));
     });
 }
 
 vosrt_status vosrt_cuda_memory_repeated(vosrt_memory *memory) {
-    return guarded([&] {
-        require(memory, "memory");
-        memory->memory.repeated();
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
+        memory_of(at).repeated();
     });
 }
 
 vosrt_status vosrt_cuda_memory_values(vosrt_memory *memory, int32_t reference, const float *at_reference,
                                       const float *recent, int32_t slots, int32_t channels, float *out) {
-    return guarded([&] {
-        require(memory, "memory");
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
         require(at_reference, "at_reference");
         require(recent, "recent");
         require(out, "out");
-        memory->memory.values(reference, at_reference, recent, slots, channels, out);
+        memory_of(at).values(reference, at_reference, recent, slots, channels, out);
     });
 }
 
 vosrt_status vosrt_cuda_memory_planes(vosrt_memory *memory, float *planes, int32_t height, int32_t width) {
-    return guarded([&] {
-        require(memory, "memory");
-        memory->memory.draw(planes_of(planes, height, width));
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
+        memory_of(at).draw(planes_of(planes, height, width));
     });
 }
 
 vosrt_status vosrt_cuda_memory_refine(vosrt_memory *memory, const float *logits, int32_t logits_height, int32_t logits_width,
                                       int32_t residual, float *planes, int32_t height, int32_t width) {
-    return guarded([&] {
-        require(memory, "memory");
-        memory->memory.refine(view_of(logits, logits_height, logits_width, "logits"), residual != 0,
-                              planes_of(planes, height, width));
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
+        memory_of(at).refine(view_of(logits, logits_height, logits_width, "logits"), residual != 0,
+                             planes_of(planes, height, width));
     });
 }
 
 vosrt_status vosrt_cuda_memory_set_planes(vosrt_memory *memory, const float *planes, int32_t height, int32_t width) {
-    return guarded([&] {
-        require(memory, "memory");
-        memory->memory.keep(view_of(planes, height, width, "planes"));
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
+        memory_of(at).keep(view_of(planes, height, width, "planes"));
     });
 }
 
-vosrt_status vosrt_cuda_memory_label_planes(vosrt_memory *memory, const float *planes, int32_t height, int32_t width,
-                                            const vosrt_cuda_frame *frame) {
-    return guarded([&] {
-        require(memory, "memory");
-        memory->memory.queue().select();
-        memory->memory.label_pixels(task_of(frame, false), view_of(planes, height, width, "planes"));
+vosrt_status vosrt_cuda_memory_show(vosrt_memory *memory, const float *planes, int32_t height, int32_t width) {
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
+        memory_of(at).show(planes == nullptr ? vosrt::cuda::SoftView{} : view_of(planes, height, width, "planes"));
     });
 }
 
-vosrt_status vosrt_cuda_memory_load(int32_t device, const uint8_t *data, size_t size, vosrt_memory **memory, vosrt_session *session) {
-    return guarded([&] {
-        require(data, "data");
-        require(memory, "memory");
-        *memory = nullptr;
-        vosrt::SessionReader reader({data, size});
-        auto loaded = std::unique_ptr<vosrt_memory>(new vosrt_memory{vosrt::Memory(reader.memory_options({}, device))});
-        reader.read_into(loaded->memory);
-        if (session != nullptr) vosrt::write_struct(reader.session(), session, "session");
-        *memory = loaded.release();
+vosrt_status vosrt_cuda_memory_mark_planes(vosrt_memory *memory, float *planes, int32_t height, int32_t width,
+                                           const uint8_t *mask, int32_t mask_height, int32_t mask_width, int64_t stride) {
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
+        require(mask, "mask");
+        vosrt::check_image(mask_height, mask_width, stride, 1);
+        memory_of(at).mark(planes_of(planes, height, width), {VOSRT_FORMAT_GRAY, mask_height, mask_width, mask, stride, nullptr, 0});
     });
 }
 
 vosrt_status vosrt_cuda_memory_recordings(const vosrt_memory *memory, int64_t *count) {
-    return guarded([&] {
-        require(memory, "memory");
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
         require(count, "count");
-        *count = memory->memory.recordings();
+        *count = memory_of(at).recordings();
     });
 }
 

@@ -13,9 +13,9 @@ namespace vosrt::cuda {
 
 struct Gpu {
     std::string name;
-    int32_t architecture = 0;     // compute capability, e.g. 90
+    int32_t architecture = 0;  // compute capability, e.g. 90
     int32_t multiprocessors = 0;
-    int64_t shared_bytes = 0;     // that a block may have
+    int64_t shared_bytes = 0;  // that a block may have
     int64_t total_bytes = 0, free_bytes = 0;
     int32_t driver = 0, runtime = 0;  // CUDA versions, e.g. 13000
 };
@@ -106,7 +106,7 @@ class Queue {
 
     void use(void *stream);  // a cudaStream_t of the host's from now on; nullptr = the own one again
     void *handle() const { return used_; }
-    void select() const;     // make the GPU the calling thread's
+    void select() const;  // make the GPU the calling thread's
 
     void upload(void *device, const void *host, size_t bytes);
     void download(void *host, const void *device, size_t bytes);
@@ -118,7 +118,9 @@ class Queue {
     void record(const Event &event);
     void wait_for(const Event &event);  // what is queued from now on does
 
-    bool capturing() const;  // whether somebody is recording what is queued
+    bool capturing() const;  // whether the host program captures what is queued
+    // Until end_capture, work is recorded on a stream that nobody else has: on a shared one, what other threads queue meanwhile
+    // would become part of the graph, and their waits would fail.
     void begin_capture();
     Graph end_capture();
     void drop_capture() noexcept;
@@ -127,6 +129,7 @@ class Queue {
    private:
     int32_t device_;
     void *own_ = nullptr, *used_ = nullptr;
+    void *private_ = nullptr, *shared_ = nullptr;  // of captures; what was used before one
 };
 
 }  // namespace vosrt::cuda

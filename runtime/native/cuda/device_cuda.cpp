@@ -1,6 +1,8 @@
 // device.hpp on the CUDA runtime, which is linked statically and looks for the driver when it is first called.
 #include "device_cuda.hpp"
 
+#include <utility>
+
 #include "device.hpp"
 
 namespace vosrt::cuda {
@@ -11,6 +13,17 @@ std::string mib(size_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >>
 
 cudaStream_t stream_of(void *handle) { return static_cast<cudaStream_t>(handle); }
 
+// What a destructor's call gives cannot be thrown, and must not be taken for a failure of the next launch.
+void ignore(cudaError_t status) {
+    if (status != cudaSuccess) cudaGetLastError();
+}
+
+cudaStream_t new_stream() {
+    cudaStream_t stream = nullptr;
+    check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    return stream;
+}
+
 }  // namespace
 
 int32_t count_gpus() {
@@ -20,7 +33,7 @@ int32_t count_gpus() {
     if (driver == 0)
         throw Error(VOSRT_UNSUPPORTED, "no NVIDIA driver here; install the driver of your GPU, or use device 'cpu'");
     if (driver / 1000 < runtime / 1000)
-        throw Error(VOSRT_UNSUPPORTED, "the NVIDIA driver runs CUDA " + version_text(driver) + "; this build needs " +
+        throw Error(VOSRT_UNSUPPORTED, "the NVIDIA driver runs CUDA " + version_text(driver) + " here; expected " +
                                            version_text(runtime / 1000 * 1000) + " or newer: upgrade the driver, or use device 'cpu'");
     const cudaError_t status = cudaGetDeviceCount(&count);
     if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) {
@@ -71,8 +84,8 @@ Buffer::Buffer(int32_t device, size_t bytes, const char *what) : device_(device)
 
 Buffer::~Buffer() {
     if (data_ == nullptr) return;
-    cudaSetDevice(device_);
-    cudaFree(data_);  // waits for work that uses it
+    ignore(cudaSetDevice(device_));
+    ignore(cudaFree(data_));  // waits for work that uses it
 }
 
 void *allocate_pinned(size_t bytes) {
@@ -82,7 +95,7 @@ void *allocate_pinned(size_t bytes) {
     cudaGetLastError();
     fail_cuda(status, "cudaMallocHost of " + mib(bytes));
 }
-void free_pinned(void *memory) noexcept { cudaFreeHost(memory); }
+void free_pinned(void *memory) noexcept { ignore(cudaFreeHost(memory)); }
 
 Event::Event(int32_t device) {
     check_cuda(cudaSetDevice(device), "cudaSetDevice");
@@ -90,7 +103,7 @@ Event::Event(int32_t device) {
     check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
     handle_ = event;
 }
-Event::~Event() { cudaEventDestroy(static_cast<cudaEvent_t>(handle_)); }
+Event::~Event() { ignore(cudaEventDestroy(static_cast<cudaEvent_t>(handle_))); }
 void Event::wait() const { check_cuda(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_)), "cudaEventSynchronize"); }
 
 Stopwatch::Stopwatch(int32_t device, size_t stages) {
@@ -103,7 +116,7 @@ Stopwatch::Stopwatch(int32_t device, size_t stages) {
     }
 }
 Stopwatch::~Stopwatch() {
-    for (void *mark : marks_) cudaEventDestroy(static_cast<cudaEvent_t>(mark));
+    for (void *mark : marks_) ignore(cudaEventDestroy(static_cast<cudaEvent_t>(mark)));
 }
 void Stopwatch::mark(Queue &queue) {
     check_cuda(cudaEventRecord(static_cast<cudaEvent_t>(marks_.at(next_++)), stream_of(queue.handle())), "cudaEventRecord");
@@ -119,68 +132,87 @@ struct Recording {
     cudaGraphExec_t runnable = nullptr;
 };
 void FreeRecording::operator()(Recording *recording) const {
-    if (recording->runnable != nullptr) cudaGraphExecDestroy(recording->runnable);
+    if (recording->runnable != nullptr) ignore(cudaGraphExecDestroy(recording->runnable));
     delete recording;
 }
 
 Queue::Queue(int32_t device) : device_(device) {
     select();
-    cudaStream_t stream = nullptr;
-    check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-    own_ = used_ = stream;
+    own_ = used_ = new_stream();
 }
 Queue::~Queue() {
-    cudaSetDevice(device_);
-    cudaStreamDestroy(stream_of(own_));
+    ignore(cudaSetDevice(device_));
+    ignore(cudaStreamDestroy(stream_of(own_)));
+    if (private_ != nullptr) ignore(cudaStreamDestroy(stream_of(private_)));
 }
 void Queue::use(void *stream) { used_ = stream == nullptr ? own_ : stream; }
 void Queue::select() const { check_cuda(cudaSetDevice(device_), "cudaSetDevice"); }
 
 void Queue::upload(void *device, const void *host, size_t bytes) {
+    select();
     check_cuda(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_of(used_)), "cudaMemcpyAsync to the GPU");
 }
 void Queue::download(void *host, const void *device, size_t bytes) {
+    select();
     check_cuda(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_of(used_)), "cudaMemcpyAsync from the GPU");
 }
 void Queue::copy(void *to, const void *from, size_t bytes) {
+    select();
     check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_of(used_)), "cudaMemcpyAsync on the GPU");
 }
 void Queue::copy_rows(void *to, size_t to_stride, const void *from, size_t from_stride, size_t bytes, size_t rows) {
+    select();
     check_cuda(cudaMemcpy2DAsync(to, to_stride, from, from_stride, bytes, rows, cudaMemcpyDeviceToDevice, stream_of(used_)),
                "cudaMemcpy2DAsync");
 }
 void Queue::zero(void *device, size_t bytes) {
+    select();
     check_cuda(cudaMemsetAsync(device, 0, bytes, stream_of(used_)), "cudaMemsetAsync");
 }
-void Queue::wait() { check_cuda(cudaStreamSynchronize(stream_of(used_)), "cudaStreamSynchronize"); }
+void Queue::wait() {
+    select();
+    check_cuda(cudaStreamSynchronize(stream_of(used_)), "cudaStreamSynchronize");
+}
 
 void Queue::record(const Event &event) {
+    select();
     check_cuda(cudaEventRecord(static_cast<cudaEvent_t>(event.handle()), stream_of(used_)), "cudaEventRecord");
 }
 void Queue::wait_for(const Event &event) {
+    select();
     check_cuda(cudaStreamWaitEvent(stream_of(used_), static_cast<cudaEvent_t>(event.handle()), 0), "cudaStreamWaitEvent");
 }
 
 bool Queue::capturing() const {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    check_cuda(cudaStreamIsCapturing(stream_of(used_), &status), "cudaStreamIsCapturing");
+    const cudaError_t asked = cudaStreamIsCapturing(stream_of(used_), &status);
+    ignore(asked);
+    if (asked == cudaErrorStreamCaptureImplicit) return false;  // the default stream, and somebody captures another one
+    check_cuda(asked, "cudaStreamIsCapturing");
     return status != cudaStreamCaptureStatusNone;
 }
 void Queue::begin_capture() {
-    check_cuda(cudaStreamBeginCapture(stream_of(used_), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    if (private_ == nullptr) private_ = new_stream();
+    // Relaxed: a garbage collector may free memory of the GPU on this thread in between, which spoils a stricter capture.
+    check_cuda(cudaStreamBeginCapture(stream_of(private_), cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
+    shared_ = std::exchange(used_, private_);
 }
 Graph Queue::end_capture() {
+    used_ = shared_;
     cudaGraph_t recorded = nullptr;
-    check_cuda(cudaStreamEndCapture(stream_of(used_), &recorded), "cudaStreamEndCapture");
+    const cudaError_t ended = cudaStreamEndCapture(stream_of(private_), &recorded);
+    if (ended != cudaSuccess) ignore(cudaStreamDestroy(stream_of(std::exchange(private_, nullptr))));  // it may still be in capture
+    check_cuda(ended, "cudaStreamEndCapture");
     Graph graph(new Recording);
     const cudaError_t status = cudaGraphInstantiate(&graph->runnable, recorded, 0);
-    cudaGraphDestroy(recorded);
+    ignore(cudaGraphDestroy(recorded));
     check_cuda(status, "cudaGraphInstantiate");
     return graph;
 }
 void Queue::drop_capture() noexcept {
+    used_ = shared_;
     cudaGraph_t recorded = nullptr;
-    if (cudaStreamEndCapture(stream_of(used_), &recorded) == cudaSuccess && recorded != nullptr) cudaGraphDestroy(recorded);
+    if (cudaStreamEndCapture(stream_of(private_), &recorded) == cudaSuccess && recorded != nullptr) ignore(cudaGraphDestroy(recorded));
     cudaGetLastError();
 }
 void Queue::launch(const Graph &graph) {

@@ -3,21 +3,23 @@
 // `Thread` as in match_tile.hpp; threads() is the number of threads of a block. Loops have strides so that any grid fits.
 #pragma once
 
+#include "../src/cpu/match.hpp"
 #include "candidate.hpp"
 #include "geometry.hpp"
 #include "plan.hpp"
 
 namespace vosrt::cuda {
 
-// As vosrt::Candidate in src/cpu/match.hpp.
-struct Neighbour {
-    float similarity;
-    int32_t position, cell;
-};
+using Neighbour = Candidate;  // hosts read neighbours of both libraries alike
 
 constexpr int32_t kMaxTopK = 64;
 constexpr int32_t kReadOutWarps = 4;
 
+template <class Thread>
+VOSRT_KERNEL double sum_of_warp(Thread &t, double value) {
+    for (int32_t step = 16; step > 0; step /= 2) value += double_of(t.shuffle_xor(bits_of(value), step));
+    return value;
+}
 template <class Thread>
 VOSRT_KERNEL float sum_of_warp(Thread &t, float value) {
     for (int32_t step = 16; step > 0; step /= 2) value += float_of(static_cast<uint32_t>(t.shuffle_xor(bits_of(value), step)));
@@ -34,6 +36,33 @@ VOSRT_KERNEL void find_mean(Thread &t, const float *embedding, int32_t cells, in
         for (int32_t cell = 0; cell < cells; ++cell) sum += embedding[static_cast<size_t>(cell) * channels + c];
         const auto value = static_cast<float>(sum / cells);
         mean[c] = value - value == 0.0f ? value : 0.0f;  // finite
+    }
+}
+
+struct CentreParams {
+    const float *embedding;  // f32 [cells, channels]
+    const float *centre;     // f32 [channels]
+    int32_t cells, channels;
+    float share;
+    float *out;  // f32 [cells, channels]
+};
+
+// reference.centre: normalise(e - share * centre). A warp per cell.
+template <class Thread>
+VOSRT_KERNEL void centre_cells(Thread &t, const CentreParams &p) {
+    const int32_t warps = t.threads() / 32, lane = t.thread() % 32;
+    for (int32_t cell = t.block() * warps + t.thread() / 32; cell < p.cells; cell += t.blocks() * warps) {
+        const float *in = p.embedding + static_cast<size_t>(cell) * p.channels;
+        float *out = p.out + static_cast<size_t>(cell) * p.channels;
+        double square = 0.0;
+        for (int32_t c = lane; c < p.channels; c += 32) {
+            const float rest = in[c] - p.share * p.centre[c];
+            out[c] = rest;
+            square += static_cast<double>(rest) * rest;
+        }
+        const auto norm = static_cast<float>(sqrt(sum_of_warp(t, square)));
+        if (norm == 0.0f) continue;
+        for (int32_t c = lane; c < p.channels; c += 32) out[c] /= norm;
     }
 }
 
@@ -98,9 +127,9 @@ struct ReadOutParams {
     const ReferenceEntry *reference;
     const Packed *lists;
     const float *ring_bias;
-    float *ring_soft;          // [context + 1][cells][capacity]
-    const int32_t *owner;      // [capacity] reference that a channel is read from, -1 = unused; channel 0: the first
-    Neighbour *neighbours;     // [references][cells][top_k]
+    float *ring_soft;       // [context + 1][cells][capacity]
+    const int32_t *owner;   // [capacity] reference that a channel is read from, -1 = unused; channel 0: the first
+    Neighbour *neighbours;  // [references][cells][top_k]
 };
 
 // One warp's place in shared memory.
@@ -293,7 +322,7 @@ struct ResizeParams {
     const uint8_t *source;  // u8 [source_height, source_width, 3], rows of source_stride bytes
     int32_t source_height, source_width;
     int64_t source_stride;
-    uint8_t *target;        // u8 [height, width, 3], dense
+    uint8_t *target;  // u8 [height, width, 3], dense
     int32_t height, width;
 };
 
@@ -326,7 +355,7 @@ struct Nv12Params {
 };
 
 // ITU-R BT.601-7 and BT.709-6, section 3: Y' = Kr R' + Kg G' + Kb B', Cb = (B' - Y') / (2 - 2 Kb), Cr = (R' - Y') / (2 - 2 Kr).
-// Two by two pixels share their chroma.
+// Two by two pixels share their chroma. vosrt/core/reference.py defines it as nv12_to_bgr.
 template <class Thread>
 VOSRT_KERNEL void nv12_pixels(Thread &t, const Nv12Params &p) {
     const float luma_scale = p.full_range ? 1.0f : 255.0f / 219.0f, chroma_scale = p.full_range ? 1.0f : 255.0f / 224.0f;
@@ -344,7 +373,8 @@ VOSRT_KERNEL void nv12_pixels(Thread &t, const Nv12Params &p) {
         for (int32_t c = 0; c < 3; ++c) {
             const float rounded = colours[c] + 0.5f;
             p.target[3 * static_cast<size_t>(i) + c] =
-                static_cast<uint8_t>(rounded < 0.0f ? 0.0f : rounded > 255.0f ? 255.0f : rounded);
+                static_cast<uint8_t>(rounded < 0.0f ? 0.0f : rounded > 255.0f ? 255.0f
+                                                                              : rounded);
         }
     }
 }

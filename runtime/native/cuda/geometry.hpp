@@ -91,7 +91,8 @@ struct Position {
 };
 VOSRT_BOTH inline Position half_pixel_position(int64_t i, int64_t inputs, int64_t outputs) {
     const int64_t unit = 2 * outputs, last = (inputs - 1) * unit, at = (2 * i + 1) * inputs - outputs;
-    const int64_t within = at < 0 ? 0 : at > last ? last : at;
+    const int64_t within = at < 0 ? 0 : at > last ? last
+                                                  : at;
     return {within / unit, within % unit, unit};
 }
 

@@ -10,8 +10,8 @@ namespace vosrt::cuda {
 
 // Which variant of the match kernel fits a GPU: queries in shared memory are what takes room.
 struct MatchShape {
-    int32_t warps_down;   // 4, 2 or 1: x 32 queries
-    int32_t per_thread;   // 3 or 16: x 4 candidates
+    int32_t warps_down;  // 4, 2 or 1: x 32 queries
+    int32_t per_thread;  // 3 or 16: x 4 candidates
     size_t shared_bytes;
     int32_t patches;
 
@@ -21,10 +21,13 @@ struct MatchShape {
 
 // Throws Error where the channels do not fit any.
 MatchShape choose_shape(const Gpu &gpu, const Grid &grid, const Window &window, int32_t channels, int32_t top_k);
-// Once per GPU and shape, before launch_match.
-void prepare_match(const MatchShape &shape);
+// Before launch_match: allows the kernel all the shared memory that the GPU has. The limit is the function's, so that a smaller one, of
+// this memory's own size, would stop the launches of another memory that needs more.
+void prepare_match(const Gpu &gpu, const MatchShape &shape);
 
 void launch_mean(Queue &queue, const float *embedding, int32_t cells, int32_t channels, float *mean);
+void launch_centre(Queue &queue, const CentreParams &params);
+void launch_settle(Queue &queue, const SettleParams &params);
 void launch_advance(Queue &queue, const AdvanceParams &params);
 void launch_store(Queue &queue, const StoreParams &params);
 void launch_match(Queue &queue, const MatchShape &shape, const MatchParams &params, int32_t jobs);

@@ -19,6 +19,24 @@ struct MeanKernel {
     }
 };
 
+struct CentreKernel {
+    static constexpr int32_t kThreads = 128;
+    CentreParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        centre_cells(t, params);
+    }
+};
+
+struct SettleKernel {
+    static constexpr int32_t kThreads = 128;
+    SettleParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        settle_masks(t, params);
+    }
+};
+
 struct AdvanceKernel {
     static constexpr int32_t kThreads = 32;
     AdvanceParams params;
@@ -174,12 +192,20 @@ MatchShape choose_shape(const Gpu &gpu, const Grid &grid, const Window &window, 
                                        std::to_string(gpu.shared_bytes) + ": use a bundle with fewer channels, or device 'cpu'");
 }
 
-void prepare_match(const MatchShape &shape) {
-    with_match_kernel(shape, [&](const auto &kernel) { allow_shared(kernel, shape.shared_bytes); });
+void prepare_match(const Gpu &gpu, const MatchShape &shape) {
+    with_match_kernel(shape, [&](const auto &kernel) { allow_shared(kernel, static_cast<size_t>(gpu.shared_bytes)); });
 }
 
 void launch_mean(Queue &queue, const float *embedding, int32_t cells, int32_t channels, float *mean) {
     launch(queue, MeanKernel{embedding, cells, channels, mean}, ceil_divide(channels, MeanKernel::kThreads), 1, 0);
+}
+
+void launch_centre(Queue &queue, const CentreParams &params) {
+    launch(queue, CentreKernel{params}, ceil_divide(params.cells, CentreKernel::kThreads / 32), 1, 0);
+}
+
+void launch_settle(Queue &queue, const SettleParams &params) {
+    launch(queue, SettleKernel{params}, ceil_divide(params.masks.grid.cells(), SettleKernel::kThreads), 1, 0);
 }
 
 void launch_advance(Queue &queue, const AdvanceParams &params) { launch(queue, AdvanceKernel{params}, 1, 1, 0); }
@@ -226,8 +252,9 @@ void launch_keep(Queue &queue, const NewestMasks &masks, const SoftView &planes)
 
 void launch_labels(Queue &queue, const LabelParams &params) {
     constexpr int32_t kMostBlocks = 1024;  // each adds its totals up before it writes them
-    const int32_t blocks = smaller(kMostBlocks, ceil_divide(params.size.cells(), LabelKernel::kThreads));
-    launch(queue, LabelKernel{params}, blocks, 1, params.totals == nullptr ? 0 : 512 * sizeof(uint64_t));
+    const int32_t pixels = params.size.cells(), least = ceil_divide(pixels, kMostLabelledPixels);
+    const int32_t blocks = larger(least, smaller(kMostBlocks, ceil_divide(pixels, LabelKernel::kThreads)));
+    launch(queue, LabelKernel{params}, blocks, 1, params.totals == nullptr ? 0 : 512 * sizeof(uint32_t));
 }
 
 void launch_resize(Queue &queue, const ResizeParams &params) {

@@ -92,6 +92,34 @@ VOSRT_KERNEL void keep_planes(Thread &t, const NewestMasks &masks, const SoftVie
     }
 }
 
+struct SettleParams {
+    NewestMasks masks;
+    const ReferenceEntry *references;  // oldest first
+    int32_t count;                     // of references, at least one
+    float sharpness, object_factor;
+};
+
+// reference.sharpen: what is remembered of the newest frame once another one comes, unless it was annotated. A thread per cell.
+template <class Thread>
+VOSRT_KERNEL void settle_masks(Thread &t, const SettleParams &p) {
+    if (p.references[p.count - 1].frame == *p.masks.now) return;
+    for (int32_t cell = t.block() * t.threads() + t.thread(); cell < p.masks.grid.cells(); cell += t.blocks() * t.threads()) {
+        float *soft = p.masks.values() + static_cast<size_t>(cell) * p.masks.capacity;
+        float largest = 0.0f, total = 0.0f;
+        for (int32_t n = 0; n < p.masks.count; ++n) {
+            const float value = soft[p.masks.channels[n]];
+            largest = value > largest ? value : largest;
+        }
+        if (largest == 0.0f) continue;
+        for (int32_t n = 0; n < p.masks.count; ++n) {
+            float &value = soft[p.masks.channels[n]];
+            value = powf(value / largest, p.sharpness) * (n == 0 ? 1.0f : p.object_factor);
+            total += value;
+        }
+        for (int32_t n = 0; n < p.masks.count; ++n) soft[p.masks.channels[n]] /= total;
+    }
+}
+
 // ---- refinement ----------------------------------------------------------------------------------------------
 
 struct RefineParams {
@@ -132,7 +160,8 @@ VOSRT_BOTH inline void correct(const SoftView &coarse, const Spot &spot, const S
 // p / (1 - p), p clamped to [1e-7, 1 - 1e-7].
 VOSRT_BOTH inline float odds(float p) {
     constexpr float kLeast = 1e-7f, kMost = 1.0f - kLeast;
-    p = p < kLeast ? kLeast : p > kMost ? kMost : p;
+    p = p < kLeast ? kLeast : p > kMost ? kMost
+                                        : p;
     return p / (1.0f - p);
 }
 
@@ -141,7 +170,8 @@ VOSRT_BOTH inline void aggregate(const SoftView &logits, const Spot &spot, const
     float none = 1.0f;
     for (int32_t n = 1; n < out.count; ++n) {
         const float logit = logits.at(spot, n - 1);
-        const float p = 1.0f / (1.0f + expf(-(logit < -80.0f ? -80.0f : logit > 80.0f ? 80.0f : logit)));
+        const float p = 1.0f / (1.0f + expf(-(logit < -80.0f ? -80.0f : logit > 80.0f ? 80.0f
+                                                                                      : logit)));
         none *= 1.0f - p;
         out[n] = odds(p);
     }
@@ -168,23 +198,25 @@ VOSRT_KERNEL void refine_pixels(Thread &t, const RefineParams &p) {
 
 // ---- labels --------------------------------------------------------------------------------------------------
 
-constexpr float kConfidenceUnit = 1 << 20;  // sums of confidence are integers, so that their order does not matter
+constexpr float kConfidenceUnit = 1 << 20;         // sums of confidence are integers, so that their order does not matter
+constexpr int32_t kMostLabelledPixels = 15 * 256;  // of a block: their confidence, at most 1 each, is below 2^32 units
 
 struct LabelParams {
-    NewestMasks masks;    // in tie-breaking order
-    SoftView planes;      // labelled in their place, unless its values are nullptr
-    bool align_corners;   // of the masks; planes have half-pixel centres
+    NewestMasks masks;   // in tie-breaking order
+    SoftView planes;     // labelled in their place, unless its values are nullptr
+    bool align_corners;  // of the masks; planes have half-pixel centres
     Grid size;
-    const uint8_t *ids;   // [count]
-    uint8_t *labels;      // [height, width]
-    float *confidence;    // [height, width] or nullptr
-    uint64_t *totals;     // [256][2]: sum of confidence in units of 1 / kConfidenceUnit, and pixels, per label; or nullptr
+    const uint8_t *ids;  // [count]
+    uint8_t *labels;     // [height, width]
+    float *confidence;   // [height, width] or nullptr
+    uint64_t *totals;    // [256][2]: sum of confidence in units of 1 / kConfidenceUnit, and pixels, per label; or nullptr
 };
 
 // The largest channel wins, the first of equals.
 template <class Thread>
 VOSRT_KERNEL void label_pixels(Thread &t, const LabelParams &p) {
-    auto *sums = reinterpret_cast<uint64_t *>(t.shared());
+    // 32 bits suffice for kMostLabelledPixels of a block; 64-bit sums in shared memory would be loops of compare-and-swap.
+    auto *sums = reinterpret_cast<uint32_t *>(t.shared());
     if (p.totals != nullptr) {
         for (int32_t i = t.thread(); i < 512; i += t.threads()) sums[i] = 0;
         t.sync();
@@ -205,14 +237,14 @@ VOSRT_KERNEL void label_pixels(Thread &t, const LabelParams &p) {
         p.labels[i] = p.ids[winner];
         if (p.confidence != nullptr) p.confidence[i] = best;
         if (p.totals != nullptr) {
-            t.add(sums + 2 * p.ids[winner], static_cast<uint64_t>(best * kConfidenceUnit));
-            t.add(sums + 2 * p.ids[winner] + 1, 1);
+            t.add(sums + 2 * p.ids[winner], static_cast<uint32_t>(best * kConfidenceUnit));
+            t.add(sums + 2 * p.ids[winner] + 1, 1u);
         }
     }
     if (p.totals != nullptr) {
         t.sync();
         for (int32_t i = t.thread(); i < 512; i += t.threads())
-            if (sums[i] != 0) t.add(p.totals + i, sums[i]);
+            if (sums[i] != 0) t.add(p.totals + i, static_cast<uint64_t>(sums[i]));
     }
 }
 

@@ -20,8 +20,14 @@ namespace vosrt::cuda {
 
 constexpr int32_t kWarps = 8, kThreads = 32 * kWarps;
 constexpr int32_t kTileKeys = 128;
-constexpr int32_t kStages = 4;  // also of the rings of cells and biases, see load()
+constexpr int32_t kStages = 4;
 constexpr int32_t kStageBytes = kTileKeys * kRowBytes;
+
+// Tiles whose cells and biases are held, see load(). Where a tile has kStages - 1 pieces or more, its successor alone is under way: two
+// fewer make room for 128 queries of 256 channels on GPUs with 99 KiB of shared memory (sm_86, 89, 120).
+VOSRT_BOTH constexpr int32_t ring_tiles(int32_t channels) {
+    return padded_channels(channels) / kChunk >= kStages - 1 ? 2 : kStages;
+}
 
 // kWarpsDown x 32 queries a block; the other warps share the keys.
 template <int kWarpsDown>
@@ -32,20 +38,21 @@ struct Shape {
     static constexpr int32_t kColumns = kWarpKeys / 8;  // tiles of 8 keys
     using QueryPatch = Patch<(kWarpsDown == 4 ? 16 : 8), (kWarpsDown == 1 ? 4 : 8)>;
 
-    // Shared memory: queries, stages, cells and biases of kStages tiles, rows of the halo.
+    // Shared memory: queries, stages, cells and biases of ring_tiles() tiles, rows of the halo.
     VOSRT_BOTH static size_t shared_bytes(int32_t channels, const Window &window, bool local, const Grid &grid) {
         const size_t queries = static_cast<size_t>(kQueries) * padded_channels(channels) * 2;
         const int32_t rows = local ? smaller(QueryPatch{0, 0}.most_rows(window), grid.height) + 1 : 0;
-        return queries + kStages * (kStageBytes + kTileKeys * (sizeof(int32_t) + sizeof(float))) + rows * sizeof(int32_t);
+        const size_t rings = ring_tiles(channels) * kTileKeys * (sizeof(int32_t) + sizeof(float));
+        return queries + kStages * kStageBytes + rings + rows * sizeof(int32_t);
     }
 };
 
 struct MatchParams {
     Grid grid;
     Window window;
-    int32_t channels;           // padded
+    int32_t channels;  // padded
     int32_t context;
-    const int64_t *now;         // number of the newest frame
+    const int64_t *now;  // number of the newest frame
     const Job *jobs;
     const ReferenceEntry *references;
     const uint16_t *ring_keys;  // [context + 1][cells][channels] bf16; frame t in slot t mod (context + 1)
@@ -65,14 +72,15 @@ class MatchTile {
           job_(params.jobs[thread.job()]),
           patch_(QueryPatch::at(params.grid, thread.block())),
           chunks_(params.channels / kChunk),
+          ring_(ring_tiles(params.channels)),
           lane_(thread.thread() % 32),
           warp_down_(thread.thread() / 32 / Sizes::kWarpsAcross),
           warp_across_(thread.thread() / 32 % Sizes::kWarpsAcross) {
         queries_ = t_.shared();
         stages_ = queries_ + static_cast<size_t>(Sizes::kQueries) * params.channels * 2;
         cells_ = reinterpret_cast<int32_t *>(stages_ + kStages * kStageBytes);
-        biases_ = reinterpret_cast<float *>(cells_ + kStages * kTileKeys);
-        starts_ = reinterpret_cast<int32_t *>(biases_ + kStages * kTileKeys);
+        biases_ = reinterpret_cast<float *>(cells_ + ring_ * kTileKeys);
+        starts_ = reinterpret_cast<int32_t *>(biases_ + ring_ * kTileKeys);
     }
 
     VOSRT_KERNEL void run() {
@@ -94,6 +102,7 @@ class MatchTile {
             }
             scan(sums, tile);
         }
+        t_.template wait_ahead<0>();  // a job without keys has its queries under way, and a block must not end before they land
         write();
     }
 
@@ -101,13 +110,13 @@ class MatchTile {
     VOSRT_KERNEL int32_t tiles() const { return slots_ * tiles_per_slot_; }
 
     VOSRT_KERNEL void prepare() {
-        if (job_.kind != kGlobalReference && t_.thread() == 0) patch_.count_keys(p_.grid, p_.window, starts_);
+        if (job_.kind == kRecent && t_.thread() == 0) patch_.count_keys(p_.grid, p_.window, starts_);
         t_.sync();
-        if (job_.kind == kGlobalReference) {
+        if (job_.kind == kReference) {
             slots_ = 1;
             keys_per_slot_ = job_.to - job_.from;
         } else {
-            slots_ = job_.kind == kRecent ? job_.to - job_.from : 1;
+            slots_ = job_.to - job_.from;
             keys_per_slot_ = starts_[patch_.bottom(p_.grid, p_.window) - patch_.top(p_.window)];
         }
         tiles_per_slot_ = ceil_divide(keys_per_slot_, kTileKeys);
@@ -136,8 +145,8 @@ class MatchTile {
     }
 
     // Copy the next piece of keys. Each thread serves the same two keys of every tile; at a tile's first piece it looks up
-    // where they are. A piece is loaded kStages - 1 ahead of its use, hence a tile at most as many ahead: a ring of kStages
-    // is never overwritten while it is read.
+    // where they are. A piece is loaded kStages - 1 ahead of its use, hence a tile at most as many ahead, and at most one ahead if it has as
+    // many pieces: a ring of ring_tiles() is never overwritten while it is read.
     VOSRT_KERNEL void load() {
         if (load_tile_ >= tiles()) return;
         const int32_t piece = t_.thread() % kPieces, first = t_.thread() / kPieces;
@@ -171,10 +180,10 @@ class MatchTile {
             const int32_t n = load_tile_ % tiles_per_slot_ * kTileKeys + row;
             int32_t cell = -1;
             if (n < keys_per_slot_)
-                cell = job_.kind == kGlobalReference ? job_.from + n : patch_.key_cell(p_.grid, p_.window, starts_, n);
+                cell = job_.kind == kReference ? job_.from + n : patch_.key_cell(p_.grid, p_.window, starts_, n);
             load_cells_[i] = cell;
             if (publish) {
-                const int32_t at = load_tile_ % kStages * kTileKeys + row;
+                const int32_t at = load_tile_ % ring_ * kTileKeys + row;
                 cells_[at] = cell;
                 biases_[at] = cell < 0 ? -INFINITY : bias[cell];
             }
@@ -209,7 +218,7 @@ class MatchTile {
     // Offer what reaches the thresholds. A thread has, of each of its four queries, the scores of two neighbouring keys in every
     // column of tiles.
     VOSRT_KERNEL void scan(float (&sums)[2][Sizes::kColumns][4], int32_t tile) {
-        const int32_t ring = tile % kStages * kTileKeys + Sizes::kWarpKeys * warp_across_ + 2 * (lane_ % 4);
+        const int32_t ring = tile % ring_ * kTileKeys + Sizes::kWarpKeys * warp_across_ + 2 * (lane_ % 4);
         const int32_t *cells = cells_ + ring;
         const float *biases = biases_ + ring;
         const int32_t position =
@@ -229,7 +238,7 @@ class MatchTile {
             }
             while (t_.any(hits != 0)) {
                 Packed mine = 0;
-                if (hits != 0) {
+                while (hits != 0 && mine == 0) {  // what the window or a threshold that rose meanwhile rules out costs the quad no turns
                     const int32_t at = lowest_bit(hits);
                     hits &= hits - 1;
                     float score = 0.0f;
@@ -238,6 +247,7 @@ class MatchTile {
 #endif
                     for (int32_t n = 0; n < 2 * Sizes::kColumns; ++n)
                         if (n == at) score = sums[row / 2][n / 2][row % 2 * 2 + n % 2];
+                    if (!(score >= thresholds_[row])) continue;
                     const int32_t cell = cells[at / 2 * 8 + at % 2];
                     if (attends(row, cell)) mine = pack(score, position, cell, p_.grid.cells());
                 }
@@ -248,7 +258,7 @@ class MatchTile {
 
     VOSRT_KERNEL bool attends(int32_t row, int32_t cell) const {
         if (cell < 0 || query_cell(row) < 0) return false;
-        if (job_.kind == kGlobalReference) return true;
+        if (job_.kind == kReference) return true;
         const int32_t query = query_row(row), width = p_.grid.width;
         return p_.window.holds(cell / width - patch_.query_y(query), cell % width - patch_.query_x(query));
     }
@@ -286,7 +296,7 @@ class MatchTile {
     const MatchParams &p_;
     const Job job_;
     const QueryPatch patch_;
-    const int32_t chunks_, lane_, warp_down_, warp_across_;
+    const int32_t chunks_, ring_, lane_, warp_down_, warp_across_;
     std::byte *queries_, *stages_;
     int32_t *cells_;
     float *biases_;

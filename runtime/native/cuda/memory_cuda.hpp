@@ -1,14 +1,15 @@
-// One video's memory on a GPU: the class that libvosrt_cuda has in place of the processor's (src/memory.hpp), with the same
-// meaning. Which objects there are and which references they have is kept on the host; arrays are on the GPU.
+// The memory's arrays on a GPU, and the work that is queued for a frame.
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <span>
+#include <functional>
+#include <memory>
 #include <vector>
 
 #include "device.hpp"
 #include "kernels.hpp"
+#include "memory.hpp"
+#include "picture.hpp"
 
 namespace vosrt {
 
@@ -23,34 +24,21 @@ struct FrameTask {
     bool operator==(const FrameTask &) const = default;
 };
 
-class Memory {
+struct FreePinned {
+    void operator()(std::byte *memory) const { cuda::free_pinned(memory); }
+};
+
+class CudaMemory final : public Memory {
    public:
-    explicit Memory(const MemoryOptions &options);
+    explicit CudaMemory(const MemoryOptions &options);
 
-    void push(const float *embedding);
-    void annotate(const uint8_t *mask, int32_t height, int32_t width, int64_t stride);
-    void remove(int32_t object_id);
-    void labels(int32_t height, int32_t width, uint8_t *labels, float *confidence);
-    void soft_masks(float *masks) const;
-    void set_soft_masks(const float *masks);
-    void top_k(float *similarity, int32_t *frame, int32_t *cell) const;
-
-    int32_t top_k_references() const { return static_cast<int32_t>(matched_.size()); }
-    std::span<const uint8_t> object_ids() const { return std::span(order_ids_).subspan(1); }
-    const MemoryOptions &options() const { return options_; }
-    int64_t frames() const { return frames_; }
-    int32_t references() const;
-    int32_t threads() const { return 0; }
-    vosrt_isa isa() const { return VOSRT_ISA_CUDA; }
-    int64_t bytes() const;
-    int32_t cells() const { return options_.height * options_.width; }
-
-    void write(SessionWriter &out) const;
-    void read(SessionReader &in);
+    void labels(int32_t height, int32_t width, uint8_t *labels, float *confidence) override;
+    int32_t threads() const override { return 0; }
+    bool has_threads() const override { return true; }  // the driver's; no part of CUDA survives a fork
+    int64_t bytes() const override;
 
     // What follows takes and gives arrays on the GPU, is queued, and not waited for.
     cuda::Queue &queue() const { return queue_; }
-    const cuda::Gpu &gpu() const { return gpu_; }
     // push and label_pixels as one piece of work, which is recorded once it has run twice as it is.
     void frame(const FrameTask &task);
     // frame, waited for, with the milliseconds of its stages: advance, store, match, read-out, labels.
@@ -58,9 +46,11 @@ class Memory {
     void time_frame(const FrameTask &task, float *ms);
     // A host's own recording of frame() was launched.
     void repeated();
-    void label_pixels(const FrameTask &task) { label_pixels(task, {}); }
-    // Labels of planes [1 + objects] in place of the newest frame's soft masks, if they have values.
-    void label_pixels(const FrameTask &task, const cuda::SoftView &planes);
+    void label_pixels(const FrameTask &task) { label_pixels(task, shown_at_ == revision() ? shown_ : cuda::SoftView{}); }
+    // Labels are made of planes [1 + objects] in place of the newest frame's soft masks, if they have values, until the memory changes.
+    void show(const cuda::SoftView &planes);
+    // Draws marked objects, which are tracked, into planes; waited for.
+    void mark(const cuda::Planes &planes, const Picture &mask);
     // The newest frame's soft masks as planes [1 + objects] of any size; refined by a decoder's logits, a plane per
     // object; and planes as its soft masks. See mask_kernels.hpp.
     void draw(const cuda::Planes &out);
@@ -72,15 +62,16 @@ class Memory {
     int64_t recordings() const { return recordings_; }
 
    private:
-    struct Reference {
-        int64_t frame;
-        std::vector<uint8_t> ids;
-        cuda::Buffer keys, bias, soft;
+    // Where a frame's arrays begin, of the ring or of a reference.
+    struct Slot {
+        uint16_t *keys;
+        float *bias, *soft;
     };
-    // A reference's context when the newest frame was matched.
-    struct Matched {
+    struct ReferenceSlot {
         int64_t frame;
-        int32_t copies;
+        cuda::Buffer keys, bias, soft;
+
+        Slot slot() const { return {keys.data<uint16_t>(), bias.data<float>(), soft.data<float>()}; }
     };
     // Work that was recorded, or is going to be.
     struct Recorded {
@@ -89,58 +80,62 @@ class Memory {
         cuda::Graph graph;
     };
 
-    void require_frame(const char *what) const;
-    void build_window();
-    void begin_frame();
+    void take(const float *embedding) override;
+    void reserve_frames(int64_t first, int64_t end) override;
+    void reserve_objects(const ObjectTable &table) override;
+    void reserve_work(size_t references) override;
+    void with_slot(Place place, Part part, Access access, const std::function<void(const HostSlot &)> &use) override;
+    size_t capacity() const override { return capacity_; }
+    void keep_reference() override;
+    void release(int32_t channel) override;
+    void objects_changed() override;
+    const Candidate *neighbours(size_t reference) override;
+    Means means() const override;
+    void set_means(const Means &means) override;
+
+    void label_pixels(const FrameTask &task, const cuda::SoftView &planes);
+    cuda::Graph record(const std::function<void()> &work);
     void queue_mean(const float *embedding);
+    const float *queue_centred(const float *embedding);
     void queue_frame(const float *embedding, cuda::Stopwatch *watch = nullptr);
     void match_newest(cuda::Stopwatch *watch);
-    void reserve_work(size_t references);
+    void reserve_ring(int64_t slots);
     void reserve_pixels(int32_t height, int32_t width);
+    void grow_channels(size_t channels);
     void upload_tables();
-    void grow_channels(size_t objects);
-    void update_order();
     void forget_recordings() { recorded_.clear(); }
     cuda::PlanOptions plan_options(size_t references) const;
-    float *newest_soft() const;
     cuda::NewestMasks newest_masks() const;
-    std::vector<float> download_soft() const;
-    void upload_soft(const std::vector<float> &soft);
-    // Where a frame's arrays begin, of the ring or of a reference.
-    struct Slot {
-        uint16_t *keys;
-        float *bias, *soft;
-    };
     Slot slot_of(int64_t frame) const;
-    Slot slot_of(const Reference &reference) const;
-    size_t slot_bytes(size_t objects) const;  // in a session
-    void write_slot(SessionWriter &out, const Slot &slot) const;
-    void read_slot(SessionReader &in, const Slot &slot);
+    Slot reference_slot(int64_t frame) const;
     cuda::Buffer buffer(size_t bytes, const char *what) const { return {options_.device, bytes, what}; }
 
-    const MemoryOptions options_;
     const cuda::Gpu gpu_;
     mutable cuda::Queue queue_;
+    // Labels come to the host beside it, so that what others queued on it meanwhile, such as the next frame's network, is not waited for.
+    cuda::Queue copies_;
+    const cuda::Event labelled_;
     cuda::Grid grid_;
     cuda::MatchShape shape_{};
     int32_t padded_;
-    std::vector<int32_t> half_width_;
+    const std::vector<int32_t> half_width_;
 
     cuda::Buffer half_widths_, mean_, now_;
-    cuda::Buffer ring_keys_, ring_bias_, ring_soft_;  // context + 1 slots, frame t in slot t mod their number
+    cuda::Buffer centre_, centred_;                   // what centring removes, and the newest embedding without it
+    cuda::Buffer ring_keys_, ring_bias_, ring_soft_;  // ring_slots_ of context + 1 slots, frame t in slot t mod context + 1
     cuda::Buffer embedding_;                          // of a frame that comes from the host
     cuda::Buffer lists_, neighbours_, jobs_, contexts_, table_, owner_, channels_, ids_;
     cuda::Buffer labels_, confidence_;
+    std::unique_ptr<std::byte, FreePinned> landed_;  // of both
+    cuda::SoftView shown_{};
+    int64_t shown_at_ = -1;  // revision
 
-    std::vector<Reference> references_;  // oldest first; the first also gives the background
-    int64_t frames_ = 0;
-    std::array<int32_t, 256> channel_{};   // of an id; -1 = not tracked; background has channel 0
-    size_t capacity_ = 4;                  // channels that soft masks have room for
-    std::vector<int32_t> order_channels_;  // background, then objects by ascending id
-    std::vector<uint8_t> order_ids_;
-    std::vector<Matched> matched_;
+    int64_t ring_slots_ = 0;
+    std::vector<ReferenceSlot> references_;  // oldest first, as in objects()
+    size_t capacity_ = 4;                    // channels that soft masks have room for
     std::vector<Recorded> recorded_;
     int64_t recordings_ = 0;
+    std::vector<Candidate> found_;  // what neighbours() gave
 };
 
 }  // namespace vosrt

@@ -1,7 +1,6 @@
 // Which blocks match what: the frame's references, and the jobs that its search is cut into.
 //
-// A job is a run of recent frames (local), a reference within the window (local), or a range of a reference's cells
-// (global). Each job has its own lists of candidates, so references share the recent frames that belong to several
+// A job is a run of recent frames, searched within the window, or a range of a reference's cells, searched everywhere. Each job has its own lists of candidates, so references share the recent frames that belong to several
 // of their contexts: a job never spans the oldest frame of any context. Everything is derived from the frame's number on the
 // GPU itself, so that a recorded CUDA graph fits every frame.
 #pragma once
@@ -10,7 +9,11 @@
 
 namespace vosrt::cuda {
 
-enum JobKind : int32_t { kUnused = -1, kRecent = 0, kLocalReference = 1, kGlobalReference = 2 };
+enum JobKind : int32_t {
+    kUnused = -1,
+    kRecent = 0,
+    kReference = 1
+};
 
 struct Job {
     int32_t kind;       // JobKind
@@ -35,14 +38,14 @@ struct Context {
 struct PlanOptions {
     int32_t context, references;
     int32_t cells;
-    int32_t slots_per_job;      // recent frames of a job, at most
-    int32_t splits;             // jobs of a global reference
-    bool pad_context, global_reference;
+    int32_t slots_per_job;  // recent frames of a job, at most
+    int32_t splits;         // jobs of a reference
+    bool pad_context;
 
     // Blocks are launched for so many jobs, whatever the frame.
     VOSRT_BOTH int32_t max_jobs() const {
         const int32_t recent = context == 0 ? 0 : ceil_divide(context, slots_per_job) + references - 1;
-        return recent + references * (global_reference ? splits : 1);
+        return recent + references * splits;
     }
 };
 
@@ -61,11 +64,9 @@ VOSRT_BOTH inline void make_plan(int64_t now, const ReferenceEntry *references, 
         most = larger(most, recent);
     }
     for (int32_t r = 0; r < options.references; ++r) {
-        const int32_t parts = options.global_reference ? options.splits : 1;
-        const int32_t length = ceil_divide(options.cells, parts);
-        for (int32_t part = 0; part < parts; ++part)
-            jobs[count++] = {options.global_reference ? kGlobalReference : kLocalReference, r,
-                             smaller(part * length, options.cells), smaller((part + 1) * length, options.cells)};
+        const int32_t length = ceil_divide(options.cells, options.splits);
+        for (int32_t part = 0; part < options.splits; ++part)
+            jobs[count++] = {kReference, r, smaller(part * length, options.cells), smaller((part + 1) * length, options.cells)};
     }
     for (int32_t age = 1; age <= most;) {
         int32_t end = smaller(age + options.slots_per_job, most + 1);

@@ -40,6 +40,17 @@ VOSRT_BOTH inline float float_of(uint32_t bits) {
     return value;
 }
 
+VOSRT_BOTH inline uint64_t bits_of(double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+VOSRT_BOTH inline double double_of(uint64_t bits) {
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
 // Round to nearest even; NaN stays NaN. As in src/cpu/match_kernel.hpp.
 VOSRT_BOTH inline uint16_t to_bf16(float value) {
     const uint32_t bits = bits_of(value);

@@ -27,15 +27,17 @@ class DeviceThread {
     __device__ uint64_t shuffle_xor(uint64_t value, int32_t mask) {
         return __shfl_xor_sync(kAll, static_cast<unsigned long long>(value), mask);
     }
+    __device__ void add(uint32_t *to, uint32_t value) { atomicAdd(to, value); }
     __device__ void add(uint64_t *to, uint64_t value) {
         atomicAdd(reinterpret_cast<unsigned long long *>(to), static_cast<unsigned long long>(value));
     }
 
     // 16 bytes from global to shared memory, or zeros; there after the wait_ahead that leaves its group out.
     __device__ void copy_ahead(std::byte *shared, const void *global, bool valid) {
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(address(shared)), "l"(global), "r"(valid ? 16 : 0));
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(address(shared)), "l"(global), "r"(valid ? 16 : 0)
+                     : "memory");
     }
-    __device__ void commit() { asm volatile("cp.async.commit_group;\n"); }
+    __device__ void commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
     // Until at most kNewest groups of this thread are under way.
     template <int kNewest>
     __device__ void wait_ahead() {

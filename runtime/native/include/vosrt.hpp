@@ -14,12 +14,14 @@
 // dependency but libvosrt.
 #pragma once
 
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -33,7 +35,7 @@
 #endif
 
 namespace vosrt {
-inline namespace abi1 {  // apart from the library's own names, which a static libvosrt brings into the program
+inline namespace abi2 {  // apart from the library's own names, which a static libvosrt brings into the program
 
 struct Error {
     vosrt_status status;
@@ -140,14 +142,49 @@ inline vosrt_image mask(const uint8_t *ids, int32_t height, int32_t width, int64
     return image(VOSRT_FORMAT_GRAY, ids, height, width, stride);
 }
 
+// Options with their defaults filled in.
+template <class Options>
+Options initialised(vosrt_status (*init)(Options *)) {
+    Options out{};
+    out.struct_size = sizeof out;
+    init(&out);
+    return out;
+}
+inline vosrt_memory_options memory_options() { return initialised(vosrt_memory_options_init); }
+inline vosrt_model_options model_options() { return initialised(vosrt_model_options_init); }
+inline vosrt_stream_options stream_options() { return initialised(vosrt_stream_options_init); }
+inline vosrt_load_options load_options() { return initialised(vosrt_load_options_init); }
+
+// The objects of a frame, by ascending id. The library that runs may know more of each than this program was compiled with.
+class Objects {
+   public:
+    Objects() = default;
+    Objects(const vosrt_object *first, size_t size) : first_(first), size_(size) {}
+    size_t size() const { return size_; }
+    const vosrt_object &operator[](size_t i) const {
+        return *reinterpret_cast<const vosrt_object *>(reinterpret_cast<const char *>(first_) + i * first_->struct_size);
+    }
+    // By pixels alone where libvosrt is older than vosrt_object.state.
+    vosrt_state state(size_t i) const {
+        const vosrt_object &object = (*this)[i];
+        if (object.struct_size >= offsetof(vosrt_object, state) + sizeof object.state) return static_cast<vosrt_state>(object.state);
+        return object.present != 0 ? VOSRT_STATE_PRESENT : VOSRT_STATE_LOST;
+    }
+
+   private:
+    const vosrt_object *first_ = nullptr;
+    size_t size_ = 0;
+};
+
 // What one frame gives; views are valid until the stream's next call.
 struct Frame {
     int64_t index;
-    Plane<const uint8_t> labels;   // 0 is background, else an object id
+    Plane<const uint8_t> labels;  // 0 is background, else an object id
     Plane<const float> confidence;
     View<const uint8_t> object_ids;
     View<const float> object_confidence;
-    double resize_ms, encode_ms, match_ms, labels_ms;
+    Objects objects;  // none where libvosrt is older than this header
+    double resize_ms, encode_ms, match_ms, labels_ms, refine_ms;
 
     explicit Frame(const vosrt_result &result)
         : index(result.index),
@@ -155,10 +192,12 @@ struct Frame {
           confidence(result.confidence, result.height, result.width),
           object_ids(result.object_ids, static_cast<size_t>(result.object_count)),
           object_confidence(result.object_confidence, static_cast<size_t>(result.object_count)),
+          objects(result.objects, result.objects == nullptr ? 0 : static_cast<size_t>(result.object_count)),
           resize_ms(result.resize_ms),
           encode_ms(result.encode_ms),
           match_ms(result.match_ms),
-          labels_ms(result.labels_ms) {}
+          labels_ms(result.labels_ms),
+          refine_ms(result.refine_ms) {}
 };
 
 class Bundle {
@@ -175,8 +214,7 @@ class Bundle {
         return out;
     }
     vosrt_model_options model_options() const {  // points into the bundle
-        vosrt_model_options out{};
-        out.struct_size = sizeof out;
+        vosrt_model_options out = vosrt::model_options();
         vosrt_bundle_model_options(handle_.get(), &out);
         return out;
     }
@@ -184,6 +222,26 @@ class Bundle {
         const char *path = nullptr;
         if (const vosrt_status status = vosrt_bundle_graph_path(handle_.get(), graph.c_str(), &path)) return last_error(status);
         return std::string(path);
+    }
+    // As it was checked, for an engine; valid as long as the bundle.
+    Expected<std::string_view> graph_content(const std::string &graph = "encoder") const {
+        const uint8_t *bytes = nullptr;
+        size_t size = 0;
+        if (const vosrt_status status = vosrt_bundle_graph_content(handle_.get(), graph.c_str(), &bytes, &size))
+            return last_error(status);
+        return std::string_view(reinterpret_cast<const char *>(bytes), size);
+    }
+    // The role of the encoder's graph in a precision: "int8" is the one that is quantised so, or an error where the bundle
+    // carries none; "auto" is that one where the bundle carries it and the processor multiplies in int8; else "encoder".
+    Expected<std::string> encoder_role(const std::string &precision) const {
+        if (precision == "int8" || (precision == "auto" && vosrt_has_int8_dot_products() != 0)) {
+            auto quantised = graph_content("encoder_int8");
+            if (quantised) return std::string("encoder_int8");
+            if (precision == "int8")
+                return Error{VOSRT_INVALID_ARGUMENT, std::string("precision is 'int8', but the bundle ") + info().path +
+                                                         " carries no int8 graph; make one with vos-export quantise, or use 'auto'"};
+        }
+        return std::string("encoder");
     }
     const vosrt_bundle *get() const { return handle_.get(); }
 
@@ -202,8 +260,16 @@ class Engine {
     virtual std::string name() const = 0;
     // Whether the model must keep encode from running in several threads at once.
     virtual bool serial() const { return false; }
+    // Whether it has threads of its own, which a fork leaves behind: the model is then refused in a process that forked off.
+    virtual bool has_threads() const { return false; }
     // Fill in task.embedding. A failure is the text that the caller of the stream is to see, or an exception; "" is success.
     virtual std::string encode(const vosrt_encode_task &task) = 0;
+    // Whether it runs the mask networks too. If so, encode stores in *task.features, where that is not NULL, what they need of the
+    // frame, and release frees it.
+    virtual bool has_mask_networks() const { return false; }
+    virtual std::string encode_masks(const vosrt_encode_masks_task &) { return "this engine has no mask networks"; }
+    virtual std::string decode_masks(const vosrt_decode_masks_task &) { return "this engine has no mask networks"; }
+    virtual void release(void *) {}
 };
 
 class Model {
@@ -212,10 +278,22 @@ class Model {
         const std::string name = engine->name();
         vosrt_engine table{};
         table.struct_size = sizeof table;
-        table.flags = engine->serial() ? static_cast<uint32_t>(VOSRT_ENGINE_SERIAL) : 0u;
+        if (engine->serial()) table.flags |= VOSRT_ENGINE_SERIAL;
+        if (engine->has_threads()) table.flags |= VOSRT_ENGINE_THREADS;
         table.name = name.c_str();
         table.user = engine.get();
-        table.encode = [](void *user, const vosrt_encode_task *task) { return run(*static_cast<Engine *>(user), *task); };
+        table.encode = [](void *user, const vosrt_encode_task *task) {
+            return run([&] { return static_cast<Engine *>(user)->encode(*task); });
+        };
+        if (engine->has_mask_networks()) {
+            table.encode_masks = [](void *user, const vosrt_encode_masks_task *task) {
+                return run([&] { return static_cast<Engine *>(user)->encode_masks(*task); });
+            };
+            table.decode_masks = [](void *user, const vosrt_decode_masks_task *task) {
+                return run([&] { return static_cast<Engine *>(user)->decode_masks(*task); });
+            };
+            table.release = [](void *user, void *features) { static_cast<Engine *>(user)->release(features); };
+        }
         table.destroy = [](void *user) { delete static_cast<Engine *>(user); };
         vosrt_model *handle = nullptr;
         if (const vosrt_status status = vosrt_model_create(&options, &table, &handle)) return last_error(status);
@@ -230,18 +308,19 @@ class Model {
 
    private:
     explicit Model(vosrt_model *handle) : handle_(handle) {}
-    static vosrt_status run(Engine &engine, const vosrt_encode_task &task) {
+    template <class Network>
+    static vosrt_status run(const Network &network) {
         std::string failure;
 #if VOSRT_HAS_EXCEPTIONS
         try {
-            failure = engine.encode(task);
+            failure = network();
         } catch (const std::exception &error) {
             failure = *error.what() ? error.what() : "the engine threw an exception without a text";
         } catch (...) {
             failure = "the engine threw something that is no exception";
         }
 #else
-        failure = engine.encode(task);
+        failure = network();
 #endif
         if (failure.empty()) return VOSRT_OK;
         vosrt_set_last_error(failure.c_str());
@@ -272,6 +351,10 @@ class Stream {
     }
     Expected<Frame> step(const vosrt_image &frame, const vosrt_image &mask) {
         return finished([&](vosrt_result *out) { return vosrt_stream_step(handle_.get(), &frame, &mask, out); });
+    }
+    // A frame that was encoded already; `mask` may be nullptr.
+    Expected<Frame> take(const vosrt_embedding &embedding, const vosrt_image *mask = nullptr) {
+        return finished([&](vosrt_result *out) { return vosrt_stream_take(handle_.get(), &embedding, mask, out); });
     }
     Expected<Frame> add(const vosrt_image &mask) {
         return finished([&](vosrt_result *out) { return vosrt_stream_add(handle_.get(), &mask, out); });
@@ -309,5 +392,5 @@ class Stream {
     std::unique_ptr<vosrt_stream, Destroy> handle_;
 };
 
-}  // namespace abi1
+}  // namespace abi2
 }  // namespace vosrt

@@ -37,7 +37,7 @@ extern "C" {
 
 typedef struct vosrt_cuda_device {
     uint32_t struct_size;
-    int32_t architecture;    /* compute capability: 80, 86, 90 ... */
+    int32_t architecture; /* compute capability: 80, 86, 90 ... */
     int32_t multiprocessors;
     int32_t driver, runtime; /* newest CUDA of the driver; CUDA of this build: 13000 is 13.0 */
     int32_t reserved;
@@ -61,7 +61,7 @@ typedef struct vosrt_cuda_event vosrt_cuda_event;
 
 VOSRT_API vosrt_status vosrt_cuda_queue_create(int32_t device, vosrt_cuda_queue **queue);
 VOSRT_API void vosrt_cuda_queue_destroy(vosrt_cuda_queue *queue);
-/* From now on this is the caller's cudaStream_t; NULL = a stream of its own again. */
+/* From now on this is the caller's cudaStream_t; NULL = a stream of its own again. CUDA's default stream is cudaStreamLegacy, not NULL. */
 VOSRT_API vosrt_status vosrt_cuda_queue_use_stream(vosrt_cuda_queue *queue, void *stream);
 VOSRT_API void *vosrt_cuda_queue_stream(const vosrt_cuda_queue *queue); /* cudaStream_t */
 /* Queued; host memory is pinned, or the call waits. */
@@ -91,7 +91,7 @@ VOSRT_API vosrt_status vosrt_cuda_event_wait(vosrt_cuda_event *event);
 /* A frame's arrays on the GPU. */
 typedef struct vosrt_cuda_frame {
     uint32_t struct_size;
-    int32_t height, width;  /* of the labels, pixels */
+    int32_t height, width; /* of the labels, pixels */
     int32_t reserved;
     const float *embedding; /* f32 [h, w, K], dense, each cell of unit length; read when the work runs */
     uint8_t *labels;        /* out: u8 [height, width], dense; NULL = none */
@@ -99,7 +99,9 @@ typedef struct vosrt_cuda_frame {
     uint64_t *totals;       /* out: u64 [256, 2]: per label, the sum of confidence in units of 2^-20, and pixels; may be NULL */
 } vosrt_cuda_frame;
 
-/* Work of this memory is queued on the caller's cudaStream_t from now on; NULL = on its own again. */
+/* Work of this memory is queued on the caller's cudaStream_t from now on, behind what was queued before; NULL = on its own again.
+ * CUDA's default stream is cudaStreamLegacy, not NULL. A stream that the caller is recording is entered, and left, without a wait: nothing
+ * runs meanwhile. Record on a stream that nobody else uses: what other threads queue on it becomes part of the graph. */
 VOSRT_API vosrt_status vosrt_cuda_memory_use_stream(vosrt_memory *memory, void *stream);
 VOSRT_API vosrt_status vosrt_cuda_memory_stream(const vosrt_memory *memory, void **stream);
 /* vosrt_memory_push and, if frame->labels is set, vosrt_memory_labels. */
@@ -115,7 +117,7 @@ VOSRT_API vosrt_status vosrt_cuda_memory_values(vosrt_memory *memory, int32_t re
                                                 const float *recent, int32_t slots, int32_t channels, float *out);
 
 /* Refinement. Planes are f32 [1 + M, height, width], dense: soft masks of the background, then of the M objects by ascending id, of
- * sum 1. Resizing is bilinear with pixel centres at half-integers, whatever vosrt_memory_options.half_pixel was. Everything is queued;
+ * sum 1. Resizing is bilinear with pixel centres at half-integers, whatever vosrt_memory_options.align_corners was. Everything is queued;
  * what planes and logits hold is not checked.
  *
  * The newest frame's soft masks as planes, without the background what a mask encoder takes: out planes. */
@@ -127,9 +129,13 @@ VOSRT_API vosrt_status vosrt_cuda_memory_refine(vosrt_memory *memory, const floa
                                                 int32_t residual, float *planes, int32_t height, int32_t width);
 /* vosrt_memory_set_soft_masks, resized from planes. */
 VOSRT_API vosrt_status vosrt_cuda_memory_set_planes(vosrt_memory *memory, const float *planes, int32_t height, int32_t width);
-/* vosrt_cuda_memory_labels of planes f32 [1 + M, height, width] in place of the newest frame's soft masks. */
-VOSRT_API vosrt_status vosrt_cuda_memory_label_planes(vosrt_memory *memory, const float *planes, int32_t height, int32_t width,
-                                                      const vosrt_cuda_frame *frame);
+/* Have labels made of planes in place of the newest frame's soft masks, until the memory changes; NULL = of these again. The planes stay
+ * where they are and are the caller's. */
+VOSRT_API vosrt_status vosrt_cuda_memory_show(vosrt_memory *memory, const float *planes, int32_t height, int32_t width);
+/* Draw the marked objects of `mask`, u8 [mask_height, mask_width] in host memory, into planes: they are as marked, and the others share what
+ * the marks leave. Waits. */
+VOSRT_API vosrt_status vosrt_cuda_memory_mark_planes(vosrt_memory *memory, float *planes, int32_t height, int32_t width,
+                                                     const uint8_t *mask, int32_t mask_height, int32_t mask_width, int64_t stride);
 
 /* The stages of a frame's work. */
 typedef enum vosrt_cuda_stage {
@@ -143,9 +149,6 @@ typedef enum vosrt_cuda_stage {
 /* vosrt_cuda_memory_frame, but not recorded and waited for: ms[VOSRT_CUDA_STAGES] are the milliseconds of its stages, by CUDA
  * events. For measuring kernels; a whole frame takes longer than in a recorded graph. */
 VOSRT_API vosrt_status vosrt_cuda_memory_time_frame(vosrt_memory *memory, const vosrt_cuda_frame *frame, float *ms);
-/* vosrt_memory_load, which takes the first GPU, on another one. */
-VOSRT_API vosrt_status vosrt_cuda_memory_load(int32_t device, const uint8_t *data, size_t size, vosrt_memory **memory,
-                                              vosrt_session *session);
 /* How many CUDA graphs the memory recorded so far. */
 VOSRT_API vosrt_status vosrt_cuda_memory_recordings(const vosrt_memory *memory, int64_t *count);
 

@@ -11,59 +11,102 @@
 
 #include <onnxruntime_c_api.h>
 
+#include <algorithm>
 #include <cstddef>
-#include <filesystem>
+#include <cstdlib>
 #include <functional>
+#include <initializer_list>
+#include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "vosrt.hpp"
 
 namespace vosrt {
-inline namespace abi1 {
+inline namespace abi2 {
 
 struct OnnxRuntimeOptions {
     int threads = 0;  // inside one operator; 0 = one per processor
+    // "fp32", "int8" (of a bundle that carries it), or "auto": int8 where the bundle carries it and the processor has 8-bit dot
+    // products and `configure` is empty.
+    std::string precision = "auto";
     // Adds execution providers, or any other setting, before the graph is loaded; empty = ONNX Runtime's CPU provider. A
     // status that it returns, e.g. of SessionOptionsAppendExecutionProvider_CUDA_V2, becomes the error of open().
     std::function<OrtStatus *(const OrtApi &api, OrtSessionOptions *options)> configure;
     std::string provider = "cpu";  // what `configure` adds, for descriptions
 };
 
-// One session takes frames of every size, from several threads at the same time.
+// One session per network takes frames of every size, from several threads at the same time.
 class OnnxRuntime : public Engine {
    public:
     static Expected<std::unique_ptr<Engine>> open(const Bundle &bundle, const OnnxRuntimeOptions &options = {}) {
-        auto path = bundle.graph_path("encoder");
-        if (!path) return path.error();
         const OrtApi *api = OrtGetApiBase()->GetApi(ORT_API_VERSION);
         if (api == nullptr)
             return Error{VOSRT_UNSUPPORTED, std::string("ONNX Runtime ") + OrtGetApiBase()->GetVersionString() +
                                                 " is older than the header that this program was compiled with (API " +
                                                 std::to_string(ORT_API_VERSION) + "); link a newer one"};
-        std::unique_ptr<OnnxRuntime> engine(new OnnxRuntime(*api, bundle.info(), options.provider));
-        if (const std::string failure = engine->load(path.value(), options); !failure.empty())
-            return Error{VOSRT_ENGINE_FAILED, "ONNX Runtime cannot load " + path.value() + ": " + failure};
+        std::unique_ptr<OnnxRuntime> engine(new OnnxRuntime(*api, bundle.info(), options));
+        std::string failure = engine->prepare();
+        if (options.precision != "auto" && options.precision != "fp32" && options.precision != "int8")
+            return Error{VOSRT_INVALID_ARGUMENT, "precision is '" + options.precision + "'; expected auto, fp32 or int8"};
+        auto encoder = bundle.encoder_role(options.precision == "auto" && options.configure ? "fp32" : options.precision);
+        if (!encoder) return encoder.error();
+        for (const std::string &role : {encoder.value(), std::string("mask_encoder"), std::string("decoder")}) {
+            if (!engine->sessions_.empty() && !engine->has_mask_networks()) break;
+            auto content = bundle.graph_content(role);
+            if (!content) return content.error();
+            if (failure.empty()) failure = engine->load(content.value(), options);
+            if (!failure.empty())
+                return Error{VOSRT_ENGINE_FAILED,
+                             std::string("ONNX Runtime cannot load the ") + role + " of " + bundle.info().path + ": " + failure};
+        }
         return std::unique_ptr<Engine>(std::move(engine));
     }
 
     std::string name() const override { return "onnxruntime " + provider_; }
+    bool has_threads() const override { return has_threads_; }
+    bool has_mask_networks() const override { return !context_.empty(); }
 
     std::string encode(const vosrt_encode_task &task) override {
-        const int64_t in[] = {1, task.height, task.width, 3};
-        const int64_t out[] = {1, task.grid_height, task.grid_width, task.channels};
-        // Both tensors are views: ONNX Runtime reads the frame and writes the embedding where they lie.
-        auto frame = none<OrtValue>(api_.ReleaseValue), embedding = none<OrtValue>(api_.ReleaseValue);
-        std::string failure = view(const_cast<uint8_t *>(task.bgr), in, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, frame);
-        if (failure.empty()) failure = view(task.embedding, out, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, embedding);
-        if (!failure.empty()) return failure;
-        const char *const inputs[] = {input_.c_str()}, *const outputs[] = {output_.c_str()};
-        const OrtValue *const given[] = {frame.get()};
-        OrtValue *wanted[] = {embedding.get()};
-        return text_of(api_.Run(session_.get(), nullptr, inputs, given, 1, outputs, 1, wanted));
+        Run run(*this, sessions_[0].get());
+        run.input(input_.c_str(), task.bgr, {1, task.height, task.width, 3});
+        run.output(output_.c_str(), task.embedding, {1, task.grid_height, task.grid_width, task.channels});
+        if (task.features == nullptr) return run.finish();
+        auto features = std::make_unique<Features>();
+        for (const char *map : {"res3", "res2", context_.c_str()})
+            if (run.output_index(map) < 0) run.output(map);
+        std::string failure = run.finish();
+        if (failure.empty()) {
+            for (const char *map : {"res3", "res2", context_.c_str()}) run.move_output(map, *features);
+            *task.features = features.release();
+        }
+        return failure;
     }
+
+    std::string encode_masks(const vosrt_encode_masks_task &task) override {
+        Run run(*this, sessions_[1].get());
+        run.input("frames", task.bgr, {1, task.height, task.width, 3});
+        run.input("masks", task.masks, {task.objects, task.height, task.width});
+        run.input("context", maps(task.features), context_);
+        run.output("values", task.values, {task.objects, task.grid_height, task.grid_width, task.value_channels});
+        return run.finish();
+    }
+
+    std::string decode_masks(const vosrt_decode_masks_task &task) override {
+        Run run(*this, sessions_[2].get());
+        for (const auto &[name, data] : {std::pair{"readout", task.readout}, std::pair{"values", task.values}})
+            run.input(name, data, {task.objects, task.grid_height, task.grid_width, task.value_channels});
+        run.input("res3", maps(task.features), "res3");
+        run.input("res2", maps(task.features), "res2");
+        run.output("logits", task.logits, {task.objects, task.logit_height, task.logit_width});
+        return run.finish();
+    }
+
+    void release(void *features) override { delete static_cast<Features *>(features); }
 
    private:
     template <class T>
@@ -73,46 +116,113 @@ class OnnxRuntime : public Engine {
         return Handle<T>(nullptr, release);
     }
 
-    OnnxRuntime(const OrtApi &api, const vosrt_bundle_info &info, std::string provider)
+    using Features = std::map<std::string, Handle<OrtValue>>;  // the encoder's maps of a frame, by name
+
+    static const Features &maps(void *features) { return *static_cast<const Features *>(features); }
+
+    // One run of a session, whose tensors are views: ONNX Runtime reads and writes the stream's arrays where they lie.
+    class Run {
+       public:
+        Run(const OnnxRuntime &engine, OrtSession *session) : engine_(engine), session_(session) {}
+
+        template <class T>
+        void input(const char *name, const T *data, std::initializer_list<int64_t> shape) {
+            add(input_names_, inputs_, name, view(const_cast<T *>(data), shape));
+        }
+        void input(const char *name, const Features &features, const std::string &map) {
+            add(input_names_, inputs_, name, features.at(map).get());
+        }
+        void output(const char *name, float *data, std::initializer_list<int64_t> shape) {
+            add(output_names_, outputs_, name, view(data, shape));
+        }
+        void output(const char *name) { add(output_names_, outputs_, name, nullptr); }  // ONNX Runtime allocates it
+        std::ptrdiff_t output_index(const std::string &name) const {
+            const auto at = std::find(output_names_.begin(), output_names_.end(), name);
+            return at == output_names_.end() ? -1 : at - output_names_.begin();
+        }
+        // "" for success.
+        std::string finish() {
+            if (!failure_.empty()) return failure_;
+            const std::vector<const OrtValue *> given(inputs_.begin(), inputs_.end());
+            return engine_.text_of(engine_.api_.Run(session_, nullptr, input_names_.data(), given.data(), given.size(),
+                                                    output_names_.data(), outputs_.size(), outputs_.data()));
+        }
+        void move_output(const char *name, Features &features) {
+            OrtValue *&value = outputs_[static_cast<size_t>(output_index(name))];
+            if (value != nullptr) features.emplace(name, Handle<OrtValue>(std::exchange(value, nullptr), engine_.api_.ReleaseValue));
+        }
+
+       private:
+        template <class T>
+        OrtValue *view(T *data, std::initializer_list<int64_t> shape) {
+            constexpr auto kType = sizeof(T) == 1 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+            size_t bytes = sizeof(T);
+            for (const int64_t extent : shape) bytes *= static_cast<size_t>(extent);
+            auto value = none<OrtValue>(engine_.api_.ReleaseValue);
+            const std::string failure = engine_.make(value, [&](OrtValue **out) {
+                return engine_.api_.CreateTensorWithDataAsOrtValue(engine_.memory_.get(), data, bytes, shape.begin(), shape.size(),
+                                                                   kType, out);
+            });
+            if (failure_.empty()) failure_ = failure;
+            views_.push_back(std::move(value));
+            return views_.back().get();
+        }
+        static void add(std::vector<const char *> &names, std::vector<OrtValue *> &values, const char *name, OrtValue *value) {
+            names.push_back(name);
+            values.push_back(value);
+        }
+
+        const OnnxRuntime &engine_;
+        OrtSession *const session_;
+        std::string failure_;
+        std::vector<const char *> input_names_, output_names_;
+        std::vector<OrtValue *> inputs_, outputs_;
+        std::vector<Handle<OrtValue>> views_;
+    };
+
+    OnnxRuntime(const OrtApi &api, const vosrt_bundle_info &info, const OnnxRuntimeOptions &options)
         : api_(api),
           input_(info.input_name),
           output_(info.output_name),
-          provider_(std::move(provider)),
+          context_(info.context_name == nullptr ? "" : info.context_name),
+          provider_(options.provider),
+          has_threads_(options.threads != 1),
           environment_(none<OrtEnv>(api.ReleaseEnv)),
-          memory_(none<OrtMemoryInfo>(api.ReleaseMemoryInfo)),
-          session_(none<OrtSession>(api.ReleaseSession)) {}
+          memory_(none<OrtMemoryInfo>(api.ReleaseMemoryInfo)) {}
 
-    std::string load(const std::string &path, const OnnxRuntimeOptions &options) {
-        auto settings = none<OrtSessionOptions>(api_.ReleaseSessionOptions);
-        const int threads = options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
+    std::string prepare() {
+        // From 1.32 on it reports to its maker otherwise; this is read when the environment is made. A value that is set stands.
+#if defined(_WIN32)
+        if (std::getenv("ORT_DISABLE_TELEMETRY") == nullptr) _putenv_s("ORT_DISABLE_TELEMETRY", "1");
+#else
+        setenv("ORT_DISABLE_TELEMETRY", "1", 0);
+#endif
         // Failures are returned; the log would repeat them on stderr.
-        std::string failure = make(environment_, [&](OrtEnv **out) {
+        const std::string failure = make(environment_, [&](OrtEnv **out) {
             return api_.CreateEnv(ORT_LOGGING_LEVEL_FATAL, "vosrt", out);
         });
-        if (failure.empty())
-            failure = make(memory_, [&](OrtMemoryInfo **out) {
-                return api_.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, out);
-            });
-        if (failure.empty()) failure = make(settings, [&](OrtSessionOptions **out) { return api_.CreateSessionOptions(out); });
+        if (!failure.empty()) return failure;
+        return make(memory_, [&](OrtMemoryInfo **out) {
+            return api_.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, out);
+        });
+    }
+
+    std::string load(std::string_view content, const OnnxRuntimeOptions &options) {
+        auto settings = none<OrtSessionOptions>(api_.ReleaseSessionOptions);
+        const int threads = options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
+        std::string failure = make(settings, [&](OrtSessionOptions **out) { return api_.CreateSessionOptions(out); });
         if (failure.empty()) failure = text_of(api_.SetIntraOpNumThreads(settings.get(), threads));
         // Idle workers must not burn the processors that matching and the host run on.
         if (failure.empty())
             failure = text_of(api_.AddSessionConfigEntry(settings.get(), "session.intra_op.allow_spinning", "0"));
         if (failure.empty() && options.configure) failure = text_of(options.configure(api_, settings.get()));
-        if (failure.empty())
-            failure = make(session_, [&](OrtSession **out) {
-                const std::filesystem::path file(path);  // in the characters that this system's files are named with
-                return api_.CreateSession(environment_.get(), file.c_str(), settings.get(), out);
-            });
-        return failure;
-    }
-
-    template <class T>
-    std::string view(T *data, const int64_t (&shape)[4], ONNXTensorElementDataType type, Handle<OrtValue> &value) const {
-        const size_t bytes = static_cast<size_t>(shape[1] * shape[2] * shape[3]) * sizeof(T);
-        return make(value, [&](OrtValue **out) {
-            return api_.CreateTensorWithDataAsOrtValue(memory_.get(), data, bytes, shape, 4, type, out);
+        if (!failure.empty()) return failure;
+        auto session = none<OrtSession>(api_.ReleaseSession);
+        failure = make(session, [&](OrtSession **out) {
+            return api_.CreateSessionFromArray(environment_.get(), content.data(), content.size(), settings.get(), out);
         });
+        sessions_.push_back(std::move(session));
+        return failure;
     }
 
     template <class T, class Create>
@@ -132,11 +242,12 @@ class OnnxRuntime : public Engine {
     }
 
     const OrtApi &api_;
-    const std::string input_, output_, provider_;
+    const std::string input_, output_, context_, provider_;
+    const bool has_threads_;
     Handle<OrtEnv> environment_;  // outlives the session
     Handle<OrtMemoryInfo> memory_;
-    Handle<OrtSession> session_;
+    std::vector<Handle<OrtSession>> sessions_;  // encoder, and mask encoder and decoder where the bundle has them
 };
 
-}  // namespace abi1
+}  // namespace abi2
 }  // namespace vosrt

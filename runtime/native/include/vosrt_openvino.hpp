@@ -7,65 +7,183 @@
 //     auto model = vosrt::Model::create(bundle, vosrt::OpenVino::open(bundle).value()).value();
 #pragma once
 
+#include <initializer_list>
 #include <list>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <openvino/openvino.hpp>
 #include <string>
 #include <thread>
+#include <type_traits>
+#include <unordered_set>
 #include <utility>
+#include <vector>
 
 #include "vosrt.hpp"
 
 namespace vosrt {
-inline namespace abi1 {
+inline namespace abi2 {
 
 struct OpenVinoOptions {
     std::string device = "CPU";
-    bool bf16 = false;  // arithmetic in bf16, else in fp32
-    int threads = 0;    // 0 = one per processor
+    // "fp32", "bf16", "int8" (of a bundle that carries it), or "auto": int8 where the bundle carries it and the processor has
+    // 8-bit dot products; what is not quantised in bf16 where the processor has that natively.
+    std::string precision = "auto";
+    int threads = 0;  // 0 = one per processor
 };
 
-// Shapes are static per compiled graph; those of the last frame sizes are kept. Streams of one size take turns.
+// Shapes are static per compiled graph; those of the last sizes are kept, per network. Streams of one size take turns.
 class OpenVino : public Engine {
    public:
     static Expected<std::unique_ptr<Engine>> open(const Bundle &bundle, const OpenVinoOptions &options = {}) {
-        auto path = bundle.graph_path("encoder");
-        if (!path) return path.error();
         const vosrt_bundle_info info = bundle.info();
-        try {
-            return std::unique_ptr<Engine>(new OpenVino(path.value(), info.input_name, info.output_name, options));
-        } catch (const std::exception &error) {
-            return Error{VOSRT_ENGINE_FAILED, std::string("OpenVINO cannot load ") + path.value() + ": " + error.what()};
+        bool known = false;
+        for (const char *each : {"auto", "fp32", "bf16", "int8"}) known = known || options.precision == each;
+        if (!known) return Error{VOSRT_INVALID_ARGUMENT, "precision is '" + options.precision + "'; expected auto, fp32, bf16 or int8"};
+        auto encoder = bundle.encoder_role(options.precision);
+        if (!encoder) return encoder.error();
+        std::unique_ptr<OpenVino> engine(new OpenVino(info, options, encoder.value() == "encoder_int8"));
+        for (const std::string &role : {encoder.value(), std::string("mask_encoder"), std::string("decoder")}) {
+            if (!engine->networks_.empty() && !engine->has_mask_networks()) break;
+            auto content = bundle.graph_content(role);
+            if (!content) return content.error();
+            try {
+                engine->networks_.push_back(std::make_unique<Network>(std::string(content.value()), engine->options_, engine->bf16_));
+            } catch (const std::exception &error) {
+                return Error{VOSRT_ENGINE_FAILED, std::string("OpenVINO cannot load the ") + role + " of " + info.path + ": " + error.what()};
+            }
         }
+        return std::unique_ptr<Engine>(std::move(engine));
     }
 
-    std::string name() const override { return "openvino " + options_.device + (options_.bf16 ? " bf16" : " fp32"); }
+    std::string name() const override { return "openvino " + options_.device + (int8_ ? " int8" : bf16_ ? " bf16"
+                                                                                                        : " fp32"); }
+    bool has_threads() const override { return options_.threads != 1; }
+    bool has_mask_networks() const override { return !context_.empty(); }
 
     std::string encode(const vosrt_encode_task &task) override {
-        const auto extent = [](int32_t n) { return static_cast<size_t>(n); };
-        const ov::Shape in{1, extent(task.height), extent(task.width), 3};
-        const ov::Shape out{1, extent(task.grid_height), extent(task.grid_width), extent(task.channels)};
-        const std::shared_ptr<Session> session = session_for(in);
-        const std::lock_guard<std::mutex> lock(session->mutex);
-        ov::InferRequest &request = session->request;
-        // Both tensors are views: OpenVINO reads the frame and writes the embedding where they lie.
-        request.set_tensor(input_, ov::Tensor(ov::element::u8, in, const_cast<uint8_t *>(task.bgr)));
-        request.set_tensor(output_, ov::Tensor(ov::element::f32, out, task.embedding));
-        request.infer();
+        const Tensors inputs{{input_, view(task.bgr, {1, task.height, task.width, 3})}};
+        const ov::Tensor embedding = view(task.embedding, {1, task.grid_height, task.grid_width, task.channels});
+        networks_[0]->run(inputs, output_, embedding, [&](ov::InferRequest &request) {
+            if (task.features == nullptr) return;
+            // The request's own tensors are overwritten with the next frame, which another stream may have.
+            auto features = std::make_unique<Tensors>();
+            for (const auto &port : request.get_compiled_model().outputs()) {
+                // A tensor behind an Identity has several names, which come in any order.
+                const std::unordered_set<std::string> names = port.get_names();
+                if (names.count(output_) != 0) continue;
+                const ov::Tensor map = request.get_tensor(port);
+                const ov::Tensor copy(map.get_element_type(), map.get_shape());
+                map.copy_to(copy);
+                for (const std::string &name : names) features->insert_or_assign(name, copy);
+            }
+            *task.features = features.release();
+        });
         return "";
     }
 
-   private:
-    struct Session {
-        ov::Shape shape;
-        ov::InferRequest request;
-        std::mutex mutex;
-    };
-    static constexpr size_t kSessions = 2;
+    std::string encode_masks(const vosrt_encode_masks_task &task) override {
+        const Tensors inputs{{"frames", view(task.bgr, {1, task.height, task.width, 3})},
+                             {"masks", view(task.masks, {task.objects, task.height, task.width})},
+                             {"context", maps(task.features).at(context_)}};
+        networks_[1]->run(inputs, "values", view(task.values, {task.objects, task.grid_height, task.grid_width, task.value_channels}));
+        return "";
+    }
 
-    OpenVino(const std::string &path, std::string input, std::string output, OpenVinoOptions options)
-        : input_(std::move(input)), output_(std::move(output)), options_(std::move(options)), graph_(core().read_model(path)) {}
+    std::string decode_masks(const vosrt_decode_masks_task &task) override {
+        const std::initializer_list<int32_t> values{task.objects, task.grid_height, task.grid_width, task.value_channels};
+        const Tensors inputs{{"readout", view(task.readout, values)},
+                             {"values", view(task.values, values)},
+                             {"res3", maps(task.features).at("res3")},
+                             {"res2", maps(task.features).at("res2")}};
+        networks_[2]->run(inputs, "logits", view(task.logits, {task.objects, task.logit_height, task.logit_width}));
+        return "";
+    }
+
+    void release(void *features) override { delete static_cast<Tensors *>(features); }
+
+   private:
+    using Tensors = std::map<std::string, ov::Tensor>;
+
+    static const Tensors &maps(void *features) { return *static_cast<const Tensors *>(features); }
+
+    // OpenVINO reads and writes the stream's arrays where they lie.
+    template <class T>
+    static ov::Tensor view(T *data, std::initializer_list<int32_t> shape) {
+        using Value = std::remove_const_t<T>;
+        return ov::Tensor(ov::element::from<Value>(), ov::Shape(shape.begin(), shape.end()), const_cast<Value *>(data));
+    }
+
+    // A graph, compiled for the sizes that it was asked for last.
+    class Network {
+       public:
+        Network(const std::string &content, const OpenVinoOptions &options, bool bf16)
+            : options_(options), bf16_(bf16), graph_(core().read_model(content, ov::Tensor())) {}
+
+        void run(const Tensors &inputs, const std::string &name, const ov::Tensor &output) {
+            run(inputs, name, output, [](ov::InferRequest &) {});
+        }
+        // `use` has the request to itself when it is done.
+        template <class Use>
+        void run(const Tensors &inputs, const std::string &name, const ov::Tensor &output, const Use &use) {
+            const std::shared_ptr<Session> session = session_for(inputs);
+            const std::lock_guard<std::mutex> lock(session->mutex);
+            ov::InferRequest &request = session->request;
+            for (const auto &[input, tensor] : inputs) request.set_tensor(input, tensor);
+            request.set_tensor(name, output);
+            request.infer();
+            use(request);
+        }
+
+       private:
+        using Shapes = std::map<std::string, ov::PartialShape>;
+        struct Session {
+            Shapes shapes;
+            ov::InferRequest request;
+            std::mutex mutex;
+        };
+        static constexpr size_t kSessions = 2;
+
+        std::shared_ptr<Session> session_for(const Tensors &inputs) {
+            Shapes shapes;
+            for (const auto &[input, tensor] : inputs) shapes[input] = tensor.get_shape();
+            const std::lock_guard<std::mutex> lock(mutex_);
+            for (auto at = sessions_.begin(); at != sessions_.end(); ++at)
+                if ((*at)->shapes == shapes) {
+                    sessions_.splice(sessions_.begin(), sessions_, at);
+                    return sessions_.front();
+                }
+            auto session = std::make_shared<Session>();
+            session->shapes = shapes;
+            const std::shared_ptr<ov::Model> graph = graph_->clone();
+            graph->reshape(shapes);
+            ov::AnyMap settings{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
+                                ov::hint::inference_precision(bf16_ ? ov::element::bf16 : ov::element::f32)};
+            const int threads = options_.threads > 0 ? options_.threads : static_cast<int>(std::thread::hardware_concurrency());
+            if (threads > 0) settings.insert(ov::inference_num_threads(threads));  // 0: the system does not tell
+            session->request = core().compile_model(graph, options_.device, settings).create_infer_request();
+            sessions_.push_front(session);
+            if (sessions_.size() > kSessions) sessions_.pop_back();
+            return session;
+        }
+
+        const OpenVinoOptions options_;
+        const bool bf16_;
+        const std::shared_ptr<ov::Model> graph_;
+        std::mutex mutex_;
+        std::list<std::shared_ptr<Session>> sessions_;  // most recent first
+    };
+
+    OpenVino(const vosrt_bundle_info &info, const OpenVinoOptions &options, bool int8)
+        : input_(info.input_name),
+          output_(info.output_name),
+          context_(info.context_name == nullptr ? "" : info.context_name),
+          options_(options),
+          int8_(int8),
+          bf16_(options.precision == "bf16" || (options.precision != "fp32" && has_bf16())) {}
+
+    static bool has_bf16() { return vosrt_isa_available(VOSRT_ISA_AVX512_BF16) != 0 || vosrt_isa_available(VOSRT_ISA_AMX) != 0; }
 
     // The one core of this process. A core gives the thread that makes it a stack for signals and takes it back when it ends;
     // where several overlap, the thread is left with a stack that is unmapped, and the next signal kills the process.
@@ -74,33 +192,11 @@ class OpenVino : public Engine {
         return *only;
     }
 
-    std::shared_ptr<Session> session_for(const ov::Shape &shape) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        for (auto at = sessions_.begin(); at != sessions_.end(); ++at)
-            if ((*at)->shape == shape) {
-                sessions_.splice(sessions_.begin(), sessions_, at);
-                return sessions_.front();
-            }
-        auto session = std::make_shared<Session>();
-        session->shape = shape;
-        const std::shared_ptr<ov::Model> graph = graph_->clone();
-        graph->reshape({{input_, ov::PartialShape(shape)}});
-        ov::AnyMap settings{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
-                            ov::hint::inference_precision(options_.bf16 ? ov::element::bf16 : ov::element::f32)};
-        const int threads = options_.threads > 0 ? options_.threads : static_cast<int>(std::thread::hardware_concurrency());
-        if (threads > 0) settings.insert(ov::inference_num_threads(threads));  // 0: the system does not tell
-        session->request = core().compile_model(graph, options_.device, settings).create_infer_request();
-        sessions_.push_front(session);
-        if (sessions_.size() > kSessions) sessions_.pop_back();
-        return session;
-    }
-
-    const std::string input_, output_;
+    const std::string input_, output_, context_;
     const OpenVinoOptions options_;
-    std::shared_ptr<ov::Model> graph_;
-    std::mutex mutex_;
-    std::list<std::shared_ptr<Session>> sessions_;  // most recent first
+    const bool int8_, bf16_;                          // whether the encoder is quantised, and what all else is computed in
+    std::vector<std::unique_ptr<Network>> networks_;  // encoder, and mask encoder and decoder where the bundle has them
 };
 
-}  // namespace abi1
+}  // namespace abi2
 }  // namespace vosrt

@@ -29,7 +29,7 @@
 #include "vosrt.hpp"
 
 namespace vosrt {
-inline namespace abi1 {
+inline namespace abi2 {
 
 struct TensorRtOptions {
     int device = 0;  // CUDA's number of the GPU
@@ -59,6 +59,7 @@ class TensorRt : public Engine {
 
     std::string name() const override { return "tensorrt, GPU " + std::to_string(device_); }
     bool serial() const override { return true; }
+    bool has_threads() const override { return true; }  // the driver's; no part of CUDA survives a fork
 
     std::string encode(const vosrt_encode_task &task) override {
         std::string failure = text_of(cudaSetDevice(device_));  // the calling thread may be a new one
@@ -87,7 +88,9 @@ class TensorRt : public Engine {
         }
         std::string last_words() {
             const std::lock_guard<std::mutex> lock(mutex_);
-            return last_.empty() ? "TensorRT gave no reason" : last_;
+            std::string text;
+            text.swap(last_);  // so that it is not taken for the words of a later failure
+            return text.empty() ? "TensorRT gave no reason" : text;
         }
 
        private:
@@ -104,7 +107,7 @@ class TensorRt : public Engine {
 
     std::string load(const std::vector<char> &plan) {
         std::string failure = text_of(cudaSetDevice(device_));
-        if (failure.empty()) failure = text_of(cudaStreamCreate(&stream_));
+        if (failure.empty()) failure = text_of(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
         if (!failure.empty()) return failure;
         runtime_.reset(nvinfer1::createInferRuntime(log_));
         if (runtime_) engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
@@ -197,5 +200,5 @@ class TensorRt : public Engine {
     std::unique_ptr<nvinfer1::IExecutionContext> context_;
 };
 
-}  // namespace abi1
+}  // namespace abi2
 }  // namespace vosrt

@@ -1,27 +1,40 @@
-// Bundles as vosrt/bundle.py defines them: the same fields, the same refusals.
+// Bundles as vosrt/bundle reads them: the same table, the same refusals.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "memory.hpp"
 #include "vosrt.h"
 
 namespace vosrt {
 
-struct GraphFile {
-    std::string name, file, sha256, precision;
-    int64_t bytes;
-    std::string path;  // UTF-8
+struct GraphPart {
+    std::string file, sha256;
+    int64_t bytes = 0;
+};
+
+struct GraphFile : GraphPart {
+    std::string name;
+    std::string precision;          // of the stored weights: fp32, fp16, int8 or fp8
+    std::string bundle;             // whose `file` it is, by its folder beside this one's; empty: this one's
+    std::optional<GraphPart> adds;  // further nodes and outputs, in a file of this bundle
+    std::string path;               // of `file`, UTF-8
+    std::vector<uint8_t> content;   // of both, as it was hashed and checked
 };
 
 struct Bundle {
     std::string path, name, summary, feature, input_name, output_name;
     bool trained = false;
     int32_t channels = 0, stride = 0, min_side = 0, max_side = 0;
-    int32_t size = 0;  // 0: none
+    int32_t size = default_model_options().size;  // where the manifest has none
+    std::string context_name;                     // output of the encoder that the mask encoder takes; "" without mask networks
+    int32_t value_channels = 0, rounds = 0;
+    bool residual = false, feedback = true;
     vosrt_memory_options memory{};
     std::vector<GraphFile> graphs;
     std::array<uint8_t, 32> encoder_sha256{};

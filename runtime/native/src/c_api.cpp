@@ -69,6 +69,8 @@ const char *vosrt_describe(void) {
 const char *vosrt_isa_name(vosrt_isa isa) { return vosrt::isa_name(isa); }
 int vosrt_isa_available(vosrt_isa isa) { return vosrt::isa_available(isa) ? 1 : 0; }
 
+int vosrt_has_int8_dot_products(void) { return vosrt::has_int8_dot_products() ? 1 : 0; }
+
 const char *vosrt_status_name(vosrt_status status) {
     switch (status) {
         case VOSRT_OK: return "ok";
@@ -81,6 +83,7 @@ const char *vosrt_status_name(vosrt_status status) {
         case VOSRT_INVALID_BUNDLE: return "invalid bundle";
         case VOSRT_INVALID_SESSION: return "invalid session";
         case VOSRT_BUFFER_TOO_SMALL: return "buffer too small";
+        case VOSRT_INVALID_HANDLE: return "invalid handle";
     }
     return "unknown status";
 }
@@ -88,7 +91,7 @@ const char *vosrt_status_name(vosrt_status status) {
 vosrt_status vosrt_resize_bgr(const uint8_t *source, int32_t source_height, int32_t source_width,
                               int64_t source_stride, uint8_t *target, int32_t target_height, int32_t target_width,
                               int64_t target_stride) {
-    return guarded([&] {
+    return guarded(__func__, [&] {
         require(source, "source");
         require(target, "target");
         check_image(source_height, source_width, source_stride, 3);
@@ -98,118 +101,138 @@ vosrt_status vosrt_resize_bgr(const uint8_t *source, int32_t source_height, int3
     });
 }
 
+vosrt_status vosrt_memory_options_init(vosrt_memory_options *options) {
+    return guarded(__func__, [&] { vosrt::write_struct(vosrt::default_memory_options(), options, "options"); });
+}
+
+vosrt_status vosrt_load_options_init(vosrt_load_options *options) {
+    return guarded(__func__, [&] { vosrt::write_struct(vosrt_load_options{}, options, "options"); });
+}
+
 vosrt_status vosrt_memory_create(const vosrt_memory_options *options, vosrt_memory **memory) {
-    return guarded([&] {
+    return guarded(__func__, [&] {
         require(memory, "memory");
         *memory = nullptr;
-        *memory = new vosrt_memory{vosrt::Memory(vosrt::resolve(vosrt::read_struct(options, "options")))};
+        *memory = vosrt::make_memory(vosrt::Memory::create(
+            vosrt::resolve(vosrt::read_struct(options, "options", vosrt::default_memory_options()))));
     });
 }
 
-void vosrt_memory_destroy(vosrt_memory *memory) { delete memory; }
+void vosrt_memory_destroy(vosrt_memory *memory) { vosrt::destroy_handle(memory); }
 
 vosrt_status vosrt_memory_get_info(const vosrt_memory *memory, vosrt_memory_info *info) {
-    return guarded([&] {
-        require(memory, "memory");
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
         vosrt_memory_info out{};
-        out.isa = memory->memory.isa();
-        out.threads = memory->memory.threads();
-        out.objects = static_cast<int32_t>(memory->memory.object_ids().size());
-        out.references = memory->memory.references();
-        out.frames = memory->memory.frames();
-        out.bytes = memory->memory.bytes();
-        const vosrt::MemoryOptions &options = memory->memory.options();
+        out.isa = at->memory->options().isa;
+        out.threads = at->memory->threads();
+        out.objects = static_cast<int32_t>(at->memory->objects().ids().size());
+        out.references = at->memory->objects().references_in_use();
+        out.frames = at->memory->objects().frames();
+        out.bytes = at->memory->bytes();
+        out.head = at->memory->head();
+        out.survivors = at->memory->survivors();
+        const vosrt::MemoryOptions &options = at->memory->options();
         out.height = options.height;
         out.width = options.width;
         out.channels = options.channels;
         out.top_k = options.top_k;
-        out.half_pixel = options.alignment == vosrt::Alignment::half_pixel ? 1 : 0;
+        out.align_corners = options.alignment == vosrt::Alignment::corners ? 1 : 0;
         vosrt::write_struct(out, info, "info");
     });
 }
 
 vosrt_status vosrt_memory_push(vosrt_memory *memory, const float *embedding) {
-    return guarded([&] {
-        require(memory, "memory");
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
         require(embedding, "embedding");
-        memory->memory.push(embedding);
+        at->memory->push(embedding);
     });
 }
 
 vosrt_status vosrt_memory_annotate(vosrt_memory *memory, const uint8_t *mask, int32_t height, int32_t width,
                                    int64_t stride) {
-    return guarded([&] {
-        require(memory, "memory");
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
         require(mask, "mask");
         check_image(height, width, stride, 1);
-        memory->memory.annotate(mask, height, width, stride);
+        at->memory->annotate(mask, height, width, stride);
     });
 }
 
 vosrt_status vosrt_memory_remove(vosrt_memory *memory, int32_t object_id) {
-    return guarded([&] {
-        require(memory, "memory");
-        memory->memory.remove(object_id);
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
+        at->memory->remove(object_id);
     });
 }
 
 vosrt_status vosrt_memory_object_ids(const vosrt_memory *memory, uint8_t *ids, int32_t *count) {
-    return guarded([&] {
-        require(memory, "memory");
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
         require(ids, "ids");
         require(count, "count");
-        const std::span<const uint8_t> all = memory->memory.object_ids();
+        const std::span<const uint8_t> all = at->memory->objects().ids();
         std::copy(all.begin(), all.end(), ids);
         *count = static_cast<int32_t>(all.size());
     });
 }
 
+vosrt_status vosrt_memory_guide(vosrt_memory *memory, const uint8_t *bgr, int32_t height, int32_t width, int64_t stride) {
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
+        require(bgr, "bgr");
+        check_image(height, width, stride, 3);
+        at->memory->guide(bgr, height, width, stride);
+    });
+}
+
 vosrt_status vosrt_memory_labels(vosrt_memory *memory, int32_t height, int32_t width, uint8_t *labels,
                                  float *confidence) {
-    return guarded([&] {
-        require(memory, "memory");
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
         require(labels, "labels");
         check_image(height, width, width, 1);
-        memory->memory.labels(height, width, labels, confidence);
+        at->memory->labels(height, width, labels, confidence);
     });
 }
 
 vosrt_status vosrt_memory_soft_masks(const vosrt_memory *memory, float *masks) {
-    return guarded([&] {
-        require(memory, "memory");
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
         require(masks, "masks");
-        memory->memory.soft_masks(masks);
+        at->memory->soft_masks(masks);
     });
 }
 
 vosrt_status vosrt_memory_set_soft_masks(vosrt_memory *memory, const float *masks) {
-    return guarded([&] {
-        require(memory, "memory");
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
         require(masks, "masks");
-        memory->memory.set_soft_masks(masks);
+        at->memory->set_soft_masks(masks);
     });
 }
 
 vosrt_status vosrt_memory_top_k_references(const vosrt_memory *memory, int32_t *references) {
-    return guarded([&] {
-        require(memory, "memory");
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
         require(references, "references");
-        *references = memory->memory.top_k_references();
+        *references = at->memory->top_k_references();
     });
 }
 
 vosrt_status vosrt_memory_top_k(const vosrt_memory *memory, float *similarity, int32_t *frame, int32_t *cell) {
-    return guarded([&] {
-        require(memory, "memory");
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
         require(similarity, "similarity");
         require(frame, "frame");
         require(cell, "cell");
-        memory->memory.top_k(similarity, frame, cell);
+        at->memory->top_k(similarity, frame, cell);
     });
 }
 
 vosrt_status vosrt_read_values(const vosrt_values_task *task) {
-    return guarded([&] {
+    return guarded(__func__, [&] {
         const vosrt_values_task known = vosrt::read_struct(task, "task");
         require(known.similarity, "similarity");
         require(known.slot, "slot");
@@ -222,28 +245,27 @@ vosrt_status vosrt_read_values(const vosrt_values_task *task) {
 
 vosrt_status vosrt_memory_save(const vosrt_memory *memory, const vosrt_session *session, uint8_t *buffer,
                                size_t capacity, size_t *size) {
-    return guarded([&] {
-        require(memory, "memory");
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
         require(size, "size");
         const vosrt_session extra = session ? vosrt::read_struct(session, "session") : vosrt_session{};
-        *size = vosrt::session_size(memory->memory, extra);
+        *size = vosrt::session_size(*at->memory, extra);
         vosrt::check_capacity(buffer, capacity, *size);
-        vosrt::save_session(memory->memory, extra, {buffer, *size});
+        vosrt::save_session(*at->memory, extra, {buffer, *size});
     });
 }
 
 vosrt_status vosrt_memory_load(const uint8_t *data, size_t size, const vosrt_load_options *options,
                                vosrt_memory **memory, vosrt_session *session) {
-    return guarded([&] {
+    return guarded(__func__, [&] {
         require(data, "data");
         require(memory, "memory");
         *memory = nullptr;
         const vosrt_load_options wanted = options ? vosrt::read_struct(options, "options") : vosrt_load_options{};
         vosrt::SessionReader reader({data, size});
-        auto loaded = std::unique_ptr<vosrt_memory>(new vosrt_memory{vosrt::Memory(reader.memory_options(wanted))});
-        reader.read_into(loaded->memory);
+        auto loaded = reader.read(wanted);
         if (session != nullptr) vosrt::write_struct(reader.session(), session, "session");
-        *memory = loaded.release();
+        *memory = vosrt::make_memory(std::move(loaded));
     });
 }
 

@@ -27,6 +27,7 @@ inline int32_t within(int32_t value, int32_t low, int32_t high, const char *name
     return value;
 }
 
-constexpr int32_t kMaxSide = 65536;
+constexpr int32_t kMaxSide = 65536;        // pixels of a frame, as MAX_SIDE in vosrt/types.py
+constexpr int64_t kMaxStride = INT32_MAX;  // bytes; no picture has rows that lie further apart
 
 }  // namespace vosrt

@@ -18,8 +18,8 @@
 namespace vosrt {
 namespace {
 
-constexpr std::array<const char *, 8> kNames = {"auto",       "generic", "avx2",         "avx512",
-                                                "avx512bf16", "amx",     "amx-emulated", "cuda"};
+constexpr std::array<const char *, 8> kNames = {"auto", "generic", "avx2", "avx512",
+                                                "avx512bf16", "amx", "amx-emulated", "cuda"};
 
 #if defined(VOSRT_X86)
 
@@ -30,7 +30,7 @@ uint64_t enabled_register_state() {
 }
 
 struct Features {
-    bool avx2 = false, avx512 = false, avx512bf16 = false, amx = false;
+    bool avx2 = false, avx512 = false, avx512bf16 = false, amx = false, int8 = false;
 };
 
 // The kernel grants the 8 KB of tile state to a process only on request.
@@ -56,8 +56,10 @@ Features detect() {
     constexpr uint32_t kAvx512 = kF | kDq | kBw | kVl;
     found.avx512 = zmm && found.avx2 && (b & kAvx512) == kAvx512;
     const bool amx = (d & (1u << 22)) && (d & (1u << 24));  // AMX-BF16, AMX-TILE
+    const bool vnni = found.avx512 && (c & (1u << 11));
     uint32_t a1 = 0, b1 = 0, c1 = 0, d1 = 0;
     if (a >= 1 && __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1)) found.avx512bf16 = found.avx512 && (a1 & (1u << 5));
+    found.int8 = vnni || (found.avx2 && (a1 & (1u << 4)));
     found.amx = amx && tiles && found.avx512bf16 && request_amx_permission();
     return found;
 }
@@ -99,6 +101,14 @@ bool isa_available(vosrt_isa isa) {
     }
 }
 
+bool has_int8_dot_products() {
+#if defined(VOSRT_X86)
+    return features().int8;
+#else
+    return false;
+#endif
+}
+
 vosrt_isa choose_isa(vosrt_isa wanted, vosrt_precision precision) {
     if (wanted == VOSRT_ISA_AUTO) wanted = isa_from_environment();
     if (wanted == VOSRT_ISA_CUDA) throw Error(VOSRT_UNSUPPORTED, "instruction-set path 'cuda' is libvosrt_cuda's");
@@ -116,6 +126,13 @@ vosrt_isa choose_isa(vosrt_isa wanted, vosrt_precision precision) {
         if (isa_available(isa)) return isa;
     }
     throw Error(VOSRT_UNSUPPORTED, "bf16 was asked for; this processor has neither AMX nor AVX-512 BF16: use fp32");
+}
+
+void check_device(int32_t device) {
+    if (device != 0)
+        throw Error(VOSRT_UNSUPPORTED, "device " + std::to_string(device) +
+                                           " was asked for; libvosrt computes on the processor: use "
+                                           "libvosrt_cuda");
 }
 
 }  // namespace vosrt

@@ -7,6 +7,7 @@ namespace vosrt {
 
 const char *isa_name(vosrt_isa isa);
 bool isa_available(vosrt_isa isa);
+bool has_int8_dot_products();
 // Whether keys are bf16 differences from the first frame's mean, with an fp32 part; otherwise they are fp32.
 inline bool isa_is_bf16(vosrt_isa isa) {
     return isa == VOSRT_ISA_AVX512_BF16 || isa == VOSRT_ISA_AMX || isa == VOSRT_ISA_AMX_EMULATED || isa == VOSRT_ISA_CUDA;
@@ -14,5 +15,7 @@ inline bool isa_is_bf16(vosrt_isa isa) {
 
 // The path to run: `wanted`, else VOSRT_ISA, else the fastest that has `precision`. Throws Error.
 vosrt_isa choose_isa(vosrt_isa wanted, vosrt_precision precision);
+// Throws Error where memories of this library cannot be on the device; whether a GPU can be used shows when it is opened.
+void check_device(int32_t device);
 
 }  // namespace vosrt

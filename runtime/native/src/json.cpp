@@ -8,7 +8,7 @@
 namespace vosrt {
 namespace {
 
-constexpr int kMaxDepth = 31;         // levels below the document, as vosrt/bundle.py allows
+constexpr int kMaxDepth = 31;        // levels below the document, as vosrt/bundle.py allows
 constexpr size_t kMaxDigits = 4300;  // of an integer, as in Python
 
 void append_utf8(std::string &out, char32_t c) {
@@ -226,7 +226,9 @@ Json parse_json(std::string_view text) { return Parser(text).document(); }
 char32_t next_code_point(std::string_view text, size_t &at) {
     const auto byte = [&](size_t i) { return static_cast<char32_t>(static_cast<unsigned char>(text[at + i])); };
     const char32_t first = byte(0);
-    const size_t length = first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+    const size_t length = first < 0x80 ? 1 : first < 0xe0 ? 2
+                                         : first < 0xf0   ? 3
+                                                          : 4;
     char32_t out = length == 1 ? first : first & (0xffu >> (length + 1));
     for (size_t i = 1; i < length; ++i) out = out << 6 | (byte(i) & 0x3f);
     at += length;
@@ -236,7 +238,11 @@ char32_t next_code_point(std::string_view text, size_t &at) {
 size_t find_invalid_utf8(std::string_view text) {
     for (size_t at = 0; at < text.size();) {
         const auto first = static_cast<unsigned char>(text[at]);
-        const size_t length = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
+        const size_t length = first < 0x80 ? 1 : first < 0xc2 ? 0
+                                             : first < 0xe0   ? 2
+                                             : first < 0xf0   ? 3
+                                             : first < 0xf5   ? 4
+                                                              : 0;
         if (length == 0 || at + length > text.size()) return at;
         for (size_t i = 1; i < length; ++i)
             if ((static_cast<unsigned char>(text[at + i]) & 0xc0) != 0x80) return at;

@@ -14,7 +14,15 @@ struct JsonError : std::runtime_error {
 };
 
 struct Json {
-    enum class Kind { null, boolean, integer, real, text, array, object };
+    enum class Kind {
+        null,
+        boolean,
+        integer,
+        real,
+        text,
+        array,
+        object
+    };
     struct Member;
 
     Kind kind = Kind::null;

@@ -14,18 +14,26 @@ std::string quoted(const std::string &text) {
     return out + "\"";
 }
 
-std::string text_of(Size size) { return std::to_string(size.width) + " x " + std::to_string(size.height); }
+constexpr int32_t kMaxRounds = 4;
 
 }  // namespace
 
+void check_size(int32_t size) {
+    if (size != VOSRT_SIZE_DEFAULT && size != VOSRT_SIZE_NATIVE) within(size, 8, 16384, "options.size");
+}
+
 Model::Model(const vosrt_model_options &options, const vosrt_engine &engine) : options_(options), engine_(engine) {
-    const auto or_default = [](int32_t value, int32_t other) { return value == 0 ? other : value; };
-    options_.stride = within(or_default(options.stride, 8), 1, 64, "options.stride");
-    options_.min_side = within(or_default(options.min_side, 16), 1, 16384, "options.min_side");
-    options_.max_side = within(or_default(options.max_side, 4096), options_.min_side, 16384, "options.max_side");
-    if (options.size != 0) within(options.size, 8, 16384, "options.size");
-    if (engine.encode == nullptr) invalid("engine.encode is NULL");
-    if (options.memory != nullptr) memory_ = read_struct(options.memory, "options.memory");
+    within(options.stride, 1, 64, "options.stride");
+    within(options.min_side, 1, 16384, "options.min_side");
+    within(options.max_side, options.min_side, 16384, "options.max_side");
+    if (options.size != VOSRT_SIZE_NATIVE) within(options.size, 8, 16384, "options.size");
+    if ((engine.encode_masks == nullptr) != (engine.decode_masks == nullptr))
+        invalid("engine.encode_masks or engine.decode_masks is NULL; give both mask networks or none");
+    if (options_.value_channels != 0) {
+        within(options_.value_channels, 1, 65536, "options.value_channels");
+        within(options_.rounds, 0, kMaxRounds, "options.rounds");
+    }
+    if (options.memory != nullptr) memory_ = read_struct(options.memory, "options.memory", memory_);
     memory_.struct_size = sizeof memory_;
     memory_.height = memory_.width = 1;
     memory_.channels = options.channels;
@@ -33,30 +41,33 @@ Model::Model(const vosrt_model_options &options, const vosrt_engine &engine) : o
     std::copy_n(options.graph_sha256, graph_sha256_.size(), graph_sha256_.begin());
     description_ = "{\"model\": " + quoted(options.name ? options.name : "") +
                    ", \"engine\": " + quoted(engine.name ? engine.name : "host") +
-                   ", \"channels\": " + std::to_string(options.channels) + ", \"core\": " + quoted(VOSRT_VERSION) +
+                   ", \"channels\": " + std::to_string(options.channels) +
+                   ", \"size\": " + std::to_string(options.size) + ", \"core\": " + quoted(VOSRT_VERSION) +
                    ", \"isa\": " + quoted(vosrt_isa_name(resolved.isa)) +
-                   ", \"threads\": " + std::to_string(resolved.threads) + "}";
+                   ", \"threads\": " + std::to_string(resolved.threads) +
+                   ", \"refines\": " + (refinement(VOSRT_REFINE_DEFAULT) ? "true" : "false") + "}";
     options_.memory = nullptr;  // the caller's; copied above
     options_.name = nullptr;
     engine_.name = nullptr;
 }
 
 Model::~Model() {
-    if (engine_.destroy != nullptr) engine_.destroy(engine_.user);
+    // In a process that forked off, ending an engine would wait for threads that stayed behind.
+    if (engine_.destroy != nullptr && !(has_threads() && forks_ != fork_count())) engine_.destroy(engine_.user);
 }
 
 // Integer arithmetic, halves rounded up, as vosrt.encoder.working_size has it.
 Size Model::working_size(Size frame, int32_t short_side) const {
-    const bool upscale = short_side != 0;
+    const bool upscale = short_side != VOSRT_SIZE_DEFAULT;
     const int64_t wanted = upscale ? short_side : options_.size;
     const int64_t shorter = std::min(frame.height, frame.width), longer = std::max(frame.height, frame.width);
     Size working = frame;
-    if (wanted != 0 && wanted != shorter && (wanted < shorter || upscale)) {
+    if (wanted != VOSRT_SIZE_NATIVE && wanted != shorter && (wanted < shorter || upscale)) {
         const int64_t scaled = (2 * longer * wanted + shorter) / (2 * shorter);
         const auto a = static_cast<int32_t>(wanted), b = static_cast<int32_t>(std::min<int64_t>(scaled, INT32_MAX));
         working = frame.height <= frame.width ? Size{a, b} : Size{b, a};
     }
-    if (memory_.half_pixel != 0) working = {whole_cells(working.height), whole_cells(working.width)};
+    if (memory_.align_corners == 0) working = {whole_cells(working.height), whole_cells(working.width)};
     if (std::min(working.height, working.width) < options_.min_side ||
         std::max(working.height, working.width) > options_.max_side)
         invalid("a frame of " + text_of(frame) + " pixels would be encoded at " + text_of(working) +
@@ -75,17 +86,46 @@ Size Model::grid(Size working) const {
             (working.width + options_.stride - 1) / options_.stride};
 }
 
-void Model::encode(const uint8_t *bgr, Size working, float *embedding) const {
-    const Size cells = grid(working);
-    const vosrt_encode_task task{sizeof(vosrt_encode_task), working.height, working.width, cells.height, cells.width,
-                                 options_.channels, bgr, embedding};
+std::optional<RefineOptions> Model::refinement(int32_t rounds) const {
+    const bool can = options_.value_channels != 0 && engine_.encode_masks != nullptr;
+    if (rounds == VOSRT_REFINE_OFF || (rounds == VOSRT_REFINE_DEFAULT && !can)) return std::nullopt;
+    within(rounds, VOSRT_REFINE_READOUT, kMaxRounds, "options.refine");
+    if (!can)
+        throw Error(VOSRT_UNSUPPORTED, std::string("options.refine is ") + std::to_string(rounds) +
+                                           (options_.value_channels == 0 ? ", but this model has no mask networks"
+                                                                         : ", but the engine does not run the mask networks"));
+    if (memory_.align_corners == 1) throw Error(VOSRT_UNSUPPORTED, "this encoder aligns corners; refined masks do not fit; set refine off");
+    if (rounds == VOSRT_REFINE_READOUT)
+        rounds = 0;
+    else if (rounds == VOSRT_REFINE_DEFAULT)
+        rounds = options_.rounds;
+    return RefineOptions{options_.value_channels, rounds, options_.residual != 0, options_.feedback != 0};
+}
+
+template <class Task>
+void Model::run(vosrt_status (*network)(void *, const Task *), const Task &task) const {
     std::unique_lock<std::mutex> lock(serial_, std::defer_lock);
     if (engine_.flags & VOSRT_ENGINE_SERIAL) lock.lock();
     vosrt_set_last_error("");
-    if (engine_.encode(engine_.user, &task) != VOSRT_OK) {
+    if (network(engine_.user, &task) != VOSRT_OK) {
         const std::string words = vosrt_last_error();
         throw Error(VOSRT_ENGINE_FAILED, words.empty() ? "the engine failed and did not say why" : words);
     }
+}
+
+void Model::encode(const uint8_t *bgr, Size working, float *embedding, void **features) const {
+    const Size cells = grid(working);
+    run(engine_.encode, vosrt_encode_task{sizeof(vosrt_encode_task), working.height, working.width, cells.height, cells.width,
+                                          options_.channels, bgr, embedding, features});
+}
+
+void Model::encode_masks(const vosrt_encode_masks_task &task) const { run(engine_.encode_masks, task); }
+
+void Model::decode_masks(const vosrt_decode_masks_task &task) const { run(engine_.decode_masks, task); }
+
+void Model::release(void *features) const {
+    // As in the destructor: features may need threads that a fork left behind.
+    if (engine_.release != nullptr && !(has_threads() && forks_ != fork_count())) engine_.release(engine_.user, features);
 }
 
 }  // namespace vosrt

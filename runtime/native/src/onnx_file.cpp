@@ -1,36 +1,31 @@
 #include "onnx_file.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
-#include <string_view>
 
 #include "error.hpp"
 
 namespace vosrt {
 namespace {
 
-enum class Message { model, graph, node, attribute, tensor, input, output };
+enum class Message {
+    model,
+    graph,
+    node,
+    attribute,
+    tensor
+};
 
 struct Malformed {
     std::string what;
 };
-struct Unsafe {
-    std::string what;
-};
 
 constexpr int32_t kMaxFields = 1 << 20;  // a network of 1000 nodes has some 20 000
-constexpr size_t kMaxName = 1000;
+constexpr size_t kMaxName = 1000, kMaxList = 64;
 constexpr uint64_t kHuge = std::numeric_limits<int64_t>::max();
 
-// Field numbers of onnx.proto: where a message holds further ones, and what each of those is.
-constexpr struct {
-    Message outer;
-    uint64_t number;
-    Message inner;
-} kMessages[] = {{Message::model, 7, Message::graph},      {Message::graph, 1, Message::node},
-                 {Message::graph, 5, Message::tensor},     {Message::graph, 11, Message::input},
-                 {Message::graph, 12, Message::output},    {Message::node, 5, Message::attribute},
-                 {Message::attribute, 5, Message::tensor}, {Message::attribute, 10, Message::tensor}};
+// What a message may not hold, by the field's number in onnx.proto.
 constexpr struct {
     Message message;
     uint64_t number;
@@ -42,92 +37,296 @@ constexpr struct {
                 {Message::attribute, 11, "control flow (graphs inside a node)"},
                 {Message::attribute, 22, "sparse weights"},
                 {Message::attribute, 23, "sparse weights"},
+                {Message::tensor, 3, "a part of a tensor"},
+                {Message::tensor, 6, "text in a tensor"},
+                {Message::tensor, 10, "weights in double precision"},
+                {Message::tensor, 11, "64-bit weights"},
                 {Message::tensor, 13, "weights outside the file (external data)"}};
-constexpr uint64_t kNodeDomain = 7, kTensorDims = 1, kTensorLocation = 14, kExternal = 1;
+constexpr uint64_t kExternal = 1;
 
 using Bytes = std::span<const uint8_t>;
 
 struct Field {
-    uint64_t number, value;
-    bool is_number;
+    uint64_t number, wire, value;
     Bytes part;
+
+    bool is_number() const { return wire == 0; }
 };
+
+uint64_t bytes_of(int64_t element) {
+    switch (element) {
+        case kOnnxFloat:
+        case kOnnxInt32: return 4;
+        case kOnnxUint8:
+        case kOnnxInt8:
+        case kOnnxFloat8: return 1;
+        case kOnnxInt64: return 8;
+        case kOnnxFloat16: return 2;
+        default: return 0;
+    }
+}
+
+bool holds(uint64_t field, int64_t element) {
+    switch (field) {
+        case 4: return element == kOnnxFloat;
+        case 5: return element != kOnnxFloat && element != kOnnxInt64;
+        case 7: return element == kOnnxInt64;
+        default: return true;
+    }
+}
 
 class Reader {
    public:
-    GraphInterface read(Bytes file) {
-        visit(Message::model, file);
-        if (found_.outputs.empty()) throw Malformed{"it has no output"};
+    OnnxGraph read(Bytes file) {
+        each_field(Message::model, file, [&](const Field &field) {
+            if (field.number == 7) graph(part(field));
+        });
+        if (found_.interface.outputs.empty()) throw Malformed{"it has no output"};
         return std::move(found_);
     }
 
    private:
-    void visit(Message kind, Bytes bytes) {
-        if (kind == Message::input || kind == Message::output) return declare(kind, bytes);
-        const uint64_t limit = 2 * bytes.size();
-        uint64_t elements = 1;
-        each_field(bytes, [&](const Field &field) {
-            for (const auto &refused : kRefused)
-                if (refused.message == kind && refused.number == field.number)
-                    throw Unsafe{std::string("it holds ") + refused.what};
-            if (kind == Message::tensor && field.number == kTensorLocation && field.is_number && field.value == kExternal)
-                throw Unsafe{"it holds weights outside the file (external data)"};
-            if (kind == Message::node && field.number == kNodeDomain) {
-                const std::string domain = text(field);
-                if (!domain.empty() && domain != "ai.onnx") throw Unsafe{"it needs operators of " + shown(domain)};
+    void graph(Bytes bytes) {
+        each_field(Message::graph, bytes, [&](const Field &field) {
+            if (field.number == 1) found_.nodes.push_back(node(part(field)));
+            if (field.number == 5) {
+                std::string name;
+                OnnxTensor made = tensor(part(field), name);
+                if (!found_.constants.emplace(name, std::move(made)).second)
+                    throw UnsafeGraph{"two weights are named " + shown_name(name)};
             }
-            if (kind == Message::tensor && field.number == kTensorDims) {
-                // Not even elements of four bits come cheaper; the engine would allocate what the shape says.
-                elements = product(elements, field);
-                if (elements > limit) throw Unsafe{"it holds a tensor that claims to be larger than the file"};
-            }
-            for (const auto &message : kMessages)
-                if (message.outer == kind && message.number == field.number) visit(message.inner, part(field));
+            if (field.number == 11) declare(found_.interface.inputs, part(field));
+            if (field.number == 12) declare(found_.interface.outputs, part(field));
         });
     }
 
+    OnnxNode node(Bytes bytes) {
+        OnnxNode out;
+        each_field(Message::node, bytes, [&](const Field &field) {
+            switch (field.number) {
+                case 1: out.inputs.push_back(text(field)); break;
+                case 2: out.outputs.push_back(text(field)); break;
+                case 3: out.name = text(field); break;
+                case 4: out.type = text(field); break;
+                case 5: {
+                    std::string name;
+                    OnnxAttribute made = attribute(part(field), name);
+                    if (!out.attributes.emplace(name, std::move(made)).second)
+                        throw UnsafeGraph{"a node has the attribute " + shown_name(name) + " twice"};
+                    break;
+                }
+                case 7:
+                    if (const std::string domain = text(field); !domain.empty() && domain != "ai.onnx")
+                        throw UnsafeGraph{"it needs operators of " + shown_name(domain)};
+                    break;
+                default: break;
+            }
+        });
+        return out;
+    }
+
+    OnnxAttribute attribute(Bytes bytes, std::string &name) {
+        using Kind = OnnxAttribute::Kind;
+        OnnxAttribute out;
+        uint64_t declared = 0, tensors = 0;
+        std::map<Kind, bool> given;
+        each_field(Message::attribute, bytes, [&](const Field &field) {
+            switch (field.number) {
+                case 1: name = text(field); break;
+                case 20: declared = field.value; break;
+                case 2:
+                    if (field.wire != 5) throw Malformed{"it has no number where one is expected"};
+                    std::memcpy(&out.number, field.part.data(), sizeof out.number);
+                    given[Kind::number] = true;
+                    break;
+                case 3:
+                    out.integers = {static_cast<int64_t>(field.value)};
+                    given[Kind::integer] = true;
+                    break;
+                case 4:
+                    out.text = text(field);
+                    given[Kind::text] = true;
+                    break;
+                case 5: {
+                    std::string unused;
+                    if (++tensors > 1) throw UnsafeGraph{"an attribute has two tensors"};
+                    out.tensor = tensor(part(field), unused);
+                    given[Kind::tensor] = true;
+                    break;
+                }
+                case 8:
+                    numbers(field, [&](uint64_t value) { out.integers.push_back(static_cast<int64_t>(value)); });
+                    given[Kind::integers] = true;
+                    break;
+                case 7:
+                case 9:
+                case 10:
+                case 14:
+                case 15:
+                case 21:
+                    throw UnsafeGraph{"the attribute " + shown_name(name) + " is of a kind that no bundle needs"};
+                default: break;
+            }
+        });
+        if (declared == static_cast<uint64_t>(Kind::integers)) given[Kind::integers] = true;
+        if (given.size() != 1 || static_cast<uint64_t>(given.begin()->first) != declared)
+            throw UnsafeGraph{"the attribute " + shown_name(name) + " has no value, or not the one that it declares"};
+        out.kind = given.begin()->first;
+        return out;
+    }
+
+    OnnxTensor tensor(Bytes bytes, std::string &name) {
+        OnnxTensor out;
+        std::vector<Field> data;
+        uint64_t elements = 1;
+        const uint64_t limit = 2 * bytes.size();
+        each_field(Message::tensor, bytes, [&](const Field &field) {
+            switch (field.number) {
+                case 1:
+                    // Not even elements of four bits come cheaper; the engine would allocate what the shape says.
+                    numbers(field, [&](uint64_t size) {
+                        if (size > limit || (size != 0 && elements > limit / size))
+                            throw UnsafeGraph{"it holds a tensor that claims to be larger than the file"};
+                        elements *= size;
+                        out.shape.push_back(static_cast<int64_t>(size));
+                    });
+                    break;
+                case 2: out.element = static_cast<int64_t>(std::min(field.value, kHuge)); break;
+                case 8: name = text(field); break;
+                case 14:
+                    if (field.is_number() && field.value == kExternal)
+                        throw UnsafeGraph{"it holds weights outside the file (external data)"};
+                    break;
+                case 4:
+                case 5:
+                case 7:
+                case 9: data.push_back(field); break;
+                default: break;
+            }
+        });
+        if (bytes_of(out.element) == 0)
+            throw UnsafeGraph{"the tensor " + shown_name(name) + " has elements of type " + std::to_string(out.element) +
+                              ", which no bundle needs"};
+        check_data(out, shown_name(name), elements, data);
+        return out;
+    }
+
+    // A tensor's data must be whole and finite; takes the values of short lists of integers.
+    void check_data(OnnxTensor &tensor, const std::string &name, uint64_t elements, const std::vector<Field> &data) {
+        uint64_t found = 0;
+        for (const Field &field : data) {
+            if (field.number != data[0].number || (field.number == 9 && data.size() > 1))
+                throw UnsafeGraph{"the tensor " + name + " has its data twice"};
+            if (!holds(field.number, tensor.element))
+                throw UnsafeGraph{"the tensor " + name + " has data of another type than it declares"};
+            const bool plain = field.number == 4 || field.number == 9;
+            if (plain && (field.is_number() || (field.number == 9 && field.wire != 2)))
+                throw Malformed{"the data of " + name + " is no data"};
+            if (plain)
+                found += field.part.size();
+            else
+                found += field.is_number() ? 1
+                                           : static_cast<uint64_t>(std::count_if(field.part.begin(), field.part.end(),
+                                                                                 [](uint8_t byte) { return byte < 0x80; }));
+        }
+        const bool plain = data.empty() || data[0].number == 4 || data[0].number == 9;
+        if (found != elements * (plain ? bytes_of(tensor.element) : 1))
+            throw UnsafeGraph{"the tensor " + name + " has another number of values than its shape says"};
+        for (const Field &field : data)
+            if (!is_finite(tensor.element, field)) throw UnsafeGraph{"the weights " + name + " hold NaN or infinity"};
+        if (tensor.element != kOnnxInt64 || elements > kMaxList) return;
+        std::vector<int64_t> &values = tensor.values.emplace();
+        for (const Field &field : data) {
+            if (field.number == 9)
+                for (size_t at = 0; at + 8 <= field.part.size(); at += 8) {
+                    int64_t value;
+                    std::memcpy(&value, field.part.data() + at, sizeof value);
+                    values.push_back(value);
+                }
+            else
+                numbers(field, [&](uint64_t value) { values.push_back(static_cast<int64_t>(value)); });
+        }
+    }
+
+    static bool is_finite(int64_t element, const Field &field) {
+        const Bytes part = field.part;
+        if (element == kOnnxFloat16 && field.number == 5) {
+            bool finite = true;
+            const auto look = [&](uint64_t bits) { finite &= (bits & 0x7c00) != 0x7c00; };
+            if (field.is_number())
+                look(field.value);
+            else
+                for (Bytes rest = part; !rest.empty();) look(varint(rest));
+            return finite;
+        }
+        uint32_t all = 0;  // set where an exponent has every bit
+        if (element == kOnnxFloat)
+            for (size_t at = 0; at + 4 <= part.size(); at += 4) {
+                uint32_t bits;
+                std::memcpy(&bits, part.data() + at, sizeof bits);
+                all |= (bits & 0x7f800000u) == 0x7f800000u;
+            }
+        if (element == kOnnxFloat16)
+            for (size_t at = 0; at + 2 <= part.size(); at += 2) {
+                uint16_t bits;
+                std::memcpy(&bits, part.data() + at, sizeof bits);
+                all |= (bits & 0x7c00u) == 0x7c00u;
+            }
+        if (element == kOnnxFloat8 && field.number == 9)
+            for (const uint8_t bits : part) all |= (bits & 0x7fu) == 0x7fu;
+        return all == 0;
+    }
+
     // Name and type of a ValueInfoProto; something else than a tensor has element 0.
-    void declare(Message kind, Bytes bytes) {
+    void declare(std::map<std::string, TensorType> &into, Bytes bytes) {
         std::string name;
         TensorType type;
-        each_field(bytes, [&](const Field &value) {
+        fields(bytes, [&](const Field &value) {
             if (value.number == 1) name = text(value);
             if (value.number != 2) return;
-            each_field(part(value), [&](const Field &of_kind) {
+            fields(part(value), [&](const Field &of_kind) {
                 if (of_kind.number != 1) return;
-                each_field(part(of_kind), [&](const Field &tensor) {
+                fields(part(of_kind), [&](const Field &tensor) {
                     if (tensor.number == 1) type.element = static_cast<int64_t>(std::min(tensor.value, kHuge));
                     if (tensor.number != 2) return;
-                    each_field(part(tensor), [&](const Field &dimension) {
+                    fields(part(tensor), [&](const Field &dimension) {
                         if (dimension.number == 1) type.shape.push_back(size(dimension));
                     });
                 });
             });
         });
-        (kind == Message::input ? found_.inputs : found_.outputs)[name] = std::move(type);
+        into[name] = std::move(type);
     }
 
     int64_t size(const Field &dimension) {
         int64_t out = -1;
-        each_field(part(dimension), [&](const Field &field) {
-            if (field.number == 1 && field.is_number) out = static_cast<int64_t>(std::min(field.value, kHuge));
+        fields(part(dimension), [&](const Field &field) {
+            if (field.number == 1 && field.is_number()) out = static_cast<int64_t>(std::min(field.value, kHuge));
             if (field.number == 2) out = -1;
         });
         return out;
     }
 
+    // The fields of a message, none of which is one that is refused.
     template <class Body>
-    void each_field(Bytes bytes, const Body &body) {
+    void each_field(Message kind, Bytes bytes, const Body &body) {
+        fields(bytes, [&](const Field &field) {
+            for (const auto &refused : kRefused)
+                if (refused.message == kind && refused.number == field.number)
+                    throw UnsafeGraph{std::string("it holds ") + refused.what};
+            body(field);
+        });
+    }
+
+    template <class Body>
+    void fields(Bytes bytes, const Body &body) {
         while (!bytes.empty()) {
             if (--budget_ < 0) throw Malformed{"it has more than " + std::to_string(kMaxFields) + " parts"};
             const uint64_t key = varint(bytes);
-            Field field{key >> 3, 0, false, {}};
+            Field field{key >> 3, key & 7, 0, {}};
             uint64_t length = 0;
-            switch (key & 7) {
-                case 0:
-                    field.value = varint(bytes);
-                    field.is_number = true;
-                    break;
+            switch (field.wire) {
+                case 0: field.value = varint(bytes); break;
                 case 1: length = 8; break;
                 case 2: length = varint(bytes); break;
                 case 5: length = 4; break;
@@ -140,42 +339,28 @@ class Reader {
         }
     }
 
-    // Values beyond 63 bits are given as the largest of 64.
     static uint64_t varint(Bytes &bytes) {
         uint64_t value = 0;
-        bool huge = false;
         for (size_t i = 0; i < std::min<size_t>(bytes.size(), 10); ++i) {
-            if (i == 9)
-                huge |= (bytes[i] & 0x7f) != 0;
-            else
-                value |= static_cast<uint64_t>(bytes[i] & 0x7f) << 7 * i;
+            value |= i == 9 ? static_cast<uint64_t>(bytes[i] & 1) << 63 : static_cast<uint64_t>(bytes[i] & 0x7f) << 7 * i;
             if (bytes[i] < 0x80) {
                 bytes = bytes.subspan(i + 1);
-                return huge ? std::numeric_limits<uint64_t>::max() : value;
+                return value;
             }
         }
         throw Malformed{"it holds a number that does not end"};
     }
 
-    // `start` times the values of a short repeated integer, packed or not; saturated.
-    static uint64_t product(uint64_t start, const Field &field) {
-        uint64_t out = start;
-        bool zero = start == 0;
-        const auto multiply = [&](uint64_t by) {
-            zero |= by == 0;
-            if (by != 0) out = out > std::numeric_limits<uint64_t>::max() / by ? std::numeric_limits<uint64_t>::max() : out * by;
-        };
-        if (field.is_number) {
-            multiply(field.value);
-        } else {
-            if (field.part.size() > kMaxName) throw Malformed{"it holds a shape that is too long"};
-            for (Bytes rest = field.part; !rest.empty();) multiply(varint(rest));
-        }
-        return zero ? 0 : out;
+    // The values of a short repeated integer, packed or not.
+    template <class Body>
+    static void numbers(const Field &field, const Body &body) {
+        if (field.is_number()) return body(field.value);
+        if (field.part.size() > kMaxName) throw Malformed{"it holds a list that is too long"};
+        for (Bytes rest = field.part; !rest.empty();) body(varint(rest));
     }
 
     static Bytes part(const Field &field) {
-        if (field.is_number) throw Malformed{"it has a number where a part is expected"};
+        if (field.wire != 2) throw Malformed{"it has a number where a part is expected"};
         return field.part;
     }
 
@@ -185,22 +370,24 @@ class Reader {
         return {bytes.begin(), bytes.end()};
     }
 
-    static std::string shown(const std::string &text) {
-        std::string out = "'";
-        for (const char c : text.substr(0, 57)) out += c >= 0x20 && c < 0x7f ? c : '?';
-        return out + "'";
-    }
-
-    GraphInterface found_;
+    OnnxGraph found_;
     int32_t budget_ = kMaxFields;
 };
 
 }  // namespace
 
-GraphInterface read_interface(Bytes file, const std::string &where) {
+std::string shown_name(const std::string &text) {
+    std::string out = "'";
+    for (const char c : text.substr(0, 57)) out += c >= 0x20 && c < 0x7f ? c : '?';
+    return out + "'";
+}
+
+GraphInterface read_interface(std::span<const uint8_t> file, const std::string &where) {
     try {
-        return Reader().read(file);
-    } catch (const Unsafe &unsafe) {
+        OnnxGraph graph = Reader().read(file);
+        check_graph(graph);
+        return std::move(graph.interface);
+    } catch (const UnsafeGraph &unsafe) {
         throw Error(VOSRT_INVALID_BUNDLE, where + " is refused: " + unsafe.what + "; take the bundle from its maker again");
     } catch (const Malformed &malformed) {
         throw Error(VOSRT_INVALID_BUNDLE,

@@ -1,8 +1,10 @@
-// Looking into an ONNX file before any engine does, as vosrt/onnx_file.py has it: plain operators, weights inside the file.
+// Looking into an ONNX file before any engine does, as vosrt/onnx_file.py has it: weights inside the file, and operators of
+// the table that onnx_rules.cpp checks.
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -10,7 +12,9 @@
 namespace vosrt {
 
 constexpr int64_t kMaxGraphBytes = (int64_t{1} << 31) - 1;  // what protobuf can hold
-constexpr int64_t kOnnxFloat = 1, kOnnxUint8 = 2;           // onnx.TensorProto.DataType
+// onnx.TensorProto.DataType
+constexpr int64_t kOnnxFloat = 1, kOnnxUint8 = 2, kOnnxInt8 = 3, kOnnxInt32 = 6, kOnnxInt64 = 7, kOnnxFloat16 = 10,
+                  kOnnxFloat8 = 17;
 
 struct TensorType {
     int64_t element = 0;
@@ -20,6 +24,50 @@ struct TensorType {
 struct GraphInterface {
     std::map<std::string, TensorType> inputs, outputs;
 };
+
+struct OnnxTensor {
+    int64_t element = 0;
+    std::vector<int64_t> shape;
+    std::optional<std::vector<int64_t>> values;  // of short int64 tensors
+};
+
+struct OnnxAttribute {
+    enum class Kind {
+        number = 1,
+        integer = 2,
+        text = 3,
+        tensor = 4,
+        integers = 7
+    };  // AttributeProto.AttributeType
+    Kind kind = Kind::integer;
+    float number = 0;
+    std::string text;
+    std::vector<int64_t> integers;  // one for `integer`
+    OnnxTensor tensor;
+};
+
+struct OnnxNode {
+    std::string name, type;
+    std::vector<std::string> inputs, outputs;  // an empty input was left out
+    std::map<std::string, OnnxAttribute> attributes;
+};
+
+struct OnnxGraph {
+    GraphInterface interface;
+    std::vector<OnnxNode> nodes;
+    std::map<std::string, OnnxTensor> constants;
+};
+
+// Why a well-formed graph is not run.
+struct UnsafeGraph {
+    std::string what;
+};
+
+// A name from a file as it may be printed.
+std::string shown_name(const std::string &text);
+
+// onnx_rules.cpp; throws UnsafeGraph.
+void check_graph(const OnnxGraph &graph);
 
 // `where` names the file in messages. Throws Error(VOSRT_INVALID_BUNDLE).
 GraphInterface read_interface(std::span<const uint8_t> file, const std::string &where);

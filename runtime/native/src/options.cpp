@@ -4,8 +4,43 @@
 #include "error.hpp"
 #include "isa.hpp"
 #include "memory.hpp"
+#include "ranges.hpp"
 
 namespace vosrt {
+
+// The same as in PropagationOptions of runtime/src/vosrt/types.py; a test compares them.
+vosrt_memory_options default_memory_options() {
+    return {.struct_size = sizeof(vosrt_memory_options),
+            .height = 0,
+            .width = 0,
+            .channels = 0,
+            .context = 20,
+            .radius = 12.0f,
+            .top_k = 10,
+            .temperature = 0.05f,
+            .pad_context = 1,
+            .yield_background = 1,
+            .precision = VOSRT_PRECISION_AUTO,
+            .isa = VOSRT_ISA_AUTO,
+            .threads = 0,
+            .device = 0,
+            .align_corners = 1,
+            .centring = 0.0f,
+            .sharpness = 1.0f,
+            .object_bias = 0.0f,
+            .guided = 0};
+}
+
+vosrt_model_options default_model_options() {
+    vosrt_model_options out{};
+    out.struct_size = sizeof out;
+    out.stride = 8;
+    out.min_side = 16;
+    out.max_side = 4096;
+    out.size = 480;
+    out.feedback = 1;
+    return out;
+}
 
 MemoryOptions resolve(const vosrt_memory_options &in) {
     constexpr int64_t kMaxCells = 1 << 22;
@@ -16,29 +51,23 @@ MemoryOptions resolve(const vosrt_memory_options &in) {
         invalid("the grid has " + std::to_string(static_cast<int64_t>(in.height) * in.width) + " cells; at most " +
                 std::to_string(kMaxCells) + " are supported");
     out.channels = within(in.channels, 1, 65536, "channels");
-    out.context = in.context == 0 ? 20 : in.context == -1 ? 0 : within(in.context, 1, 1024, "context");
-    out.window = within(in.window, VOSRT_WINDOW_CIRCLE, VOSRT_WINDOW_SQUARE, "window");
-    out.radius = in.radius == 0.0f ? 12.0f : in.radius;
-    if (!(out.radius > 0.0f && out.radius <= 4096.0f))
-        invalid("radius is " + std::to_string(in.radius) + "; expected more than 0 and at most 4096 cells");
-    out.top_k = in.top_k == 0 ? 10 : within(in.top_k, 1, 64, "top_k");
-    out.temperature = in.temperature == 0.0f ? 0.05f : in.temperature;
-    if (!(out.temperature >= 1e-4f && out.temperature <= 1e4f))
-        invalid("temperature is " + std::to_string(in.temperature) + "; expected 1e-4 to 1e4");
-    out.pad_context = in.drop_padding == 0;
-    out.global_reference = in.local_reference == 0;
-    out.yield_background = in.keep_background == 0;
-    out.alignment = within(in.half_pixel, 0, 1, "half_pixel") == 1 ? Alignment::half_pixel : Alignment::corners;
+    out.context = ranges::context.check(in.context);
+    out.radius = ranges::radius.check(in.radius);
+    out.top_k = ranges::top_k.check(in.top_k);
+    out.temperature = ranges::temperature.check(in.temperature);
+    out.centring = ranges::centring.check(in.centring);
+    out.sharpness = ranges::sharpness.check(in.sharpness);
+    out.object_bias = ranges::object_bias.check(in.object_bias);
+    out.guided = ranges::guided.check(in.guided);
+    out.pad_context = within(in.pad_context, 0, 1, "pad_context") == 1;
+    out.yield_background = within(in.yield_background, 0, 1, "yield_background") == 1;
+    out.alignment = within(in.align_corners, 0, 1, "align_corners") == 1 ? Alignment::corners : Alignment::half_pixel;
     within(in.precision, VOSRT_PRECISION_AUTO, VOSRT_PRECISION_BF16, "precision");
     within(in.isa, VOSRT_ISA_AUTO, VOSRT_ISA_CUDA, "isa");
     out.isa = choose_isa(static_cast<vosrt_isa>(in.isa), static_cast<vosrt_precision>(in.precision));
     out.threads = within(in.threads, 0, 1024, "threads");
     out.device = in.device;
-#if !defined(VOSRT_CUDA_LIBRARY)
-    if (in.device != 0)
-        throw Error(VOSRT_UNSUPPORTED, "device " + std::to_string(in.device) + " was asked for; libvosrt computes on the "
-                                       "processor: use libvosrt_cuda");
-#endif
+    check_device(in.device);
     return out;
 }
 

@@ -30,7 +30,8 @@ void reorder(const uint8_t *in, int32_t width, uint8_t *out) {
     }
 }
 
-// Limited-range luma and chroma to full-range RGB, coefficients in 1/256.
+// Limited-range luma and chroma to full-range RGB, coefficients in 1/256: nv12_to_bgr of vosrt/core/reference.py within one
+// step of 255, as on a GPU (nv12_pixels).
 struct Matrix {
     int32_t luma, red_v, green_u, green_v, blue_u;
 };
@@ -48,9 +49,9 @@ void from_nv12(const uint8_t *luma, const uint8_t *chroma, const Matrix &matrix,
 
 int64_t checked_stride(int64_t given, int64_t row, const std::string &name) {
     if (given == 0) return row;
-    if (given < row && -given < row)
+    if ((given < row && given > -row) || given > kMaxStride || given < -kMaxStride)
         invalid(name + " is " + std::to_string(given) + " bytes; expected 0 or at least " + std::to_string(row) +
-                " either way");
+                " either way, and at most " + std::to_string(kMaxStride));
     return given;
 }
 
@@ -89,6 +90,13 @@ const uint8_t *bgr_row(const Picture &picture, int32_t y, uint8_t *scratch) {
             break;
     }
     return scratch;
+}
+
+std::array<bool, 256> ids_in(const Picture &mask) {
+    std::array<bool, 256> present{};
+    for (int32_t y = 0; y < mask.height; ++y)
+        for (int32_t x = 0; x < mask.width; ++x) present[mask.data[y * mask.stride + x]] = true;
+    return present;
 }
 
 bool is_dense_bgr(const Picture &picture) {

@@ -1,4 +1,4 @@
-// Resampling between frames, masks and the feature grid. Each function has a NumPy twin in vosrt/ops/reference.py.
+// Resampling between frames, masks and the feature grid; vosrt/core/reference.py defines it in NumPy.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,7 @@ class FrameScaler {
 
     HalfPixelAxis rows_, columns_;
     int32_t sizes_[4] = {};
-    std::vector<uint8_t> converted_;    // a row of the source, where it is not BGR
+    std::vector<uint8_t> converted_;     // a row of the source, where it is not BGR
     std::vector<int32_t> resampled_[2];  // two rows of the source at the target's width
     int32_t held_[2] = {-1, -1};         // which ones
 };
@@ -57,16 +57,16 @@ struct SampleAxis {
 
 // Soft masks on the grid -> labels, for output rows whose upper grid row is `grid_row`.
 struct LabelTask {
-    int32_t height, width;            // grid
-    const float *soft;                // [h * w][stride]
+    int32_t height, width;  // grid
+    const float *soft;      // [h * w][stride]
     int64_t stride;
-    const int32_t *channels;          // [count] columns of soft in tie-breaking order
-    const uint8_t *ids;               // [count] label of each
+    const int32_t *channels;  // [count] columns of soft in tie-breaking order
+    const uint8_t *ids;       // [count] label of each
     int32_t count;
     int32_t out_height, out_width;
     const SampleAxis *rows, *columns;
-    uint8_t *labels;                  // [H, W]
-    float *confidence;                // [H, W] or nullptr
+    uint8_t *labels;    // [H, W]
+    float *confidence;  // [H, W] or nullptr
 };
 void label_rows(const LabelTask &task, int32_t grid_row);
 

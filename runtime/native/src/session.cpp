@@ -14,10 +14,16 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "sessions are little-endian");
 
 constexpr char kMagic[8] = {'V', 'O', 'S', 'R', 'T', 'S', 'E', 'S'};
-constexpr uint32_t kVersion = 2;  // 1 does not say how the grid is aligned: its corners are
+constexpr uint32_t kVersion = 3;  // 1 does not say how the grid is aligned: its corners are; 1 and 2 alter no embeddings or masks
 constexpr size_t kHashAt = 24, kHeaderBytes = kHashAt + 32;
+constexpr int32_t kCircle = 0;  // the shape of the window
+constexpr bool kGlobalReference = true;
 constexpr int64_t kMaxFrames = int64_t{1} << 40;
-constexpr size_t kLine = 64;  // the bias of a bf16 key starts the last cache line of its row
+
+// Recent frames that a later one may read, and the newest one, whose soft masks are asked for.
+int64_t kept_frames(int64_t frames, int32_t context) { return std::min<int64_t>(frames, std::max(context, 1)); }
+
+size_t key_bytes(const MemoryOptions &options) { return options.channels * (isa_is_bf16(options.isa) ? 2 : sizeof(float)); }
 
 std::array<uint8_t, 32> hash_of(std::span<const uint8_t> data) {
     Sha256 hash;
@@ -25,7 +31,7 @@ std::array<uint8_t, 32> hash_of(std::span<const uint8_t> data) {
     return hash.finish();
 }
 
-void write_all(SessionWriter &out, const Memory &memory, const vosrt_session &session) {
+void write_all(SessionWriter &out, Memory &memory, const vosrt_session &session) {
     out.bytes(kMagic, sizeof kMagic);
     out.put(kVersion);
     out.put(static_cast<uint32_t>(kHeaderBytes));
@@ -36,15 +42,17 @@ void write_all(SessionWriter &out, const Memory &memory, const vosrt_session &se
     out.put(session.frame_width);
     out.put(static_cast<uint32_t>(session.annotation != nullptr));
     const MemoryOptions &options = memory.options();
-    for (const int32_t value : {options.height, options.width, options.channels, options.context, options.window})
+    for (const int32_t value : {options.height, options.width, options.channels, options.context, kCircle})
         out.put(value);
     out.put(options.radius);
     out.put(options.top_k);
     out.put(options.temperature);
-    for (const bool value : {options.pad_context, options.global_reference, options.yield_background})
+    for (const bool value : {options.pad_context, kGlobalReference, options.yield_background})
         out.put(static_cast<int32_t>(value));
     out.put(static_cast<int32_t>(options.isa));
     out.put(static_cast<int32_t>(options.alignment == Alignment::half_pixel));
+    for (const float value : {options.centring, options.sharpness, options.object_bias}) out.put(value);
+    out.put(options.guided);
     memory.write(out);
     if (session.annotation != nullptr)
         out.bytes(session.annotation, static_cast<size_t>(session.frame_height) * session.frame_width);
@@ -57,15 +65,15 @@ void check(const vosrt_session &session) {
 
 }  // namespace
 
-size_t session_size(const Memory &memory, const vosrt_session &session) {
-    if (memory.frames() == 0) invalid("saving needs a frame; push one first");
+size_t session_size(Memory &memory, const vosrt_session &session) {
+    if (memory.objects().frames() == 0) invalid("saving needs a frame; push one first");
     check(session);
     SessionWriter counter;
     write_all(counter, memory, session);
     return counter.size();
 }
 
-void save_session(const Memory &memory, const vosrt_session &session, std::span<uint8_t> buffer) {
+void save_session(Memory &memory, const vosrt_session &session, std::span<uint8_t> buffer) {
     SessionWriter out(buffer.data());
     write_all(out, memory, session);
     const uint64_t total = buffer.size();
@@ -101,19 +109,47 @@ SessionReader::SessionReader(std::span<const uint8_t> data) : data_(data) {
     options_.width = get<int32_t>();
     options_.channels = get<int32_t>();
     options_.context = get<int32_t>();
-    if (options_.context == 0) options_.context = -1;
-    options_.window = get<int32_t>();
+    const auto window = get<int32_t>();
     options_.radius = get<float>();
     options_.top_k = get<int32_t>();
     options_.temperature = get<float>();
-    options_.drop_padding = get<int32_t>() == 0;
-    options_.local_reference = get<int32_t>() == 0;
-    options_.keep_background = get<int32_t>() == 0;
+    const auto flag = [&] { return static_cast<int32_t>(get<int32_t>() != 0); };
+    options_.pad_context = flag();
+    if (window != kCircle || flag() != kGlobalReference)
+        refuse("it has a square window or a reference that is searched locally, which this libvosrt does not do");
+    options_.yield_background = flag();
     options_.isa = get<int32_t>();
-    if (version >= 2) options_.half_pixel = get<int32_t>();
+    if (version >= 2) {
+        const auto half_pixel = get<int32_t>();
+        if (half_pixel != 0 && half_pixel != 1) refuse("it does not say how its grid is aligned");
+        options_.align_corners = 1 - half_pixel;
+    }
+    if (version >= 3) {
+        for (float *value : {&options_.centring, &options_.sharpness, &options_.object_bias}) *value = get<float>();
+        options_.guided = get<int32_t>();
+    }
 }
 
-MemoryOptions SessionReader::memory_options(const vosrt_load_options &wanted, int32_t device) const {
+void SessionReader::check_network(const vosrt_load_options &wanted) const {
+    const auto known = [](const uint8_t *hash) { return hash != nullptr && std::any_of(hash, hash + 32, [](uint8_t byte) { return byte != 0; }); };
+    const bool other_hash = known(wanted.model) && known(session_.model) && !std::equal(session_.model, session_.model + 32, wanted.model);
+    if (other_hash || (wanted.channels != 0 && wanted.channels != options_.channels))
+        refuse("it was saved with another network; load the model that it was saved with");
+    const int32_t side = std::max(options_.height, options_.width);
+    if (wanted.max_side != 0 && side > wanted.max_side)
+        refuse("its grid has " + std::to_string(side) + " cells a side; those of this network have at most " + std::to_string(wanted.max_side));
+}
+
+std::unique_ptr<Memory> SessionReader::read(const vosrt_load_options &wanted) {
+    check_network(wanted);
+    auto memory = Memory::load(memory_options(wanted), *this);
+    if (annotated_ && session_.frame_height > 0 && session_.frame_width > 0)
+        session_.annotation = bytes(static_cast<size_t>(session_.frame_height) * session_.frame_width);
+    if (remaining() != 0) refuse("it goes on after its end");
+    return memory;
+}
+
+MemoryOptions SessionReader::memory_options(const vosrt_load_options &wanted) const {
     if (options_.isa <= VOSRT_ISA_AUTO || options_.isa > VOSRT_ISA_CUDA) refuse("its instruction-set path is unknown");
     const auto saved = static_cast<vosrt_isa>(options_.isa);
     vosrt_memory_options options = options_;
@@ -123,7 +159,7 @@ MemoryOptions SessionReader::memory_options(const vosrt_load_options &wanted, in
     if (wanted.precision != VOSRT_PRECISION_AUTO && wanted.precision != options.precision)
         throw Error(VOSRT_UNSUPPORTED, std::string("the session holds ") + (isa_is_bf16(saved) ? "bf16" : "fp32") +
                                            " keys; it cannot continue in the other precision");
-    options.device = device;
+    options.device = wanted.device;
     const char *forced = std::getenv("VOSRT_ISA");
     if (options.isa == VOSRT_ISA_AUTO && (forced == nullptr || *forced == '\0') && isa_available(saved))
         options.isa = saved;
@@ -136,131 +172,135 @@ MemoryOptions SessionReader::memory_options(const vosrt_load_options &wanted, in
         if (error.status() != VOSRT_INVALID_ARGUMENT || (forced != nullptr && *forced != '\0')) throw;
         refuse(error.what());
     }
-    // A memory allocates all its slots at once; a few bytes must not ask for gigabytes.
+    // A few bytes must not ask for gigabytes.
     int64_t frames = 0;
     if (remaining() >= sizeof frames) std::memcpy(&frames, data_.data(), sizeof frames);
-    const int64_t kept = std::min<int64_t>(frames, std::max(out.context, 1));
+    const int64_t kept = kept_frames(frames, out.context);
     const int64_t slot = static_cast<int64_t>(out.height) * out.width * out.channels * 2;
     if (kept < 1 || static_cast<int64_t>(remaining()) / slot < kept) refuse("it ends too early");
     return out;
 }
 
-void SessionReader::read_into(Memory &memory) {
-    memory.read(*this);
-    if (annotated_ && session_.frame_height > 0 && session_.frame_width > 0)
-        session_.annotation = bytes(static_cast<size_t>(session_.frame_height) * session_.frame_width);
-    if (remaining() != 0) refuse("it goes on after its end");
+// ---- the memory's own part -----------------------------------------------------------------------------
+
+namespace {
+
+void check_ids(std::span<const uint8_t> ids) {
+    for (size_t i = 0; i < ids.size(); ++i)
+        if (ids[i] == 0 || (i > 0 && ids[i] <= ids[i - 1])) SessionReader::refuse("its object ids are out of order");
 }
 
-void SessionContents::write(SessionWriter &out) const {
-    out.put(frames);
+std::vector<float> read_mean(SessionReader &in, int32_t channels) {
+    std::vector<float> mean(channels);
+    std::memcpy(mean.data(), in.bytes(mean.size() * sizeof(float)), mean.size() * sizeof(float));
+    return mean;
+}
+
+std::vector<ObjectTable::Reference> read_references(SessionReader &in, uint32_t count, int64_t frames, std::span<const uint8_t> ids) {
+    std::vector<ObjectTable::Reference> references;
+    std::array<int32_t, 256> references_of{};  // of an id; every object has exactly one
+    for (uint32_t r = 0; r < count; ++r) {
+        const auto frame = in.get<int64_t>();
+        if (frame < 0 || frame >= frames || (r > 0 && frame <= references.back().frame)) in.refuse("its references are out of order");
+        const auto objects = in.get<uint32_t>();
+        if (objects > 255 || (objects == 0 && r > 0)) in.refuse("a reference has an impossible number of objects");
+        const uint8_t *own = in.bytes(objects);
+        references.push_back({frame, {own, own + objects}});
+        for (const uint8_t id : references.back().ids) {
+            if (!std::binary_search(ids.begin(), ids.end(), id)) in.refuse("a reference names an object that is not tracked");
+            ++references_of[id];
+        }
+    }
+    if (std::any_of(ids.begin(), ids.end(), [&](uint8_t id) { return references_of[id] != 1; }))
+        in.refuse("an object does not have exactly one reference");
+    return references;
+}
+
+}  // namespace
+
+size_t Memory::slot_bytes(const ObjectTable &table) const {
+    const bool bf16 = isa_is_bf16(options_.isa);
+    return cells() * (key_bytes(options_) + (bf16 ? sizeof(float) : 0) + table.order_ids().size() * sizeof(float));
+}
+
+void Memory::write_slot(SessionWriter &out, Place place) {
+    if (out.counting()) return out.skip(slot_bytes(objects_));
+    with_slot(place, Part::whole, Access::read, [&](const HostSlot &slot) {
+        for (int32_t cell = 0; cell < cells(); ++cell) {
+            out.bytes(slot.keys + cell * slot.key_stride, key_bytes(options_));
+            if (slot.bias != nullptr) out.bytes(slot.bias + cell * slot.bias_stride, sizeof(float));
+        }
+        for (int32_t cell = 0; cell < cells(); ++cell)
+            for (const int32_t channel : objects_.order_channels()) out.put(slot.soft[cell * capacity() + channel]);
+    });
+}
+
+void Memory::read_slot(SessionReader &in, Place place) {
+    const size_t stored = key_bytes(options_);
+    with_slot(place, Part::whole, Access::write, [&](const HostSlot &slot) {
+        for (int32_t cell = 0; cell < cells(); ++cell) {
+            std::memcpy(slot.keys + cell * slot.key_stride, in.bytes(stored), stored);
+            if (slot.bias != nullptr) std::memcpy(slot.bias + cell * slot.bias_stride, in.bytes(sizeof(float)), sizeof(float));
+        }
+        for (int32_t cell = 0; cell < cells(); ++cell)
+            for (const int32_t channel : objects_.order_channels()) slot.soft[cell * capacity() + channel] = in.get<float>();
+    });
+}
+
+void Memory::write(SessionWriter &out) {
+    const std::span<const uint8_t> ids = objects_.ids();
+    out.put(objects_.frames());
     out.put(static_cast<uint32_t>(ids.size()));
-    out.put(static_cast<uint32_t>(references.size()));
+    out.put(static_cast<uint32_t>(objects_.references().size()));
     out.bytes(ids.data(), ids.size());
-    out.bytes(mean.data(), mean.size() * sizeof(float));
-    for (const Reference &reference : references) {
+    const Means both = means();
+    for (const std::vector<float> *each : {&both.keys, &both.centre}) out.bytes(each->data(), each->size() * sizeof(float));
+    for (const ObjectTable::Reference &reference : objects_.references()) {
         out.put(reference.frame);
         out.put(static_cast<uint32_t>(reference.ids.size()));
         out.bytes(reference.ids.data(), reference.ids.size());
     }
-}
-
-SessionContents SessionContents::read_unsized(SessionReader &in, int32_t channels) {
-    SessionContents contents;
-    contents.frames = in.get<int64_t>();
-    const auto objects = in.get<uint32_t>(), references = in.get<uint32_t>();
-    if (contents.frames < 1 || contents.frames > kMaxFrames || objects > 255 || references > 256)
-        in.refuse("its counters are impossible");
-    const uint8_t *ids = in.bytes(objects);
-    std::array<int32_t, 256> references_of{};  // of an id; every object has exactly one
-    for (uint32_t i = 0; i < objects; ++i)
-        if (ids[i] == 0 || (i > 0 && ids[i] <= ids[i - 1])) in.refuse("its object ids are out of order");
-    contents.ids.assign(ids, ids + objects);
-    const uint8_t *mean = in.bytes(static_cast<size_t>(channels) * sizeof(float));
-    contents.mean.resize(channels);
-    std::memcpy(contents.mean.data(), mean, contents.mean.size() * sizeof(float));
-
-    for (uint32_t r = 0; r < references; ++r) {
-        Reference reference{in.get<int64_t>(), {}};
-        if (reference.frame < 0 || reference.frame >= contents.frames ||
-            (r > 0 && reference.frame <= contents.references.back().frame))
-            in.refuse("its references are out of order");
-        const auto count = in.get<uint32_t>();
-        if (count > 255 || (count == 0 && r > 0)) in.refuse("a reference has an impossible number of objects");
-        const uint8_t *own = in.bytes(count);
-        reference.ids.reserve(256);
-        reference.ids.assign(own, own + count);
-        for (const uint8_t id : reference.ids) {
-            if (!std::binary_search(ids, ids + objects, id)) in.refuse("a reference names an object that is not tracked");
-            ++references_of[id];
-        }
-        contents.references.push_back(std::move(reference));
+    if (options_.guided != 0) {
+        const GuidePicture guide = guide_picture();
+        out.put(guide.height);
+        out.put(guide.width);
+        out.bytes(guide.pixels.data(), guide.height == 0 ? 0 : guide.pixels.size());
     }
-    for (uint32_t i = 0; i < objects; ++i)
-        if (references_of[ids[i]] != 1) in.refuse("an object does not have exactly one reference");
-    return contents;
+    const int64_t frames = objects_.frames();
+    for (int64_t frame = frames - kept_frames(frames, options_.context); frame < frames; ++frame) write_slot(out, {frame});
+    for (const ObjectTable::Reference &reference : objects_.references()) write_slot(out, {reference.frame, true});
 }
 
-#if !defined(VOSRT_CUDA_LIBRARY)
-
-// ---- the memory's own part -----------------------------------------------------------------------------
-
-size_t Memory::slot_bytes(size_t objects) const {
-    const bool bf16 = isa_is_bf16(options_.isa);
-    return cells() * (options_.channels * (bf16 ? 2 : sizeof(float)) + (bf16 ? sizeof(float) : 0) + (1 + objects) * sizeof(float));
-}
-
-void Memory::write_slot(SessionWriter &out, const Slot &slot) const {
-    if (out.counting()) return out.skip(slot_bytes(object_ids().size()));
-    const bool bf16 = isa_is_bf16(options_.isa);
-    const size_t row = kernel_.row_bytes(options_.channels), stored = options_.channels * (bf16 ? 2 : sizeof(float));
-    for (int32_t cell = 0; cell < cells(); ++cell) {
-        const std::byte *key = slot.keys.data() + cell * row;
-        out.bytes(key, stored);
-        if (bf16) out.bytes(key + row - kLine, sizeof(float));
-    }
-    for (int32_t cell = 0; cell < cells(); ++cell)
-        for (const int32_t channel : order_channels_) out.put(slot.soft[cell * capacity_ + channel]);
-}
-
-void Memory::read_slot(SessionReader &in, Slot &slot) const {
-    const bool bf16 = isa_is_bf16(options_.isa);
-    const size_t row = kernel_.row_bytes(options_.channels), stored = options_.channels * (bf16 ? 2 : sizeof(float));
-    for (int32_t cell = 0; cell < cells(); ++cell) {
-        std::byte *key = slot.keys.data() + cell * row;
-        std::memcpy(key, in.bytes(stored), stored);
-        if (bf16) std::memcpy(key + row - kLine, in.bytes(sizeof(float)), sizeof(float));
-    }
-    for (int32_t cell = 0; cell < cells(); ++cell)
-        for (const int32_t channel : order_channels_) slot.soft[cell * capacity_ + channel] = in.get<float>();
-}
-
-void Memory::write(SessionWriter &out) const {
-    const std::span<const uint8_t> ids = object_ids();
-    SessionContents contents{frames_, {ids.begin(), ids.end()}, {mean_.begin(), mean_.end()}, {}};
-    for (const Reference &reference : references_) contents.references.push_back({reference.frame, reference.ids});
-    contents.write(out);
-    for (int64_t frame = frames_ - contents.kept_frames(options_.context); frame < frames_; ++frame) write_slot(out, slot_of(frame));
-    for (const Reference &reference : references_) write_slot(out, reference.slot);
-}
-
+// Everything is checked, the number of bytes that follow too, before room is made for it: a session is not trusted.
 void Memory::read(SessionReader &in) {
-    SessionContents contents = SessionContents::read(in, options_, [&](size_t objects) { return slot_bytes(objects); });
-    frames_ = contents.frames;
-    std::copy(contents.mean.begin(), contents.mean.end(), mean_.begin());
-    for (size_t i = 0; i < contents.ids.size(); ++i) channel_[contents.ids[i]] = static_cast<int32_t>(i + 1);
-    order_channels_.reserve(257);
-    order_ids_.reserve(257);
-    update_order();
-    grow_channels(contents.ids.size());
-    set_mean_square();
-    for (SessionContents::Reference &reference : contents.references)
-        references_.push_back({reference.frame, std::move(reference.ids), make_slot(capacity_)});
-    reserve_work(std::max<size_t>(references_.size(), 1));
-    for (int64_t frame = frames_ - contents.kept_frames(options_.context); frame < frames_; ++frame) read_slot(in, slot_of(frame));
-    for (Reference &reference : references_) read_slot(in, reference.slot);
-}
+    const auto frames = in.get<int64_t>();
+    const auto count = in.get<uint32_t>(), references = in.get<uint32_t>();
+    if (frames < 1 || frames > kMaxFrames || count > 255 || references > 256) in.refuse("its counters are impossible");
+    const std::span ids(in.bytes(count), count);
+    check_ids(ids);
+    Means both{read_mean(in, options_.channels), {}};
+    if (options_.centring != 0.0f) both.centre = read_mean(in, options_.channels);
+    ObjectTable table(frames, ids, read_references(in, references, frames, ids));
+    GuidePicture guide;
+    if (options_.guided != 0) {
+        guide.height = in.get<int32_t>();
+        guide.width = in.get<int32_t>();
+        if ((guide.height == 0) != (guide.width == 0) || std::min(guide.height, guide.width) < 0 || std::max(guide.height, guide.width) > kMaxSide)
+            in.refuse("its guide is of an impossible size");
+        const auto size = static_cast<size_t>(guide.height) * guide.width * 3;
+        guide.pixels = {in.bytes(size), size};
+    }
+    const int64_t kept = kept_frames(frames, options_.context);
+    if (in.remaining() / slot_bytes(table) < static_cast<size_t>(kept) + references) in.refuse("it ends too early");
 
-#endif  // VOSRT_CUDA_LIBRARY
+    reserve_objects(table);
+    objects_ = std::move(table);
+    set_means(both);
+    if (guide.height > 0) restore_guide(guide);
+    reserve_frames(frames - kept, frames);
+    for (int64_t frame = frames - kept; frame < frames; ++frame) read_slot(in, {frame});
+    for (const ObjectTable::Reference &reference : objects_.references()) read_slot(in, {reference.frame, true});
+    objects_changed();
+}
 
 }  // namespace vosrt

@@ -2,7 +2,8 @@
 //
 //     magic "VOSRTSES", version u32, header bytes u32, total bytes u64, SHA-256 of everything behind it
 //     model's hash, frame size, flags, propagation options, counters
-//     ids of the objects, mean embedding, references (frame, ids), slots (keys, soft masks): recent ones, then references
+//     ids of the objects, mean embedding, the mean that centring removes (if it does), references (frame, ids), the guide (of
+//     guided output), slots (keys, soft masks): recent ones, then references
 //     annotation of the newest frame, if there is one
 //
 // Little-endian, without padding. Keys are stored in the number format of the path that computed them, without that path's
@@ -12,6 +13,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -46,21 +48,22 @@ class SessionWriter {
     size_t size_ = 0;
 };
 
-size_t session_size(const Memory &memory, const vosrt_session &session);
+size_t session_size(Memory &memory, const vosrt_session &session);
 // `buffer` has session_size bytes.
-void save_session(const Memory &memory, const vosrt_session &session, std::span<uint8_t> buffer);
+void save_session(Memory &memory, const vosrt_session &session, std::span<uint8_t> buffer);
 
 class SessionReader {
    public:
     // Checks hash and header. Throws Error(VOSRT_INVALID_SESSION), also where later reads run past the end.
     explicit SessionReader(std::span<const uint8_t> data);
 
-    // What the memory is to be created with. Throws Error(VOSRT_UNSUPPORTED) where no path here has its number format.
-    MemoryOptions memory_options(const vosrt_load_options &wanted, int32_t device = 0) const;
-    void read_into(Memory &memory);
-    // Points into the data; known after read_into.
+    // The memory. Its size is checked against the bytes present, its network and its grid against `wanted`, before it is made.
+    // Throws Error(VOSRT_UNSUPPORTED) where no path here has its number format.
+    std::unique_ptr<Memory> read(const vosrt_load_options &wanted);
+    // Points into the data; the annotation is known once the memory was read.
     const vosrt_session &session() const { return session_; }
-    int32_t channels() const { return options_.channels; }
+    // As the session says: nothing but the frame's size and the network's hash has been checked.
+    const vosrt_memory_options &options() const { return options_; }
 
     const uint8_t *bytes(size_t size) {
         if (size > data_.size()) refuse("it ends too early");
@@ -81,38 +84,13 @@ class SessionReader {
     }
 
    private:
+    void check_network(const vosrt_load_options &wanted) const;
+    MemoryOptions memory_options(const vosrt_load_options &wanted) const;
+
     std::span<const uint8_t> data_;
-    vosrt_memory_options options_{};
+    vosrt_memory_options options_ = default_memory_options();
     vosrt_session session_{};
     bool annotated_ = false;
-};
-
-// What a session says of a memory before its slots follow.
-struct SessionContents {
-    struct Reference {
-        int64_t frame;
-        std::vector<uint8_t> ids;
-    };
-    int64_t frames = 0;
-    std::vector<uint8_t> ids;  // ascending
-    std::vector<float> mean;
-    std::vector<Reference> references;  // oldest first
-
-    // Recent frames that a later one may read, and the newest one, whose soft masks are asked for.
-    int64_t kept_frames(int32_t context) const { return std::min<int64_t>(frames, std::max(context, 1)); }
-    void write(SessionWriter &out) const;
-    // Throws Error(VOSRT_INVALID_SESSION) where it contradicts itself, or the data end before as many slots of `slot_bytes`, a
-    // function of the number of objects, as they should hold.
-    template <class SlotBytes>
-    static SessionContents read(SessionReader &in, const MemoryOptions &options, const SlotBytes &slot_bytes) {
-        SessionContents contents = read_unsized(in, options.channels);
-        const auto slots = static_cast<size_t>(contents.kept_frames(options.context)) + contents.references.size();
-        if (in.remaining() / slot_bytes(contents.ids.size()) < slots) in.refuse("it ends too early");
-        return contents;
-    }
-
-   private:
-    static SessionContents read_unsized(SessionReader &in, int32_t channels);
 };
 
 }  // namespace vosrt

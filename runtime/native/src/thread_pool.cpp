@@ -1,73 +1,86 @@
 #include "thread_pool.hpp"
 
 #include <algorithm>
+#include <string>
+#include <system_error>
+
+#include "error.hpp"
 
 namespace vosrt {
 
 ThreadPool::ThreadPool(int32_t threads) {
     if (threads <= 0) threads = static_cast<int32_t>(std::max(1u, std::thread::hardware_concurrency()));
+    Team *const team = team_.get();
     try {
-        for (int32_t worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { work(worker); });
+        team->workers.reserve(threads - 1);
+        for (int32_t worker = 1; worker < threads; ++worker) team->workers.emplace_back([team, worker] { team->work(worker); });
+    } catch (const std::system_error &error) {
+        const std::string started = std::to_string(size());
+        team->end();  // the destructor of a half-built object does not run
+        throw Error(VOSRT_OUT_OF_MEMORY, "the system starts no more than " + started + " of " + std::to_string(threads) +
+                                             " threads (" + error.what() + "); use fewer threads");
     } catch (...) {
-        // The destructor of a half-built object does not run: stop the threads that did start.
-        {
-            const std::lock_guard lock(mutex_);
-            stop_ = true;
-        }
-        start_.notify_all();
-        for (auto &thread : workers_) thread.join();
+        team->end();
         throw;
     }
 }
 
 ThreadPool::~ThreadPool() {
+    if (forks_ == fork_count())
+        team_->end();
+    else if (!team_->workers.empty())
+        (void)team_.release();  // destroying what absent threads wait on would wait for them
+}
+
+void ThreadPool::Team::end() {
     {
-        const std::lock_guard lock(mutex_);
-        stop_ = true;
+        const std::lock_guard lock(mutex);
+        stop = true;
     }
-    start_.notify_all();
-    for (auto &thread : workers_) thread.join();
+    start.notify_all();
+    for (auto &thread : workers) thread.join();
 }
 
 void ThreadPool::run_erased(int32_t jobs, Call call, const void *body) {
-    if (workers_.empty() || jobs <= 1) {
+    Team &team = *team_;
+    if (team.workers.empty() || jobs <= 1) {
         for (int32_t job = 0; job < jobs; ++job) call(body, job, 0);
         return;
     }
     {
-        const std::lock_guard lock(mutex_);
-        call_ = call;
-        body_ = body;
-        jobs_ = jobs;
-        next_.store(0, std::memory_order_relaxed);
-        busy_ = static_cast<int32_t>(workers_.size());
-        ++round_;
+        const std::lock_guard lock(team.mutex);
+        team.call = call;
+        team.body = body;
+        team.jobs = jobs;
+        team.next.store(0, std::memory_order_relaxed);
+        team.busy = static_cast<int32_t>(team.workers.size());
+        ++team.round;
     }
-    start_.notify_all();
-    drain(0);
-    std::unique_lock lock(mutex_);
-    finished_.wait(lock, [this] { return busy_ == 0; });
+    team.start.notify_all();
+    team.drain(0);
+    std::unique_lock lock(team.mutex);
+    team.finished.wait(lock, [&team] { return team.busy == 0; });
 }
 
-void ThreadPool::drain(int32_t worker) {
+void ThreadPool::Team::drain(int32_t worker) {
     for (;;) {
-        const int32_t job = next_.fetch_add(1, std::memory_order_relaxed);
-        if (job >= jobs_) return;
-        call_(body_, job, worker);
+        const int32_t job = next.fetch_add(1, std::memory_order_relaxed);
+        if (job >= jobs) return;
+        call(body, job, worker);
     }
 }
 
-void ThreadPool::work(int32_t worker) {
+void ThreadPool::Team::work(int32_t worker) {
     uint64_t seen = 0;
-    std::unique_lock lock(mutex_);
+    std::unique_lock lock(mutex);
     for (;;) {
-        start_.wait(lock, [&] { return stop_ || round_ != seen; });
-        if (stop_) return;
-        seen = round_;
+        start.wait(lock, [&] { return stop || round != seen; });
+        if (stop) return;
+        seen = round;
         lock.unlock();
         drain(worker);
         lock.lock();
-        if (--busy_ == 0) finished_.notify_one();
+        if (--busy == 0) finished.notify_one();
     }
 }
 

@@ -7,17 +7,21 @@
 #include <vector>
 
 #include "error.hpp"
+#include "ranges.hpp"
 #include "thread_pool.hpp"
 
 namespace vosrt {
 namespace {
 
 constexpr int32_t kMaxTopK = 64;
+constexpr int32_t kRun = 512;  // queries of one job
 
 struct Neighbour {
     float weight;
     size_t at;  // where its values begin
 };
+
+int32_t runs_of(const vosrt_values_task &task) { return (task.queries + kRun - 1) / kRun; }
 
 void check(const vosrt_values_task &task) {
     constexpr int32_t kMaxCells = 1 << 22;
@@ -28,8 +32,7 @@ void check(const vosrt_values_task &task) {
     within(task.cells, 1, kMaxCells, "cells");
     within(task.channels, 1, 65536, "channels");
     within(task.threads, 0, 1024, "threads");
-    if (task.temperature != 0.0f && !(task.temperature >= 1e-4f && task.temperature <= 1e4f))
-        invalid("temperature is " + std::to_string(task.temperature) + "; expected 1e-4 to 1e4");
+    ranges::temperature.check(task.temperature);
     for (int32_t object = 0; object < task.objects; ++object)
         if (task.values[object] == nullptr) invalid("values[" + std::to_string(object) + "] is NULL");
     const auto count = static_cast<size_t>(task.queries) * task.top_k;
@@ -40,17 +43,17 @@ void check(const vosrt_values_task &task) {
 }
 
 // The softmax of a query's similarities; where a neighbour is missing, the weight is 0 and its values are the first.
-void weigh(const vosrt_values_task &task, float temperature, int32_t query, Neighbour *near) {
+void weigh(const vosrt_values_task &task, int32_t query, Neighbour *near) {
     const auto first = static_cast<size_t>(query) * task.top_k;
     const float *similarity = task.similarity + first;
     const int32_t *slot = task.slot + first, *cell = task.cell + first;
     float largest = -std::numeric_limits<float>::infinity(), total = 0.0f;
     for (int32_t i = 0; i < task.top_k; ++i)
-        if (slot[i] >= 0) largest = std::max(largest, similarity[i] / temperature);
+        if (slot[i] >= 0) largest = std::max(largest, similarity[i] / task.temperature);
     for (int32_t i = 0; i < task.top_k; ++i) {
         near[i] = {};
         if (slot[i] < 0) continue;
-        near[i] = {std::exp(similarity[i] / temperature - largest),
+        near[i] = {std::exp(similarity[i] / task.temperature - largest),
                    (static_cast<size_t>(slot[i]) * task.cells + cell[i]) * task.channels};
         total += near[i].weight;
     }
@@ -68,22 +71,15 @@ void read(const vosrt_values_task &task, const Neighbour *near, const float *val
     }
 }
 
-}  // namespace
-
-void read_values(const vosrt_values_task &task) {
-    check(task);
-    const float temperature = task.temperature == 0.0f ? 0.05f : task.temperature;
-    constexpr int32_t kRun = 512;  // queries of one job
-    const int32_t runs = (task.queries + kRun - 1) / kRun;
-    const auto processors = static_cast<int32_t>(std::max(1u, std::thread::hardware_concurrency()));
+void read_all(const vosrt_values_task &task, ThreadPool &pool) {
+    const int32_t runs = runs_of(task);
     std::vector<Neighbour> near(static_cast<size_t>(task.queries) * task.top_k);
-    ThreadPool pool(std::min(runs, task.threads == 0 ? processors : task.threads));
     const auto for_each_query = [&](int32_t run, const auto &body) {
         const int32_t end = std::min(task.queries, (run + 1) * kRun);
         for (int32_t query = run * kRun; query < end; ++query) body(query, &near[static_cast<size_t>(query) * task.top_k]);
     };
     pool.run(runs, [&](int32_t run, int32_t) {
-        for_each_query(run, [&](int32_t query, Neighbour *found) { weigh(task, temperature, query, found); });
+        for_each_query(run, [&](int32_t query, Neighbour *found) { weigh(task, query, found); });
     });
     // Object by object: queries beside each other read the same values, which stay in the cache.
     pool.run(task.objects * runs, [&](int32_t job, int32_t) {
@@ -93,6 +89,20 @@ void read_values(const vosrt_values_task &task) {
             read(task, found, task.values[object], out + static_cast<size_t>(query) * task.channels);
         });
     });
+}
+
+}  // namespace
+
+void read_values(const vosrt_values_task &task) {
+    check(task);
+    const auto processors = static_cast<int32_t>(std::max(1u, std::thread::hardware_concurrency()));
+    ThreadPool pool(std::min(runs_of(task), task.threads == 0 ? processors : task.threads));
+    read_all(task, pool);
+}
+
+void read_values(const vosrt_values_task &task, ThreadPool &pool) {
+    check(task);
+    read_all(task, pool);
 }
 
 }  // namespace vosrt

@@ -7,15 +7,15 @@
 #include <random>
 #include <vector>
 
-#include "vosrt.h"
+#include "vosrt.hpp"
 
-#define CHECK(condition)                                                                                \
-    do {                                                                                                \
-        if (!(condition)) {                                                                             \
+#define CHECK(condition)                                                                                   \
+    do {                                                                                                   \
+        if (!(condition)) {                                                                                \
             std::fprintf(stderr, "%s:%d: not true: %s (last error: %s)\n", __FILE__, __LINE__, #condition, \
-                         vosrt_last_error());                                                           \
-            std::exit(1);                                                                               \
-        }                                                                                               \
+                         vosrt_last_error());                                                              \
+            std::exit(1);                                                                                  \
+        }                                                                                                  \
     } while (0)
 
 // Random unit vectors, f32 [cells, channels]; neighbouring calls with the same `base` resemble each other.

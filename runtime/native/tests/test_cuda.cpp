@@ -25,7 +25,7 @@ struct Processor {
 struct Scenario {
     int height, width, channels, context, top_k;
     float radius;
-    int window, local_reference, drop_padding, half_pixel;
+    int pad_context, align_corners;
     const char *gpu;  // see device_emulated.cpp
 };
 
@@ -43,18 +43,15 @@ std::vector<Frame> track(const Scenario &scenario, int isa, const Push &push, bo
     const auto of = [&](auto own, const char *name) {
         return on_processor ? processor.function<std::remove_pointer_t<decltype(own)>>(name) : own;
     };
-    vosrt_memory_options options{};
-    options.struct_size = sizeof options;
+    vosrt_memory_options options = vosrt::memory_options();
     options.height = scenario.height;
     options.width = scenario.width;
     options.channels = scenario.channels;
     options.context = scenario.context;
     options.top_k = scenario.top_k;
     options.radius = scenario.radius;
-    options.window = scenario.window;
-    options.local_reference = scenario.local_reference;
-    options.drop_padding = scenario.drop_padding;
-    options.half_pixel = scenario.half_pixel;
+    options.pad_context = scenario.pad_context;
+    options.align_corners = scenario.align_corners;
     options.isa = isa;
     vosrt_memory *memory = nullptr;
     CHECK(of(&vosrt_memory_create, "vosrt_memory_create")(&options, &memory) == VOSRT_OK);
@@ -70,9 +67,10 @@ std::vector<Frame> track(const Scenario &scenario, int isa, const Push &push, bo
         if (t == 0 || (t == 2 && cells > 6)) {
             // Six objects at once make the soft masks grow.
             for (int cell = 0; cell < cells; ++cell)
-                mask[cell] = static_cast<uint8_t>(t == 0 ? (cell % 3 == 0) : cell % 7 == 0 ? 0 : 1 + cell % 7);
+                mask[cell] = static_cast<uint8_t>(t == 0 ? (cell % 3 == 0) : cell % 7 == 0 ? 0
+                                                                                           : 1 + cell % 7);
             CHECK(of(&vosrt_memory_annotate, "vosrt_memory_annotate")(memory, mask.data(), scenario.height, scenario.width,
-                                                                     scenario.width) == VOSRT_OK);
+                                                                      scenario.width) == VOSRT_OK);
         }
         if (t == 3 && cells > 6) CHECK(of(&vosrt_memory_remove, "vosrt_memory_remove")(memory, 3) == VOSRT_OK);
         Frame frame;
@@ -86,10 +84,10 @@ std::vector<Frame> track(const Scenario &scenario, int isa, const Push &push, bo
         const size_t neighbours = static_cast<size_t>(references) * cells * scenario.top_k;
         frame.similarity.resize(neighbours + 1), frame.frame.resize(neighbours + 1), frame.cell.resize(neighbours + 1);
         CHECK(of(&vosrt_memory_top_k, "vosrt_memory_top_k")(memory, frame.similarity.data(), frame.frame.data(),
-                                                           frame.cell.data()) == VOSRT_OK);
+                                                            frame.cell.data()) == VOSRT_OK);
         frame.labels.resize(kOutHeight * kOutWidth), frame.confidence.resize(kOutHeight * kOutWidth);
         CHECK(of(&vosrt_memory_labels, "vosrt_memory_labels")(memory, kOutHeight, kOutWidth, frame.labels.data(),
-                                                             frame.confidence.data()) == VOSRT_OK);
+                                                              frame.confidence.data()) == VOSRT_OK);
         all.push_back(std::move(frame));
     }
     of(&vosrt_memory_destroy, "vosrt_memory_destroy")(memory);
@@ -157,8 +155,7 @@ int64_t free_bytes() {
 // Recorded frames give what pushed ones give; one recording fits all frames until the objects change.
 void check_recorded_frames() {
     constexpr int kHeight = 9, kWidth = 12, kCells = kHeight * kWidth, kChannels = 32, kPixels = kOutHeight * kOutWidth;
-    vosrt_memory_options options{};
-    options.struct_size = sizeof options;
+    vosrt_memory_options options = vosrt::memory_options();
     options.height = kHeight, options.width = kWidth, options.channels = kChannels;
     options.context = 3, options.radius = 3;
     vosrt_memory *pushed = nullptr, *queued = nullptr;
@@ -198,7 +195,8 @@ void check_recorded_frames() {
                 CHECK(vosrt_memory_annotate(memory, mask.data(), kHeight, kWidth, kWidth) == VOSRT_OK);
             }
         CHECK(vosrt_cuda_memory_recordings(queued, &recordings) == VOSRT_OK);
-        CHECK(recordings == (t < 3 ? 0 : t < 9 ? 1 : 2));
+        CHECK(recordings == (t < 3 ? 0 : t < 9 ? 1
+                                               : 2));
         if (t == 10) steady = free_bytes();
     }
     CHECK(free_bytes() == steady);
@@ -237,9 +235,8 @@ void check_recorded_frames() {
 // tests/parity/test_cuda_refinement.py compares the arithmetic with the NumPy reference.
 void check_planes() {
     constexpr int kHeight = 9, kWidth = 12, kCells = kHeight * kWidth, kPixels = kOutHeight * kOutWidth, kIds = 6;
-    vosrt_memory_options options{};
-    options.struct_size = sizeof options;
-    options.height = kHeight, options.width = kWidth, options.channels = 32, options.context = 2, options.half_pixel = 1;
+    vosrt_memory_options options = vosrt::memory_options();
+    options.height = kHeight, options.width = kWidth, options.channels = 32, options.context = 2, options.align_corners = 0;
     vosrt_memory *memory = nullptr;
     vosrt_cuda_queue *queue = nullptr;
     CHECK(vosrt_memory_create(&options, &memory) == VOSRT_OK && vosrt_cuda_queue_create(0, &queue) == VOSRT_OK);
@@ -282,11 +279,13 @@ void check_planes() {
         std::vector<float> expected_confidence(kPixels);
         CHECK(vosrt_memory_labels(memory, kOutHeight, kOutWidth, expected.data(), expected_confidence.data()) == VOSRT_OK);
         CHECK(vosrt_cuda_memory_planes(memory, planes.data(), kOutHeight, kOutWidth) == VOSRT_OK);
-        CHECK(vosrt_cuda_memory_label_planes(memory, planes.data(), kOutHeight, kOutWidth, &frame) == VOSRT_OK);
+        CHECK(vosrt_cuda_memory_show(memory, planes.data(), kOutHeight, kOutWidth) == VOSRT_OK);
+        CHECK(vosrt_cuda_memory_labels(memory, &frame) == VOSRT_OK);
         CHECK(labels.host(queue, kPixels) == expected && confidence.host(queue, kPixels) == expected_confidence);
         say(0, 30);
         CHECK(vosrt_cuda_memory_refine(memory, logits.data(), 10, 11, 1, planes.data(), kOutHeight, kOutWidth) == VOSRT_OK);
-        CHECK(vosrt_cuda_memory_label_planes(memory, planes.data(), kOutHeight, kOutWidth, &frame) == VOSRT_OK);
+        CHECK(vosrt_cuda_memory_show(memory, planes.data(), kOutHeight, kOutWidth) == VOSRT_OK);
+        CHECK(vosrt_cuda_memory_labels(memory, &frame) == VOSRT_OK);
         CHECK(labels.host(queue, kPixels) == std::vector<uint8_t>(kPixels, 2));
         say(-90, -90);
         CHECK(vosrt_cuda_memory_refine(memory, logits.data(), 5, 3, 0, planes.data(), kOutHeight, kOutWidth) == VOSRT_OK);
@@ -295,7 +294,7 @@ void check_planes() {
     }
     CHECK(free_bytes() == steady);
     CHECK(vosrt_cuda_memory_set_planes(memory, planes.data(), 0, 3) == VOSRT_INVALID_ARGUMENT);
-    CHECK(vosrt_cuda_memory_label_planes(memory, nullptr, 3, 3, &frame) == VOSRT_INVALID_ARGUMENT);
+    CHECK(vosrt_cuda_memory_show(memory, planes.data(), 0, 3) == VOSRT_INVALID_ARGUMENT);
     vosrt_memory_destroy(memory);
     vosrt_cuda_queue_destroy(queue);
 }
@@ -317,8 +316,7 @@ void check_resizing() {
 }
 
 void check_failures() {
-    vosrt_memory_options options{};
-    options.struct_size = sizeof options;
+    vosrt_memory_options options = vosrt::memory_options();
     options.height = 9, options.width = 12, options.channels = 32;
     vosrt_memory *memory = nullptr;
     const auto refused = [&](const char *gpu, vosrt_status status, const char *words) {
@@ -365,19 +363,19 @@ void check_failures() {
 
 int main(int argc, char **argv) {
     const Scenario scenarios[] = {
-        {1, 1, 1, 3, 10, 2, 0, 0, 0, 1, ""},
-        {1, 9, 5, 2, 3, 2, 0, 0, 0, 0, ""},
-        {13, 19, 33, 3, 10, 4, 0, 0, 0, 1, ""},
-        {13, 19, 33, 3, 10, 4, 0, 0, 0, 0, "shared=46000"},
-        {13, 19, 33, 3, 10, 4, 0, 0, 0, 1, "shared=41500"},
-        {9, 35, 64, 4, 10, 12, 0, 0, 0, 0, ""},
-        {17, 8, 40, 4, 5, 3, 1, 1, 1, 1, ""},
-        {12, 11, 130, 2, 64, 2.5f, 0, 0, 1, 0, ""},
-        {12, 11, 130, 2, 20, 2.5f, 0, 0, 0, 1, "shared=55000"},
-        {6, 7, 31, 5, 1, 50, 1, 1, 0, 0, "shared=39500"},
-        {7, 10, 32, 3, 13, 4, 0, 0, 0, 1, "shared=42000"},
-        {20, 21, 32, -1, 4, 3, 0, 0, 0, 0, ""},
-        {20, 21, 32, 4, 10, 4, 0, 0, 0, 1, "shared=40000"},  // so many patches that a job has two recent frames
+        {1, 1, 1, 3, 10, 2, 1, 0, ""},
+        {1, 9, 5, 2, 3, 2, 1, 1, ""},
+        {13, 19, 33, 3, 10, 4, 1, 0, ""},
+        {13, 19, 33, 3, 10, 4, 1, 1, "shared=46000"},
+        {13, 19, 33, 3, 10, 4, 1, 0, "shared=41500"},
+        {9, 35, 64, 4, 10, 12, 1, 1, ""},
+        {17, 8, 40, 4, 5, 3, 0, 0, ""},
+        {12, 11, 130, 2, 64, 2.5f, 0, 1, ""},
+        {12, 11, 130, 2, 20, 2.5f, 1, 0, "shared=55000"},
+        {6, 7, 31, 5, 1, 50, 1, 1, "shared=39500"},
+        {7, 10, 32, 3, 13, 4, 1, 0, "shared=42000"},
+        {20, 21, 32, 0, 4, 3, 1, 1, ""},
+        {20, 21, 32, 4, 10, 4, 1, 0, "shared=40000"},  // so many patches that a job has two recent frames
     };
     int number = 0;
     for (const Scenario &scenario : scenarios) {

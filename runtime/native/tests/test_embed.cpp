@@ -60,13 +60,11 @@ struct Picture {
 };
 
 vosrt::Model make_model() {
-    vosrt_memory_options memory{};
-    memory.struct_size = sizeof memory;
+    vosrt_memory_options memory = vosrt::memory_options();
     memory.context = 3;
     memory.threads = 1;
     memory.precision = VOSRT_PRECISION_FP32;
-    vosrt_model_options options{};
-    options.struct_size = sizeof options;
+    vosrt_model_options options = vosrt::model_options();
     options.channels = kChannels;
     options.memory = &memory;
     return vosrt::Model::create(options, std::make_unique<Colours>()).value();
@@ -139,7 +137,7 @@ void frames_cost_no_memory() {
     stream.step(picture.frame(), picture.marks()).value();
     for (int t = 1; t < 100; ++t) stream.step(picture.frame()).value();
     const int64_t before = resident_kib(), counted = allocations;  // reading the one changes the other
-    CHECK(counted > 0);  // the counter sees the library
+    CHECK(counted > 0);                                            // the counter sees the library
     for (int t = 100; t < kFrames; ++t) {
         picture.draw(t, 1);
         CHECK(stream.step(picture.frame()).value().index == t);

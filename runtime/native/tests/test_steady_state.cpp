@@ -4,8 +4,7 @@
 
 int main() {
     constexpr int kHeight = 15, kWidth = 26, kChannels = 48, kOutHeight = 117, kOutWidth = 203;
-    vosrt_memory_options options{};
-    options.struct_size = sizeof options;
+    vosrt_memory_options options = vosrt::memory_options();
     options.height = kHeight;
     options.width = kWidth;
     options.channels = kChannels;

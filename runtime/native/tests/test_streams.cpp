@@ -9,8 +9,7 @@ namespace {
 constexpr int kHeight = 11, kWidth = 14, kChannels = 32, kFrames = 8;
 
 std::vector<uint8_t> track(unsigned seed) {
-    vosrt_memory_options options{};
-    options.struct_size = sizeof options;
+    vosrt_memory_options options = vosrt::memory_options();
     options.height = kHeight;
     options.width = kWidth;
     options.channels = kChannels;
@@ -34,9 +33,20 @@ std::vector<uint8_t> track(unsigned seed) {
     return labels;
 }
 
+void check_states() {
+    vosrt_object two[2]{};
+    two[0].struct_size = two[1].struct_size = sizeof *two;
+    two[1].state = VOSRT_STATE_UNSURE;
+    CHECK(vosrt::Objects(two, 2).state(0) == VOSRT_STATE_PRESENT && vosrt::Objects(two, 2).state(1) == VOSRT_STATE_UNSURE);
+    two[0].struct_size = offsetof(vosrt_object, state);  // of an older library
+    two[0].state = VOSRT_STATE_UNSURE;
+    CHECK(vosrt::Objects(two, 1).state(0) == VOSRT_STATE_LOST);
+}
+
 }  // namespace
 
 int main() {
+    check_states();
     constexpr unsigned kStreams = 4;
     std::vector<std::vector<uint8_t>> alone, together(kStreams);
     for (unsigned i = 0; i < kStreams; ++i) alone.push_back(track(i));

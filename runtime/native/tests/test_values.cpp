@@ -37,6 +37,7 @@ struct Problem {
         task.struct_size = sizeof task;
         task.queries = shape.queries;
         task.top_k = shape.top_k;
+        task.temperature = 0.05f;
         task.objects = shape.objects;
         task.slots = shape.slots;
         task.cells = shape.cells;

@@ -7,26 +7,35 @@ with model.stream() as stream:
         result = stream.step(frame)              # result.labels: u8 [H, W]
 """
 
-from vosrt.bundle import Bundle, load_bundle
-from vosrt.encoder import Embedding, WorkingFrame
-from vosrt.errors import (
-    BrokenVideoError,
-    BundleError,
-    EngineError,
-    InputError,
-    MaskError,
-    MissingExtraError,
-    OptionError,
-    OutputError,
-    SessionError,
-    SourceError,
-    VosrtError,
-    WorkError,
-)
-from vosrt.model import Model
-from vosrt.stream import PendingStep, Stream
-from vosrt.streams import step_all
-from vosrt.types import PropagationOptions, StepResult
+from importlib import import_module as _import_module
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+from vosrt import _telemetry as _telemetry  # first: nothing may import an engine before it
+
+if TYPE_CHECKING:
+    from vosrt.bundle import Bundle, load_bundle
+    from vosrt.encoder import Embedding, WorkingFrame
+    from vosrt.errors import (
+        BrokenVideoError,
+        BundleError,
+        EngineError,
+        InputError,
+        MaskError,
+        MissingExtraError,
+        OptionError,
+        OutputError,
+        SessionError,
+        SourceError,
+        VosrtError,
+        WorkError,
+    )
+    from vosrt.model import Model
+    from vosrt.stream import PendingStep, Stream
+    from vosrt.stream_batch import step_all
+    from vosrt.types import PropagationOptions, StepResult
+
+__version__ = _version("vosrt")
 
 __all__ = [
     "BrokenVideoError",
@@ -49,6 +58,38 @@ __all__ = [
     "VosrtError",
     "WorkError",
     "WorkingFrame",
+    "__version__",
     "load_bundle",
     "step_all",
 ]
+
+_PUBLIC = {
+    "bundle": ("Bundle", "load_bundle"),
+    "encoder": ("Embedding", "WorkingFrame"),
+    "errors": (
+        "BrokenVideoError",
+        "BundleError",
+        "EngineError",
+        "InputError",
+        "MaskError",
+        "MissingExtraError",
+        "OptionError",
+        "OutputError",
+        "SessionError",
+        "SourceError",
+        "VosrtError",
+        "WorkError",
+    ),
+    "model": ("Model",),
+    "stream": ("PendingStep", "Stream"),
+    "stream_batch": ("step_all",),
+    "types": ("PropagationOptions", "StepResult"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that a command can answer before NumPy is loaded."""
+    for module, names in _PUBLIC.items():
+        if name in names:
+            return getattr(_import_module(f"vosrt.{module}"), name)
+    raise AttributeError(f"module 'vosrt' has no attribute {name!r}")

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vosrt.arrays import DeviceTensor, GpuArray, adopt, is_on_gpu
 from vosrt.bundle import EncoderSpec
-from vosrt.cuda_queue import download
-from vosrt.encoder_on_gpu import EncoderOnGpu, check_frame_on_gpu
+from vosrt.core.native import resize_bgr
+from vosrt.cuda import Gpu, download
 from vosrt.engines.base import DeviceEngine, Engine, Sequel, SequelEngine, largest_batch
-from vosrt.engines.device import DeviceTensor, GpuArray, adopt, is_on_gpu
-from vosrt.errors import EngineError, InputError, VosrtError
-from vosrt.ops import resize_bgr
-from vosrt.types import F32Array, U8Array
+from vosrt.errors import EngineError, InputError, OptionError, VosrtError
+from vosrt.types import DEFAULT_SIZE, MAX_SIDE, F32Array, U8Array, WorkingSize
+
+if TYPE_CHECKING:
+    from vosrt.cuda.encoder import EncoderOnGpu
 
 FrameArray: TypeAlias = U8Array | GpuArray
 
@@ -33,7 +36,7 @@ class WorkingFrame:
         width: likewise.
         frame_height: of the frame that was given.
         frame_width: likewise.
-        resize_ms: milliseconds that it took to get here.
+        resize_ms: milliseconds that the preparation took.
     """
 
     frame: U8Array | DeviceTensor
@@ -56,7 +59,7 @@ class Embedding:
         tensor: the same array where it stayed on a GPU; ``array`` is then empty.
         maps: what else the encoder gives, by the names of its outputs, f32 [1, …]; empty for correspondence. They stay
             where ``array`` does.
-        frame: the working frame u8 [height, width, 3], where there are maps; otherwise None.
+        frame: the working frame u8 [height, width, 3]; None where it is on a GPU and there are no maps.
     """
 
     array: F32Array
@@ -71,6 +74,16 @@ class Embedding:
     def shape(self) -> tuple[int, ...]:
         """h, w, K."""
         return self.array.shape if self.tensor is None else self.tensor.shape
+
+    def on_host(self) -> tuple[F32Array, U8Array]:
+        """The embedding f32 [h, w, K] and the working frame u8 [height, width, 3] in host memory.
+
+        Raises:
+            InputError: the frame was on a GPU and is gone.
+        """
+        if self.frame is None:
+            raise InputError("the frame is on a GPU; give one in host memory")
+        return _to_host(self.array if self.tensor is None else self.tensor), _to_host(self.frame)
 
     def maps_on_host(self) -> tuple[dict[str, F32Array], U8Array | None]:
         """The maps and the frame in host memory, once they are whole."""
@@ -97,6 +110,19 @@ def working_size(
     return spec.whole_cells(height), spec.whole_cells(width)
 
 
+def check_size(size: WorkingSize) -> int | None:
+    """Return a working size as pixels, None for ``"native"`` (and for None).
+
+    Raises:
+        OptionError: it is neither a number of pixels nor ``"native"``.
+    """
+    if size is None or size == "native":
+        return None
+    if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
+        raise OptionError(f"size is {size!r}; expected a short side in pixels, or 'native' for the frames' own size")
+    return int(size)
+
+
 def batch_sizes(count: int, largest: int) -> Iterator[int]:
     """Cut frames into runs of powers of two, so that few sizes of a batch are compiled, however many streams there are.
 
@@ -110,12 +136,9 @@ def batch_sizes(count: int, largest: int) -> Iterator[int]:
         count -= size
 
 
-ENGINES_ON_GPU = ("tensorrt-direct", "tensorrt-rtx-direct", "tensorrt", "cuda")  # whose outputs stay there
-
-
 def stays_on_gpu(engine: Engine) -> TypeGuard[DeviceEngine]:
     """Whether an engine runs on a GPU and can leave its outputs there."""
-    return isinstance(engine, DeviceEngine) and engine.info.name in ENGINES_ON_GPU
+    return isinstance(engine, DeviceEngine) and engine.device == "cuda"
 
 
 class FrameEncoder:
@@ -124,9 +147,10 @@ class FrameEncoder:
     Args:
         spec: contract of the encoder graph.
         engine: what runs it.
-        default_size: short side of the working frame where a call names none, in pixels; None keeps the frame's own.
-        device: number of the GPU on which embeddings are wanted; they stay there if the engine leaves them there. None
+        default_size: short side of the working frame where a call names none, in pixels; None is `DEFAULT_SIZE`.
+        device: number of the GPU on which embeddings are to be; they stay there if the engine leaves them there. None
             wants them in host memory.
+        has_threads: whether the engine has threads of its own, which a fork leaves behind.
 
     Attributes:
         spec: as given.
@@ -135,26 +159,45 @@ class FrameEncoder:
     """
 
     def __init__(
-        self, spec: EncoderSpec, engine: Engine, default_size: int | None = None, device: int | None = None
+        self,
+        spec: EncoderSpec,
+        engine: Engine,
+        default_size: int | None = None,
+        device: int | None = None,
+        *,
+        has_threads: bool = False,
     ) -> None:
+        self._process = os.getpid() if has_threads else None
         self.spec = spec
         self._engine = engine
-        self._default_size = default_size
+        self._default_size = DEFAULT_SIZE if default_size is None else default_size
         self._there: EncoderOnGpu | None = None
         if device is not None and stays_on_gpu(engine):
-            self._there = EncoderOnGpu(engine, device)
+            self._there = Gpu(device).encoder(engine)
         self.takes_frames_on_gpu = self._there is not None
         self.takes_sequels = self._there is not None and isinstance(engine, SequelEngine)
 
-    def encode(self, frame: FrameArray | WorkingFrame, size: int | None = None) -> Embedding:
+    def check_process(self) -> None:
+        """Refuse to work where the engine's threads are not.
+
+        Raises:
+            InputError: the engine has threads, and this process was forked off the one that loaded it.
+        """
+        if self._process is not None and self._process != os.getpid():
+            raise InputError(
+                "the model has threads, and they stayed in the parent process when this one was forked; "
+                "load it in the child process, or with threads=1"
+            )
+
+    def encode(self, frame: FrameArray | WorkingFrame, size: WorkingSize = None) -> Embedding:
         """Resize a frame to the working size and run the encoder.
 
         Args:
             frame: what :meth:`prepare` gave; or u8 [H, W, 3], BGR; on the GPU of ``device``, if the engine runs there,
                 or in host memory. One on a GPU may be overwritten on the stream that it names when this returns; if it
                 names none, at once.
-            size: short side of the working frame in pixels; frames are enlarged only where it says so. None is
-                the default, which never enlarges.
+            size: short side of the working frame in pixels, to which smaller frames are enlarged; None is the
+                default, which never enlarges; ``"native"`` keeps the frame's own size.
 
         Raises:
             InputError: the frame is no such array, or its working size is out of the encoder's range.
@@ -166,7 +209,7 @@ class FrameEncoder:
         return encoded
 
     def encode_each(
-        self, frames: Sequence[FrameArray | WorkingFrame], sizes: Sequence[int | None]
+        self, frames: Sequence[FrameArray | WorkingFrame], sizes: Sequence[WorkingSize]
     ) -> list[Embedding | VosrtError]:
         """Encode frames of several videos; those of the same working size go through the engine together.
 
@@ -179,6 +222,7 @@ class FrameEncoder:
             :meth:`encode` raises. A frame that is refused leaves the others alone; an engine's failure is that of
             the frames in this run.
         """
+        self.check_process()
         encoded: dict[int, Embedding | VosrtError] = {}
         groups: dict[tuple[int, int, bool], dict[int, WorkingFrame]] = {}
         for position, (frame, size) in enumerate(zip(frames, sizes, strict=True)):
@@ -214,7 +258,23 @@ class FrameEncoder:
         assert self._there is not None
         self._there.run_with(self.spec.input_name, frame.frame, frame.height, frame.width, sequel)
 
-    def prepare(self, given: FrameArray, size: int | None) -> WorkingFrame:
+    def working_size(self, frame_height: int, frame_width: int, size: WorkingSize = None) -> tuple[int, int]:
+        """Rows and columns at which the network sees frames of a size, in pixels.
+
+        Args:
+            frame_height: rows of a frame.
+            frame_width: its columns.
+            size: as for :meth:`encode`.
+
+        Raises:
+            InputError: they are out of the encoder's range.
+        """
+        short_side = check_size(self._default_size if size is None else size)
+        height, width = working_size(self.spec, frame_height, frame_width, short_side, upscale=size is not None)
+        self._check_range(frame_height, frame_width, height, width)
+        return height, width
+
+    def prepare(self, given: FrameArray, size: WorkingSize) -> WorkingFrame:
         """Check a frame and, if it is in host memory, resize it.
 
         Args:
@@ -225,22 +285,24 @@ class FrameEncoder:
             InputError: the frame is no such array, or its working size is out of the encoder's range.
         """
         started = time.perf_counter()
-        frame = self._on_gpu(given) if is_on_gpu(given) else check_frame(given)
+        frame = self._on_gpu(given) if _shows_itself_on_gpu(given) else check_frame(given)
         frame_height, frame_width = frame.shape[:2]
-        wanted = self._default_size if size is None else size
-        height, width = working_size(self.spec, frame_height, frame_width, wanted, upscale=size is not None)
-        self._check_range(frame_height, frame_width, height, width)
+        height, width = self.working_size(frame_height, frame_width, size)
         if isinstance(frame, np.ndarray):
-            frame = np.ascontiguousarray(resize_bgr(frame, height, width))
+            try:
+                frame = np.ascontiguousarray(resize_bgr(frame, height, width))
+            except MemoryError as error:
+                raise InputError(
+                    f"a frame of {frame_width} x {frame_height} pixels does not fit into memory; give a smaller one"
+                ) from error
         took_ms = 1e3 * (time.perf_counter() - started)
         return WorkingFrame(frame, height, width, frame_height, frame_width, took_ms)
 
     def _on_gpu(self, given: Any) -> DeviceTensor:
         if self._there is None:
-            engines = f"{', '.join(ENGINES_ON_GPU[:-1])} or {ENGINES_ON_GPU[-1]}"
             raise InputError(
                 f"the frame is on a GPU, and the {self._engine.info.name} engine takes frames from host memory here; "
-                f"load the model with device 'cuda' and engine {engines}, or give a NumPy array"
+                "load the model with device 'cuda' and an engine for NVIDIA GPUs, or give a NumPy array"
             )
         return check_frame_on_gpu(adopt(given), self._there.device)
 
@@ -285,7 +347,14 @@ class FrameEncoder:
         working: Any = own.pop(self.spec.input_name, prepared.frame)
         if isinstance(working, DeviceTensor):
             working = working[0]
-        return Embedding(array, *size, timings_ms, tensor, maps=own, frame=working if own else None)
+        return Embedding(
+            array,
+            *size,
+            timings_ms,
+            tensor,
+            maps=own,
+            frame=working if own or isinstance(working, np.ndarray) else None,
+        )
 
     def _check_range(self, frame_height: int, frame_width: int, height: int, width: int) -> None:
         low, high = self.spec.min_side, self.spec.max_side
@@ -316,9 +385,29 @@ def check_frame(frame: Any) -> U8Array:
     if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
         given = f"{frame.dtype} {list(frame.shape)}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise InputError(f"frame is {given}; expected a uint8 array [height, width, 3] in BGR order")
-    if 0 in frame.shape:
-        raise InputError(f"frame is {frame.shape[1]} x {frame.shape[0]} pixels; expected at least one pixel")
+    if not (1 <= frame.shape[0] <= MAX_SIDE and 1 <= frame.shape[1] <= MAX_SIDE):
+        raise InputError(
+            f"frame is {frame.shape[1]} x {frame.shape[0]} pixels; expected at least one pixel, "
+            f"and at most {MAX_SIDE} a side"
+        )
     return frame
+
+
+def _shows_itself_on_gpu(frame: Any) -> bool:
+    """Whether a frame is on a GPU, by what its class says, which may be anybody's.
+
+    Raises:
+        InputError: it fails to say.
+    """
+    try:
+        return is_on_gpu(frame)
+    except VosrtError:
+        raise
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"frame is {type(frame).__name__}, which does not say where its pixels are ({what})"
+        ) from error
 
 
 def frame_size(frame: FrameArray) -> tuple[int, int]:
@@ -327,5 +416,23 @@ def frame_size(frame: FrameArray) -> tuple[int, int]:
     Raises:
         InputError: it is no frame.
     """
-    shape = check_frame_on_gpu(adopt(frame)).shape if is_on_gpu(frame) else check_frame(frame).shape
+    shape = check_frame_on_gpu(adopt(frame)).shape if _shows_itself_on_gpu(frame) else check_frame(frame).shape
     return shape[0], shape[1]
+
+
+def check_frame_on_gpu(frame: DeviceTensor, device: int | None = None) -> DeviceTensor:
+    """The frame, if it is one: u8 [H, W, 3] with at least one pixel.
+
+    Args:
+        frame: an array on a GPU.
+        device: number of the GPU that it has to be on; None is any.
+
+    Raises:
+        InputError: it is no frame, or is elsewhere.
+    """
+    if len(frame.shape) != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or 0 in frame.shape:
+        given = f"{frame.dtype} {list(frame.shape)}"
+        raise InputError(f"frame is {given} on a GPU; expected uint8 [height, width, 3] in BGR order")
+    if device is not None and frame.device_id != device:
+        raise InputError(f"the frame is on cuda:{frame.device_id}, the model on cuda:{device}; copy it there first")
+    return frame

@@ -20,9 +20,19 @@ from __future__ import annotations
 
 
 class VosrtError(Exception):
-    """Base of all errors that vosrt raises on purpose."""
+    """Base of all errors that vosrt raises on purpose.
+
+    Args:
+        message: the whole line.
+        reason: the part of it that says what is wrong; the whole line if left out.
+        remedy: the command or act that mends it, where that is part of the line.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", *, reason: str = "", remedy: str = "") -> None:
+        super().__init__(message)
+        self.reason, self.remedy = reason or message, remedy
 
 
 class InputError(VosrtError):
@@ -66,7 +76,8 @@ class MissingExtraError(VosrtError):
     exit_code = 2
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} is not installed; install it with: pip install 'vosrt[{extra}]'")
+        reason, remedy = f"{what} is not installed", f"pip install 'vosrt[{extra}]'"
+        super().__init__(f"{reason}; install it with: {remedy}", reason=reason, remedy=remedy)
         self.extra = extra
 
 

@@ -1,7 +1,7 @@
 """Decode → encode → track → write, each in its own thread, joined by short queues.
 
-The slowest stage sets the pace; the queues only hide jitter, so memory stays bounded. Whatever ends
-the run (the last frame, an error in any stage, Ctrl-C), results that exist are written and the sink is
+The slowest stage sets the pace; the queues only hide jitter, so memory stays bounded. However
+the run ends (the last frame, an error in any stage, Ctrl-C), results that exist are written and the sink is
 closed.
 """
 
@@ -11,13 +11,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from vosrt.engines.device import DeviceTensor
-from vosrt.errors import VosrtError
+from vosrt.arrays import DeviceTensor
+from vosrt.errors import OptionError, VosrtError
 from vosrt.types import StepResult, U8Array
 from vosrt.video.base import Frame, FrameSink, FrameSource, SegmentedFrame
 
@@ -28,7 +29,7 @@ _EMBEDDINGS_AHEAD = 1  # 13 MB each at 480p and 512 channels
 _RESULTS_AHEAD = 4
 _TIMINGS_KEPT = 20_000  # a camera may run for days
 _POLL_S = 0.1  # how long Ctrl-C may wait
-_ABANDON_S = 3.0  # how long a source may take to notice that nobody reads it
+_ABANDON_S = 3.0  # how long a source may take to notice that its reader has gone
 
 Item = TypeVar("Item")
 
@@ -68,9 +69,10 @@ class PipelineReport:
         last_index: index of the last written frame in its source, -1 for none.
         wall_s: seconds from start to the closed sink.
         fps: frames per second from the first result to the last, so without warm-up.
-        stages: per stage of `STAGES`, and below them what the model reports (``resize``, ``match`` …).
+        stages: per stage of `STAGES`, and below them those of the model, which are of `vosrt.types.STEP_STAGES`.
         interrupted: Ctrl-C ended it.
         error: what ended it early, None if nothing did.
+        moved: annotations of frames that the source left out, as (their frame, the next one, which took them).
     """
 
     frames: int
@@ -81,6 +83,28 @@ class PipelineReport:
     stages: dict[str, StageTime] = field(default_factory=dict)
     interrupted: bool = False
     error: VosrtError | None = None
+    moved: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """How a run is kept, so that another process can go on with it.
+
+    Attributes:
+        save: gives the tracker's session after the newest frame.
+        store: called in the writing thread with the index of a frame and the session after it, once it is written.
+        every_s: seconds between sessions, at least; 0 keeps none.
+        group: a session is saved after a multiple of so many frames.
+        frames: written by the run that is continued.
+        last_index: of the last of these in the source, -1 for none; they are decoded and passed over.
+    """
+
+    save: Callable[[], bytes]
+    store: Callable[[int, bytes], None]
+    every_s: float = 30.0
+    group: int = 1
+    frames: int = 0
+    last_index: int = -1
 
 
 class Channel(Generic[Item]):
@@ -141,7 +165,7 @@ class Channel(Generic[Item]):
             self._changed.notify_all()
 
     def cancel(self) -> None:
-        """Receiver: nothing more is wanted; what waits is thrown away."""
+        """End the channel from the receiving side; items that wait are discarded."""
         with self._changed:
             self._cancelled = True
             self._items.clear()
@@ -180,6 +204,7 @@ class Pipeline:
         annotations: per frame index, u8 [H, W]. Frames before the first are background, and cost nothing.
         sink: receives every result in order; it is closed at the end.
         on_result: called after each written result, in the writing thread.
+        checkpoints: how the run is kept; None keeps nothing.
     """
 
     def __init__(
@@ -190,8 +215,10 @@ class Pipeline:
         annotations: Mapping[int, U8Array],
         sink: FrameSink,
         on_result: Callable[[SegmentedFrame], None] | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self._source = source
+        self._checkpoints = checkpoints
         self._tracker = tracker
         self._annotations = annotations
         self._sink = sink
@@ -200,6 +227,7 @@ class Pipeline:
         self._errors: list[BaseException] = []
         self._written = 0
         self._last_index = -1
+        self._moved: list[tuple[int, int]] = []
         self._first_s = self._last_s = 0.0
         # A live source overwrites the frame that waits, so that what is shown is recent; an annotated one stays.
         live = source.info.live
@@ -207,10 +235,13 @@ class Pipeline:
             1 if live else _FRAMES_AHEAD, (lambda frame: frame.index not in annotations) if live else None
         )
         self._prepared: Channel[tuple[Frame, Any]] = Channel(1 if live else _EMBEDDINGS_AHEAD)
-        self._results: Channel[tuple[Frame, Pending | None]] = Channel(_RESULTS_AHEAD)
+        self._results: Channel[tuple[Frame, Pending | None, bytes | None]] = Channel(_RESULTS_AHEAD)
 
-    def run(self) -> PipelineReport:
+    def run(self, stop: threading.Event | None = None) -> PipelineReport:
         """Run to the end of the source.
+
+        Args:
+            stop: ends the run when it is set, as Ctrl-C does.
 
         Returns:
             The report. Errors of the input or the work are in it, since results were written all the same.
@@ -229,9 +260,10 @@ class Pipeline:
         try:
             for thread in threads:
                 thread.start()
-            _wait_for(ended)
+            interrupted = not _wait_for(ended, stop)
         except KeyboardInterrupt:
             interrupted = True
+        if interrupted:
             self._frames.cancel()
             self._prepared.cancel()
             _wait_for(ended[1:])
@@ -256,9 +288,10 @@ class Pipeline:
     def _decode(self) -> None:
         try:
             began = time.perf_counter()
+            passed_over = -1 if self._checkpoints is None else self._checkpoints.last_index
             for frame in self._source:
                 self._watch.since("decode", began)
-                if not self._frames.send(frame):
+                if frame.index > passed_over and not self._frames.send(frame):
                     break
                 began = time.perf_counter()
         finally:
@@ -276,39 +309,66 @@ class Pipeline:
                 break
 
     def _track(self) -> None:
+        checkpoints, kept_s = self._checkpoints, time.perf_counter()
+        frames, seen = (0, -1) if checkpoints is None else (checkpoints.frames, checkpoints.last_index)
         for frame, prepared in self._prepared:
-            pending = None
+            pending = session = None
             if prepared is not None:
                 began = time.perf_counter()
-                pending = self._tracker.submit(prepared, self._annotations.get(frame.index))
+                pending = self._tracker.submit(prepared, self._marks(seen, frame.index))
                 self._watch.since("track", began)
-            if not self._results.send((frame, pending)):
+            frames, seen = frames + 1, frame.index
+            if checkpoints is not None and _due(checkpoints, frames, kept_s):
+                try:
+                    session = b"" if prepared is None else checkpoints.save()
+                except OptionError:  # this tracker cannot be saved
+                    checkpoints = None
+                kept_s = time.perf_counter()
+            if not self._results.send((frame, pending, session)):
                 break
+
+    def _marks(self, seen: int, index: int) -> U8Array | None:
+        """Return the annotation u8 [H, W] of a frame, under which lie those of frames that are missing before it.
+
+        A damaged frame that starts an object, or corrects one, must not take that with it.
+        """
+        marks = self._annotations.get(index)
+        for each in sorted((each for each in self._annotations if seen < each < index), reverse=True):
+            marks = self._annotations[each] if marks is None else np.where(marks > 0, marks, self._annotations[each])
+            self._moved.append((each, index))
+        return marks
 
     def _write(self) -> None:
         try:
-            for frame, pending in self._results:
-                result = self._segmented(frame, pending)
-                began = time.perf_counter()
-                self._sink.write(result)
-                self._watch.since("write", began)
-                self._last_s = time.perf_counter()
-                self._first_s = self._first_s or self._last_s
-                self._written += 1
-                self._last_index = frame.index
-                if self._on_result is not None:
-                    self._on_result(result)
-        finally:
-            self._sink.close()
+            for frame, pending, session in self._results:
+                self._write_one(self._segmented(frame, pending), session)
+        except BaseException:
+            with suppress(VosrtError):  # the first failure is the one that is reported
+                self._sink.close()
+            raise
+        self._sink.close()
+
+    def _write_one(self, result: SegmentedFrame, session: bytes | None) -> None:
+        began = time.perf_counter()
+        self._sink.write(result)
+        if self._checkpoints is not None and session is not None:
+            self._checkpoints.store(result.frame.index, session)
+        self._watch.since("write", began)
+        self._last_s = time.perf_counter()
+        self._first_s = self._first_s or self._last_s
+        self._written += 1
+        self._last_index = result.frame.index
+        if self._on_result is not None:
+            self._on_result(result)
 
     def _segmented(self, frame: Frame, pending: Pending | None) -> SegmentedFrame:
         """A frame with its result, waited for if a GPU is still at work on it."""
         if pending is None:
-            return SegmentedFrame(frame, np.zeros(frame.picture.shape[:2], np.uint8), (), {})
+            return SegmentedFrame(frame, np.zeros(frame.picture.shape[:2], np.uint8), ())
         step = pending.result()
         for name, milliseconds in step.timings_ms.items():
             self._watch.add(name, milliseconds)
-        return SegmentedFrame(frame, step.labels, step.object_ids, step.object_confidence)
+        return SegmentedFrame.of(frame, step)
 
     def _report(self, wall_s: float, interrupted: bool) -> PipelineReport:
         for error in self._errors:
@@ -324,14 +384,23 @@ class Pipeline:
             stages=self._watch.summary(),
             interrupted=interrupted,
             error=next((error for error in self._errors if isinstance(error, VosrtError)), None),
+            moved=tuple(sorted(self._moved)),
         )
 
 
-def _wait_for(ended: list[threading.Event]) -> None:
-    """Wait in steps, as one long wait would hold up Ctrl-C on some systems.
+def _due(checkpoints: Checkpoints, frames: int, kept_s: float) -> bool:
+    """Whether a session is saved after so many frames; the last one was saved at ``kept_s``."""
+    every_s = checkpoints.every_s
+    return every_s > 0 and frames % checkpoints.group == 0 and time.perf_counter() - kept_s >= every_s
+
+
+def _wait_for(ended: list[threading.Event], stop: threading.Event | None = None) -> bool:
+    """Wait in steps, as one long wait would hold up Ctrl-C on some systems; False if ``stop`` was set meanwhile.
 
     Not by joining threads: in Python 3.11, Ctrl-C within ``Thread.join`` takes a running thread for a finished one.
     """
     for event in ended:
         while not event.wait(_POLL_S):
-            pass
+            if stop is not None and stop.is_set():
+                return False
+    return True

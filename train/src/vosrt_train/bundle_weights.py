@@ -1,8 +1,8 @@
-"""From a bundle back to weights that can be trained further.
+"""Recovery of trainable weights from a bundle.
 
-A bundle's graph has every batch-norm folded into the convolution before it, and ends at the embedding. What that
-loses is small, and lies beside the graph in ``training.safetensors``: the vectors of the batch-norms, and the key head
-where the embedding does not need it. Both together give the encoder back, up to the rounding of the stored weights.
+The graph of a bundle has every batch-norm folded into the convolution before it, and ends at the embedding.
+``training.safetensors`` beside it holds the rest: the vectors of the batch-norms, and the key head where the embedding
+does not need it. Together they give the encoder back, up to the rounding of the stored weights.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from vosrt._reading import WEIGHTS_BYTES, read_bytes
 from vosrt.bundle import Bundle, Feature, file_sha256, load_bundle
 from vosrt.errors import BundleError, MissingExtraError
 from vosrt_train.checkpoint import Checkpoint, CheckpointError, Training
@@ -34,13 +35,13 @@ _SMALLEST_SCALE = 1e-6
 
 
 def pack_remainder(encoder: Encoder, feature: Feature) -> bytes:
-    """What a graph that ends at ``feature`` does not hold of an encoder: the content of ``training.safetensors``.
+    """Pack the part of an encoder that a graph ending at ``feature`` lacks: the content of ``training.safetensors``.
 
-    Layer4 is left out where the feature is res3: fine-tuning then goes on without it.
+    Without layer4 where the feature is res3: fine-tuning then continues without it.
 
     Args:
-        encoder: the network as trained.
-        feature: the map that the graph ends at.
+        encoder: the trained network.
+        feature: the map at which the graph ends.
     """
     kept = part_of(encoder, layer4=feature != "res3")
     remainder = {
@@ -52,15 +53,15 @@ def pack_remainder(encoder: Encoder, feature: Feature) -> bytes:
 
 
 def load_trainable(path: Path | str) -> Checkpoint:
-    """Read the encoder of a bundle as it was trained.
+    """Read the trainable encoder of a bundle.
 
     Args:
         path: the bundle's directory, or the name of a packaged one.
 
     Raises:
-        BundleError: it is not a whole bundle.
-        CheckpointError: it holds nothing to train further, or not an encoder of this project.
-        MissingExtraError: reading graphs needs onnx.
+        BundleError: the bundle is not whole.
+        CheckpointError: the bundle holds no trainable weights, or another kind of encoder.
+        MissingExtraError: onnx is not installed.
     """
     bundle = load_bundle(path)
     remainder, config = _read_remainder(bundle)
@@ -82,12 +83,12 @@ def load_trainable(path: Path | str) -> Checkpoint:
 
 
 def part_of(encoder: Encoder, *, layer4: bool) -> Encoder:
-    """The encoder, or a copy without layer4 and the key head."""
+    """Return the encoder, or a copy without layer4 and the key head."""
     if encoder.config.layer4 == layer4 or layer4:
         return encoder
     part = empty_encoder(replace(encoder.config, layer4=False))
-    wanted = part.state_dict().keys()
-    part.load_state_dict({name: tensor for name, tensor in encoder.state_dict().items() if name in wanted})
+    names = part.state_dict().keys()
+    part.load_state_dict({name: tensor for name, tensor in encoder.state_dict().items() if name in names})
     return part.train(encoder.training)
 
 
@@ -102,7 +103,7 @@ def _read_remainder(bundle: Bundle) -> tuple[Mapping[str, Tensor], EncoderConfig
     if file_sha256(file) != note.get("sha256"):
         raise BundleError(f"{file} was altered: its SHA-256 is not what the manifest says; copy the bundle again")
     try:
-        content = file.read_bytes()
+        content = read_bytes(file, WEIGHTS_BYTES)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         return load(content), EncoderConfig(**json.loads(header["__metadata__"][_METADATA_KEY]))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -110,13 +111,13 @@ def _read_remainder(bundle: Bundle) -> tuple[Mapping[str, Tensor], EncoderConfig
 
 
 def _graph_weights(bundle: Bundle) -> dict[str, Tensor]:
-    """The weights in the encoder's graph, in fp32 and by the names of the network."""
+    """Read the weights of the encoder's graph, in fp32 and under the names of the network."""
     try:
         import onnx
         from onnx import numpy_helper
     except ImportError as error:
         raise MissingExtraError("onnx, to read a bundle's weights", "train") from error
-    model = onnx.load(bundle.graph_path("encoder"), load_external_data=False)
+    model = onnx.load_from_string(bundle.graph("encoder").content)
     weights: dict[str, Tensor] = {}
     for tensor in model.graph.initializer:
         name = tensor.name.removeprefix("encoder.").removesuffix(".fp16")
@@ -128,9 +129,9 @@ def _graph_weights(bundle: Bundle) -> dict[str, Tensor]:
 
 
 def _inverse_scale(encoder: Encoder, norm: str, vectors: Mapping[str, Tensor]) -> Tensor:
-    """By what a folded kernel is to be multiplied: sqrt(var + eps) / gamma, f32 [outputs, 1, 1, 1].
+    """Factor that undoes the folding of a batch-norm: sqrt(var + eps) / gamma, f32 [outputs, 1, 1, 1].
 
-    A channel that gamma has closed tells nothing of its kernel, which becomes 0.
+    Where gamma is 0, the folded kernel is lost; it becomes 0.
     """
     module = cast(nn.BatchNorm2d, encoder.get_submodule(norm))
     scale = vectors[f"{norm}.weight"] / (vectors[f"{norm}.running_var"] + module.eps).sqrt()
@@ -138,7 +139,7 @@ def _inverse_scale(encoder: Encoder, norm: str, vectors: Mapping[str, Tensor]) -
 
 
 def _followed_by_norm(encoder: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of each convolution that is followed by a batch-norm, and of that."""
+    """Yield the names of each convolution that a batch-norm follows, and of that batch-norm."""
     for prefix, module in encoder.named_modules():
         for (conv_name, conv), (norm_name, norm) in pairwise(module.named_children()):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,14 +12,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from vosrt._files import replacing, write_all
+from vosrt._reading import WEIGHTS_BYTES, check_regular
 from vosrt.errors import InputError, OptionError, OutputError
 from vosrt_train.backbones import DEFAULT_KIND, default_config, empty_network, kind_of
 from vosrt_train.config import EncoderConfig
-from vosrt_train.mask_config import MaskNetworkConfig
+from vosrt_train.masks.config import MaskNetworkConfig
+from vosrt_train.masks.networks import MaskEmbedding, empty_mask_embedding
 from vosrt_train.model.contract import VisualConfig, VisualEncoder
-from vosrt_train.model.mask_embedding import MaskEmbedding, empty_mask_embedding
 
-FORMAT = 2  # 1 has no mask embedding; a checkpoint without one is still written as such
+FORMAT = 2  # format 1 has no mask embedding; a checkpoint without one is still written in format 1
 _METADATA_KEY = "vosrt"
 _MASKS = "masks."  # before the names of the mask embedding's tensors
 
@@ -31,12 +32,12 @@ class CheckpointError(InputError):
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How the weights came about.
+    """History of weights.
 
     Attributes:
-        trained: False while they are as initialised.
+        trained: False for weights as initialised.
         seed: of the initialisation.
-        summary: one line for people, e.g. ``"untrained, seed 0"``.
+        summary: one line, e.g. ``"untrained, seed 0"``.
         licence: of the weights, e.g. an SPDX identifier.
     """
 
@@ -51,9 +52,8 @@ class Checkpoint:
     """A network with its history.
 
     Attributes:
-        encoder: in evaluation mode.
-        training: how its weights came about.
-        masks: mask encoder and decoder, where it has them.
+        encoder: in evaluation mode when read.
+        masks: mask encoder and decoder; None where the checkpoint has none.
     """
 
     encoder: VisualEncoder
@@ -65,7 +65,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint; the file appears whole or not at all.
 
     Raises:
-        OutputError: the place cannot be written.
+        OutputError: the file cannot be written.
     """
     if path.is_dir():
         raise OutputError(f"cannot write the checkpoint {path}: it is a directory; name a file")
@@ -81,7 +81,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         tensors |= _tensors(checkpoint.masks, _MASKS)
     data = save(tensors, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
     try:
-        _write_atomically(data, path)
+        with replacing(path) as file:
+            write_all(file, data)
     except OSError as error:
         raise OutputError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
 
@@ -90,11 +91,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        CheckpointError: it is missing, damaged, made by a newer vosrt or not one of this network.
+        CheckpointError: the file is missing, damaged, made by a newer vosrt, or does not fit the network.
     """
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {path}; make one with vos-train")
     try:
+        check_regular(path, WEIGHTS_BYTES)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -114,12 +116,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def encoder_of(config: VisualConfig, tensors: Mapping[str, Tensor], path: Path) -> VisualEncoder:
-    """An encoder with these weights, in evaluation mode.
+    """Build an encoder with given weights, in evaluation mode.
 
     Args:
-        config: its shape.
+        config: shape of the encoder.
         tensors: its state dictionary.
-        path: where they come from, for messages.
+        path: origin of the weights, for messages.
 
     Raises:
         CheckpointError: a tensor is missing, unknown, of another shape or not finite.
@@ -131,22 +133,12 @@ def encoder_of(config: VisualConfig, tensors: Mapping[str, Tensor], path: Path) 
 
 
 def _kind_section(config: VisualConfig) -> dict[str, str]:
-    """Our own kind goes without saying, as it did before there were others."""
+    """``kind`` is omitted for resnet18: files from before other backbones existed have none."""
     return {} if kind_of(config) == DEFAULT_KIND else {"kind": kind_of(config)}
 
 
 def _tensors(network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     return {prefix + name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-
-
-def _write_atomically(data: bytes, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_metadata(metadata: Mapping[str, str], path: Path) -> tuple[VisualConfig, Training, MaskNetworkConfig | None]:
@@ -175,29 +167,36 @@ def _encoder_config(document: Mapping[str, Any]) -> VisualConfig:
     values = document.get("encoder")
     if not isinstance(values, dict):
         raise ValueError(f"encoder is {str(values)[:80]!r}; expected a JSON object")
-    shape = dict(values)
-    example: Any = default_config(shape.pop("kind", DEFAULT_KIND))
+    shape: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    kind = shape.pop("kind", DEFAULT_KIND)
+    example: Any = default_config(kind)
+    if kind != DEFAULT_KIND:  # files from before a field existed have its default
+        shape = asdict(example) | shape
     config: VisualConfig = type(example)(**_section("encoder", shape, example))
     return config
 
 
 def _section(key: str, values: Any, example: Any) -> dict[str, Any]:
-    """The values of one dataclass, which must have the names and the types of the example's."""
-    wanted = asdict(example)
-    if not isinstance(values, dict) or values.keys() != wanted.keys():
-        raise ValueError(f"{key} is {str(values)[:80]!r}; expected the names {', '.join(wanted)}")
-    for name, value in wanted.items():
-        if type(values[name]) is not type(value):
+    """Return the values of one dataclass, after checking their names and types against an example."""
+    expected = asdict(example)
+    if not isinstance(values, dict) or values.keys() != expected.keys():
+        raise ValueError(f"{key} is {str(values)[:80]!r}; expected the names {', '.join(expected)}")
+    for name, value in expected.items():
+        if _types(values[name]) != _types(value):
             raise ValueError(f"{key}.{name} is {str(values[name])[:80]!r}; expected type {type(value).__name__}")
     return values
 
 
-def _check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
-    if missing := sorted(wanted.keys() - found.keys()):
+def _types(value: Any) -> list[type]:
+    return [type(value), *(type(each) for each in (value if isinstance(value, tuple) else ()))]
+
+
+def _check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    if missing := sorted(expected.keys() - found.keys()):
         raise CheckpointError(f"{path} lacks {len(missing)} tensors of the encoder, the first {missing[0]}")
-    if unknown := sorted(found.keys() - wanted.keys()):
+    if unknown := sorted(found.keys() - expected.keys()):
         raise CheckpointError(f"{path} has {len(unknown)} tensors that the encoder has not, the first {unknown[0]}")
-    for name, tensor in wanted.items():
+    for name, tensor in expected.items():
         have = found[name]
         if have.shape != tensor.shape or have.dtype != tensor.dtype:
             raise CheckpointError(

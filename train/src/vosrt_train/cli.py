@@ -2,46 +2,77 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vosrt.cli.app import require, run_app
+from vosrt.cli.app import entry, program, require
+from vosrt.cli.options import Out, Quiet, Replace, like
+from vosrt.console import say
 from vosrt.errors import OptionError, OutputError
 
-_train_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-_init_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-_masks_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_app = program()
+
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one value. Repeatable.", metavar="TABLE.KEY=VALUE")
+]
 
 
-@_train_app.command(
-    epilog="[b]vos-train init -o FILE[/b] writes an untrained checkpoint; [b]vos-train pseudo-masks --help[/b]: masks "
-    "to look at. Several GPUs: "
-    "[b]torchrun --nproc-per-node 4 --no-python vos-train DATA -o RUN[/b]."
+def _show_settings(context: typer.Context, shown: bool) -> None:
+    """Print the page of settings instead of training."""
+    if not shown:
+        return
+    _require_training()
+    from vosrt_train.config_file import load_config, settings_page
+
+    preset = context.params.get("preset")
+    say(settings_page(load_config(preset) if preset else None))
+    raise typer.Exit
+
+
+@_app.command(
+    hidden=True,
+    epilog="Several GPUs: [b]torchrun --nproc-per-node 4 --no-python vos-train DATA -o RUN[/b].",
 )
 def train(
     data: Annotated[Path, typer.Argument(help="Folder of videos, folders of frames, or both; no annotation needed.")],
     *,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder of the run: checkpoints, state, TensorBoard.", metavar="RUN")
+    out: Annotated[
+        Path, like(Out, "Folder of the run: checkpoints, state, TensorBoard.", metavar="RUN", rich_help_panel=None)
     ],
     preset: Annotated[
         str | None,
         typer.Option(
-            help="paper, cpu-2h, gpu-30min, mask-embedding-cpu, masks-alone-cpu, or a TOML file. [dim]Default: "
-            "gpu-30min where there is a GPU, else cpu-2h."
+            help="paper, cpu-2h, gpu-30min, finetune, distil-cpu, mask-embedding-cpu, masks-alone-cpu, or a TOML file. "
+            "[dim]Default: distil-cpu with --distil, finetune with --init, else gpu-30min where there is a GPU, "
+            "else cpu-2h."
         ),
     ] = None,
-    change: Annotated[
-        list[str] | None, typer.Option("--set", help="Change one value. Repeatable.", metavar="TABLE.KEY=VALUE")
+    change: Changes = None,
+    help_settings: Annotated[
+        bool,
+        typer.Option(
+            "--help-settings",
+            help="Show every value that --set changes, with its range, and exit. After --preset: as that has it.",
+            callback=_show_settings,
+        ),
+    ] = False,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time for the training steps, instead of their number.", metavar="N")
     ] = None,
     init: Annotated[
         str | None,
         typer.Option(
-            help="Weights to start from: a checkpoint (.safetensors), a bundle's folder, or [b]default[/b], the "
-            "network that comes with vosrt. [dim]Default: random weights."
+            help="Weights to start from: a checkpoint (.safetensors), the folder of a run or a bundle, or "
+            "[b]default[/b], the network that comes with vosrt. [dim]Default: random weights."
+        ),
+    ] = None,
+    distil: Annotated[
+        str | None,
+        typer.Option(
+            help="A bundle, checkpoint or run that a small network learns to match as.",
+            metavar="TEACHER",
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, exactly.")] = False,
@@ -56,33 +87,35 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and how long it would take; write nothing.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
-) -> None:
+    quiet: Quiet = False,
+) -> int:
     """Learn from videos without labels, or fine-tune a checkpoint on your own."""
     _require_training()
-    from vosrt_train.start import Request, dry_run_training, run_training
+    from vosrt_train.start import TrainRequest, dry_run_training, run_training
 
-    request = Request(
+    request = TrainRequest(
         data=data,
-        run=output,
+        run=out,
         preset=preset,
         changes=tuple(change or ()),
         init=init,
+        distil=distil,
         resume=resume,
         validation=validate,
         cache=cache,
         licence=licence,
+        minutes=minutes,
         quiet=quiet,
     )
     if dry_run:
         dry_run_training(request)
-    else:
-        raise typer.Exit(run_training(request))
+        return 0
+    return run_training(request)
 
 
-@_init_app.command()
+@_app.command()
 def init(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write (safetensors).")],
+    out: Annotated[Path, like(Out, "Checkpoint to write (safetensors).", rich_help_panel=None)],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights.")] = 0,
     backbone: Annotated[
         str, typer.Option(help="Kind of encoder: resnet18, or for export only resnet50 or vit.")
@@ -90,7 +123,7 @@ def init(
     without_layer4: Annotated[
         bool, typer.Option("--without-layer4", help="Leave out layer4 and the key head: faster, feature res3 only.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    overwrite: Replace = False,
 ) -> None:
     """Write an untrained checkpoint whose weights depend on the seed alone."""
     require("torch", "PyTorch", "train")
@@ -99,27 +132,25 @@ def init(
     from vosrt_train.checkpoint import Checkpoint, Training, save_checkpoint
     from vosrt_train.config import EncoderConfig
 
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output} is there already; name another file, or replace it with --overwrite")
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} is there already; name another file, or replace it with --overwrite")
     if without_layer4 and backbone != DEFAULT_KIND:
         raise OptionError(f"--without-layer4 is for {DEFAULT_KIND}; leave it out for {backbone}")
     config = EncoderConfig(layer4=False) if without_layer4 else default_config(backbone)
     training = Training(trained=False, seed=seed, summary=f"untrained, seed {seed}", licence="Apache-2.0")
-    save_checkpoint(Checkpoint(build_network(config, seed=seed), training), output)
+    save_checkpoint(Checkpoint(build_network(config, seed=seed), training), out)
     features = ", ".join(f"{name} ({channels} channels)" for name, channels in config.channels.items())
-    print(f"{output}: {training.summary}; features {features}")
+    say(f"{out}: {training.summary}; features {features}")
 
 
-@_masks_app.command()
+@_app.command()
 def pseudo_masks(
     data: Annotated[Path, typer.Argument(help="Folder of videos, folders of frames, or both.")],
     *,
-    init: Annotated[Path, typer.Option(help="Checkpoint (.safetensors) whose features are clustered.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for masks and contact sheets.")],
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint (.safetensors) whose features are clustered.")],
+    out: Annotated[Path, like(Out, "Folder for masks and contact sheets.", rich_help_panel=None)],
     preset: Annotated[str, typer.Option(help="As for training; a run's config.toml, too.")] = "mask-embedding-cpu",
-    change: Annotated[
-        list[str] | None, typer.Option("--set", help="Change one value. Repeatable.", metavar="TABLE.KEY=VALUE")
-    ] = None,
+    change: Changes = None,
     before: Annotated[
         Path | None, typer.Option(help="Earlier masks to show above the new ones: initial and final.", metavar="FOLDER")
     ] = None,
@@ -128,17 +159,17 @@ def pseudo_masks(
         list[str] | None, typer.Option(help="Only videos whose name contains this. Repeatable.", metavar="WORD")
     ] = None,
     sheets: Annotated[int, typer.Option(min=0, help="Contact sheets to draw at most.")] = 24,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Cluster videos into pseudo-masks, as training does, and draw them to look at."""
     _require_training()
-    from vosrt_train.clustering.command import MaskRequest, make_masks
+    from vosrt_train.masks.clustering.command import MaskRequest, make_masks
 
     make_masks(
         MaskRequest(
             data=data,
-            checkpoint=init,
-            output=output,
+            checkpoint=checkpoint,
+            output=out,
             preset=preset,
             changes=tuple(change or ()),
             before=before,
@@ -150,20 +181,29 @@ def pseudo_masks(
     )
 
 
+@_app.command()
+def stills(
+    folder: Annotated[Path, typer.Argument(help="Folder of photographs.")],
+    *,
+    out: Annotated[Path, like(Out, "Folder for the clips.", rich_help_panel=None, metavar="CLIPS")],
+    clips: Annotated[int, typer.Option(help="Number of clips. [dim]Default: one of each photograph.")] = 0,
+    frames: Annotated[int, typer.Option(help="Frames of a clip.")] = 60,
+    height: Annotated[int, typer.Option(help="Height of a clip in pixels; its width is 16/9 of that.")] = 480,
+    objects: Annotated[float, typer.Option(help="Share of the clips that an object passes.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the motions.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Make clips to train on from photographs: a moving camera, and objects that pass."""
+    from vosrt_train.data.stills import StillsRequest, make_clips
+
+    request = StillsRequest(folder, out, clips=clips, frames=frames, height=height, objects=objects, seed=seed)
+    say(f"{out}: {len(make_clips(request, quiet=quiet))} clips")
+
+
 def _require_training() -> None:
     require("torch", "PyTorch", "train")
     require("safetensors", "safetensors", "train")
     require("tensorboard", "TensorBoard", "train")
 
 
-def main() -> None:
-    """Entry point of ``vos-train``."""
-    if sys.argv[1:2] == ["init"]:
-        sys.argv[:2] = [f"{sys.argv[0]} init"]
-        run_app(_init_app)
-    if sys.argv[1:2] == ["pseudo-masks"]:
-        sys.argv[:2] = [f"{sys.argv[0]} pseudo-masks"]
-        run_app(_masks_app)
-    if len(sys.argv) < 2:
-        sys.argv.append("--help")
-    run_app(_train_app)
+main = entry(_app, "vos-train")

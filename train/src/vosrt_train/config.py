@@ -11,25 +11,23 @@ from typing import Literal
 from vosrt.bundle import Feature
 from vosrt.errors import OptionError
 from vosrt_train.data.config import CacheConfig, ClipConfig
-from vosrt_train.mask_config import (
+from vosrt_train.masks.config import (
     SEGMENTATION_FRAMES,
     ForegroundConfig,
     MaskNetworkConfig,
     PseudoMaskConfig,
     SegmentationConfig,
 )
-from vosrt_train.ranges import check_range as _check
+from vosrt_train.ranges import Checked, limited
 
-_MAX_CHANNELS = 1024
-
-Decay = Literal["halving", "cosine"]
+Decay = Literal["halving", "cosine", "hold"]
 Device = Literal["auto", "cpu", "cuda"]
-Arithmetic = Literal["fp32", "bf16"]
+Arithmetic = Literal["auto", "fp32", "bf16"]
 BatchNormMode = Literal["train", "eval"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
+class EncoderConfig(Checked, table="encoder"):
     """The shape of the encoder (Araslanov et al. 2021, ResNet-18 at stride 8).
 
     Attributes:
@@ -39,13 +37,8 @@ class EncoderConfig:
     """
 
     layer4: bool = True
-    width: int = 64
-    key_channels: int = 128
-
-    def __post_init__(self) -> None:
-        for name, value in (("width", self.width), ("key_channels", self.key_channels)):
-            if not 1 <= value <= _MAX_CHANNELS:
-                raise OptionError(f"{name} is {value}; expected 1 to {_MAX_CHANNELS} channels")
+    width: int = limited(64, 1, 1024, "channels")
+    key_channels: int = limited(128, 1, 1024, "channels")
 
     @property
     def channels(self) -> dict[str, int]:
@@ -61,92 +54,101 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """The two losses.
+class LossConfig(Checked, table="loss"):
+    """The losses of correspondence: those of the paper, and two of other methods to compare or to add.
 
     Attributes:
-        anchors: side of the grid of anchors on the reference frame of each clip.
-        points: side of the grid of points for the cross-view loss.
+        anchors: anchors per side of the grid on the reference frame of each clip.
+        points: points per side of the grid for the cross-view loss.
         temperature: of every softmax.
-        cross_view: weight of the cross-view loss; the space-time loss has weight 1.
+        space_time: weight of the space-time loss.
+        cross_view: weight of the cross-view loss.
+        walk: weight of the palindromes of random walks (`vosrt_train.walk`), which see how errors add up from frame to
+            frame; needs ``clips.order="time"``.
+        walk_dropout: share of the edges that a walk may not take.
+        reconstruction: weight of the reconstruction of colours (`vosrt_train.reconstruction`). The main branch then
+            sees frames without one of their two colour channels.
+        reconstruction_radius: cells around a place in which its colour is looked for in the frame before.
     """
 
-    anchors: int = 8
-    points: int = 4
-    temperature: float = 0.05
-    cross_view: float = 0.1
+    anchors: int = limited(8, 1, 64, "a side")
+    points: int = limited(4, 1, 64, "a side")
+    temperature: float = limited(0.05, 1e-4, 1e4)
+    space_time: float = limited(1.0, 0, 100)
+    cross_view: float = limited(0.1, 0, 100)
+    walk: float = limited(0.0, 0, 100)
+    walk_dropout: float = limited(0.1, 0, 0.9)
+    reconstruction: float = limited(0.0, 0, 100)
+    reconstruction_radius: int = limited(12, 1, 1024, "cells")
 
     def __post_init__(self) -> None:
-        _check("loss.anchors", self.anchors, 1, 64, "a side")
-        _check("loss.points", self.points, 1, 64, "a side")
-        _check("loss.temperature", self.temperature, 1e-4, 1e4)
-        _check("loss.cross_view", self.cross_view, 0, 100)
+        super().__post_init__()
+        if not self.space_time + self.cross_view + self.walk + self.reconstruction:
+            raise OptionError(
+                "all weights of the table loss are 0; expected one of space_time, cross_view, walk and reconstruction "
+                "to be larger"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimiserConfig:
+class OptimiserConfig(Checked, table="optimiser"):
     """Adam (Kingma and Ba 2015), with weight decay added to the gradient.
 
     Attributes:
-        learning_rate: at its height.
+        learning_rate: peak of the learning rate.
         betas: decay of the two moments.
-        weight_decay: of everything but biases and mask networks.
-        mask_weight_decay: of mask encoder and decoder, but for their biases. Adam adds decay to the gradient, and
-            theirs is small for long: at 5e-4, nearly all weights of a residual decoder were 0 after 200 steps.
-        bias_rate: learning rate of biases as a multiple.
-        mask_rate: learning rate of mask encoder and decoder as a multiple. Without batch-norm they learnt at
-            1e-4 to 2.5e-4, and not at 6e-4.
-        clip_gradient: largest norm of the whole gradient; 0 leaves it as it is.
+        weight_decay: of all weights but those of the mask networks; biases have none.
+        mask_weight_decay: of the weights of mask encoder and decoder. Adam adds decay to the gradient, and their
+            gradient stays small for long: at 5e-4, nearly all weights of a residual decoder were 0 after 200 steps.
+        bias_rate: learning rate of biases as a multiple of ``learning_rate``.
+        mask_rate: learning rate of mask encoder and decoder as a multiple of ``learning_rate``. They have no
+            batch-norm, and learnt at 1e-4 to 2.5e-4, but not at 6e-4.
+        clip_gradient: largest norm of the whole gradient; 0 does not clip.
+        average: share of the running average of the weights that a step keeps; the average is validated and saved.
+            0 validates and saves the weights of the last step.
     """
 
-    learning_rate: float = 1e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    weight_decay: float = 5e-4
-    mask_weight_decay: float = 0.0
-    bias_rate: float = 2.0
-    mask_rate: float = 1.0
-    clip_gradient: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check("optimiser.learning_rate", self.learning_rate, 0, 10)
-        for beta in self.betas:
-            _check("optimiser.betas", beta, 0, 0.999999)
-        _check("optimiser.weight_decay", self.weight_decay, 0, 10)
-        _check("optimiser.mask_weight_decay", self.mask_weight_decay, 0, 10)
-        _check("optimiser.bias_rate", self.bias_rate, 0, 100)
-        _check("optimiser.mask_rate", self.mask_rate, 0, 100)
-        _check("optimiser.clip_gradient", self.clip_gradient, 0, 1e6)
+    learning_rate: float = limited(1e-4, 0, 10)
+    betas: tuple[float, float] = limited((0.5, 0.999), 0, 0.999999)
+    weight_decay: float = limited(5e-4, 0, 10)
+    mask_weight_decay: float = limited(0.0, 0, 10)
+    bias_rate: float = limited(2.0, 0, 100)
+    mask_rate: float = limited(1.0, 0, 100)
+    clip_gradient: float = limited(0.0, 0, 1e6)
+    average: float = limited(0.0, 0, 0.999999)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
-    """How long, and how the learning rate goes.
+class ScheduleConfig(Checked, table="schedule"):
+    """Length of the training, and the learning rate over time.
 
     Attributes:
-        epochs: length in epochs (an epoch has one clip per video); 0 where ``steps`` says it.
-        steps: length in steps; 0 where ``epochs`` says it.
-        warmup: steps over which the learning rate rises from 0 to its height.
-        decay: ``"halving"`` halves it at even intervals, ``"cosine"`` lowers it to ``final`` along half a cosine.
+        epochs: length in epochs (an epoch has one clip per video); 0 takes ``steps``.
+        steps: length in steps; 0 takes ``epochs``.
+        warmup: steps over which the learning rate rises from 0 to its peak.
+        decay: ``"halving"`` halves it at even intervals, ``"cosine"`` lowers it to ``final`` along half a cosine,
+            ``"hold"`` keeps it until ``cooldown`` steps before the end and then lowers it linearly to ``final``. Only a
+            training with ``"hold"`` can be extended by ``--resume``: its first steps do not depend on its length.
         halvings: how often ``"halving"`` halves.
-        final: where ``"cosine"`` ends, as a share of the height.
+        final: end of ``"cosine"`` and ``"hold"``, as a share of the peak.
+        cooldown: steps at the end over which ``"hold"`` lowers the rate.
     """
 
-    epochs: int = 500
-    steps: int = 0
-    warmup: int = 0
+    epochs: int = limited(500, 0, 10**9)
+    steps: int = limited(0, 0, 10**9)
+    warmup: int = limited(0, 0, 10**7, "steps")
     decay: Decay = "halving"
-    halvings: int = 4
-    final: float = 0.01
+    halvings: int = limited(4, 0, 64)
+    final: float = limited(0.01, 0, 1)
+    cooldown: int = limited(0, 0, 10**7, "steps")
 
     def __post_init__(self) -> None:
-        if (self.epochs > 0) == (self.steps > 0) or min(self.epochs, self.steps) < 0:
+        super().__post_init__()
+        if (self.epochs > 0) == (self.steps > 0):
             raise OptionError(
                 f"schedule.epochs is {self.epochs} and schedule.steps {self.steps}; expected one of them to be 0 and "
                 "the other the length of the training"
             )
-        _check("schedule.warmup", self.warmup, 0, 10**7, "steps")
-        _check("schedule.halvings", self.halvings, 0, 64)
-        _check("schedule.final", self.final, 0, 1)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Length of the training in steps."""
@@ -154,87 +156,85 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComputeConfig:
-    """Where and how the arithmetic is done.
+class ComputeConfig(Checked, table="compute"):
+    """Device and arithmetic.
 
     Attributes:
         device: ``"auto"`` takes a GPU where PyTorch finds one.
-        precision: of the convolutions; ``"bf16"`` is automatic mixed precision. Losses are always in fp32.
-        channels_last: layout of the feature maps.
+        precision: of the convolutions; ``"bf16"`` is automatic mixed precision, ``"auto"`` is bf16 where the GPU or the
+            processor has it natively, else fp32: emulated bf16 takes many times as long. Losses are always in fp32.
+        channels_last: memory format of the feature maps.
         compile: run the encoder through ``torch.compile``; needs a C++ compiler and minutes at the start.
-        threads: of PyTorch on the CPU; 0 is one per processor.
-        sync_batch_norm: statistics over all processes; GPUs only.
+        threads: threads of PyTorch on the CPU; 0 is one per processor.
+        sync_batch_norm: batch-norm statistics over all processes; GPUs only.
+        batch_norm: statistics in the main branch: of its own batch, or the running ones (``"eval"``), for fine-tuning
+            on few clips.
         regular_batch_norm: statistics in the regularising branch: of its own batch (the released program), or the
             running ones (``"eval"``, the paper).
     """
 
     device: Device = "auto"
-    precision: Arithmetic = "bf16"
+    precision: Arithmetic = "auto"
     channels_last: bool = True
     compile: bool = False
-    threads: int = 0
+    threads: int = limited(0, 0, 1024)
     sync_batch_norm: bool = False
+    batch_norm: BatchNormMode = "train"
     regular_batch_norm: BatchNormMode = "train"
-
-    def __post_init__(self) -> None:
-        _check("compute.threads", self.threads, 0, 1024)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationConfig:
-    """Following objects through annotated sequences with the runtime.
+class ValidationConfig(Checked, table="validation"):
+    """Segmentation of annotated sequences by the runtime.
 
     Attributes:
         folder: annotated sequences in the layout of DAVIS; ``""`` skips validation.
-        every: steps between validations; 0 validates at the end alone.
+        every: steps between validations; 0 validates at the end only.
         sequences: names of the sequences; none is all of them.
-        size: short side of the working frame, in pixels; 0 keeps the frames' own.
-        feature: the map that is validated, and exported in the end; ``"auto"`` is res4 where there is one, else res3.
+        size: short side of the working frame, in pixels; 0 keeps the size of the frames.
+        cycles: training videos on which cycle consistency of the first and the last network is compared at the end;
+            the better network is kept. 0 skips it, and so does validation on annotated sequences.
+        cycle_frames: frames of each of these videos; their short side is that of the crops.
+        feature: the map to validate and to export; ``"auto"`` is res4, or res3 without layer4.
     """
 
     folder: str = ""
-    every: int = 500
+    every: int = limited(500, 0, 10**9, "steps")
     sequences: tuple[str, ...] = ()
-    size: int = 240
+    size: int = limited(240, 16, 4096, "pixels", zero="for the frames' own size")
+    cycles: int = limited(0, 0, 1000, "videos")
+    cycle_frames: int = limited(12, 2, 1000, "frames")
     feature: Feature | Literal["auto"] = "auto"
-
-    def __post_init__(self) -> None:
-        _check("validation.every", self.every, 0, 10**9, "steps")
-        if self.size:
-            _check("validation.size", self.size, 16, 4096, "pixels, or 0 for the frames' own size")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogConfig:
-    """What is written down, and when.
+class LogConfig(Checked, table="log"):
+    """Log and checkpoints.
 
     Attributes:
         every: steps between two lines of scalars, which are means over these steps.
         pictures: steps between pictures; 0 draws none.
-        checkpoint: steps between two states from which ``--resume`` goes on; one is written at the end in any case.
+        checkpoint: steps between two states for ``--resume``; the last step is always saved.
     """
 
-    every: int = 10
-    pictures: int = 500
-    checkpoint: int = 100
-
-    def __post_init__(self) -> None:
-        _check("log.every", self.every, 1, 10**9, "steps")
-        _check("log.pictures", self.pictures, 0, 10**9, "steps")
-        _check("log.checkpoint", self.checkpoint, 1, 10**9, "steps")
+    every: int = limited(10, 1, 10**9, "steps")
+    pictures: int = limited(500, 0, 10**9, "steps")
+    checkpoint: int = limited(100, 1, 10**9, "steps")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """All there is to choose; the defaults are those of the paper.
+class TrainConfig(Checked):
+    """All settings; the defaults are those of the paper.
 
     Attributes:
-        seed: of the weights, the clips, the views and the anchors.
-        licence: of the weights, written into the checkpoints.
+        seed: seed of the weights, the clips, the views and the anchors.
+        licence: licence of the weights, written into the checkpoints.
+        teacher: bundle, checkpoint or run whose matching is learnt; ``""`` learns from the clips alone.
     """
 
-    seed: int = 0
+    seed: int = limited(0, 0, 2**31 - 1)
     licence: str = "not stated"
+    teacher: str = ""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     clips: ClipConfig = field(default_factory=ClipConfig)
@@ -250,9 +250,16 @@ class TrainConfig:
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
-        _check("seed", self.seed, 0, 2**31 - 1)
+        super().__post_init__()
         if self.clips.seed not in (0, self.seed):
             raise OptionError(f"clips.seed is {self.clips.seed}, which follows seed ({self.seed}); set seed instead")
+        if self.loss.walk and self.clips.order != "time":
+            raise OptionError(
+                f'clips.order is "{self.clips.order}"; loss.walk follows the frames of a clip in their order, '
+                'so set clips.order="time"'
+            )
+        if self.teacher and self.segmentation.weight:
+            raise OptionError("a teacher is named, and segmentation.weight is not 0; expected one of them")
         if self.segmentation.weight and self.clips.frames < SEGMENTATION_FRAMES:
             raise OptionError(
                 f"clips.frames is {self.clips.frames}; the segmentation loss needs {SEGMENTATION_FRAMES} or more "

@@ -1,20 +1,27 @@
-"""Configuration files: TOML into dataclasses and back, with nothing unknown let through."""
+"""Configuration files: TOML to dataclasses and back; unknown keys are refused."""
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
+import re
+import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import Field, asdict, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from vosrt._reading import read_text
 from vosrt.errors import OptionError
 from vosrt_train.config import TrainConfig
+from vosrt_train.ranges import range_of
 
 T = TypeVar("T")
+
+CONFIG_NAME = "config.toml"  # in the folder of a run
 
 _PACKAGE = Path(__file__).parent
 # Beside the modules where the package is installed, beside `src` in a checkout.
@@ -22,7 +29,7 @@ _PRESET_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs")
 
 
 def presets() -> dict[str, Path]:
-    """The configuration files that come with the package, by name."""
+    """Return the configuration files of the package by name."""
     files = (path for folder in _PRESET_FOLDERS for path in folder.glob("*.toml"))
     return {path.stem: path for path in sorted(files)}
 
@@ -35,13 +42,13 @@ def load_config(preset: str, changes: Iterable[str] = ()) -> TrainConfig:
         changes: each ``"table.key=value"`` with the value in TOML; a bare word is a string.
 
     Raises:
-        OptionError: there is no such preset or file, a key is unknown, or a value impossible.
+        OptionError: the preset or file does not exist, a key is unknown, or a value is out of range.
     """
     path = presets().get(preset, Path(preset))
     if not path.is_file():
         raise OptionError(f"no preset or file {preset!r}; choose from {', '.join(presets())}, or name a TOML file")
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise OptionError(f"{path} cannot be read as TOML: {error}") from error
     for change in changes:
@@ -50,15 +57,15 @@ def load_config(preset: str, changes: Iterable[str] = ()) -> TrainConfig:
 
 
 def build(kind: type[T], document: Mapping[str, Any], where: str = "") -> T:
-    """Make a dataclass, nested ones included, from the tables of a document.
+    """Build a dataclass, nested ones included, from the tables of a document.
 
     Args:
         kind: the dataclass.
-        document: its values by name; missing ones have their defaults.
-        where: how error messages call the document, e.g. ``"clips."``.
+        document: values by name; missing ones have their defaults.
+        where: prefix of names in error messages, e.g. ``"clips."``.
 
     Raises:
-        OptionError: a key is unknown, or a value has another type or is out of range.
+        OptionError: a key is unknown, or a value has the wrong type or is out of range.
     """
     types = get_type_hints(kind)
     values: dict[str, Any] = {}
@@ -71,7 +78,7 @@ def build(kind: type[T], document: Mapping[str, Any], where: str = "") -> T:
 
 
 def to_toml(config: TrainConfig) -> str:
-    """The whole configuration as a TOML document that `load_config` reads."""
+    """Write the whole configuration as a TOML document that `load_config` reads."""
     document = asdict(config)
     lines = [f"{name} = {_toml(value)}" for name, value in document.items() if not isinstance(value, dict)]
     for table, values in document.items():
@@ -81,9 +88,49 @@ def to_toml(config: TrainConfig) -> str:
 
 
 def differences(one: TrainConfig, other: TrainConfig) -> list[str]:
-    """Names of the values in which two configurations differ, with both values."""
+    """Return a line, the name and both values, for each setting in which two configurations differ."""
     ours, theirs = _flatten(asdict(one)), _flatten(asdict(other))
     return [f"{name}: {ours[name]} and {theirs[name]}" for name in ours if ours[name] != theirs[name]]
+
+
+def settings_page(config: TrainConfig | None = None) -> str:
+    """List every setting: its name, its value in ``config``, its range, and its meaning."""
+    lines: list[str] = []
+    shown = config or TrainConfig()
+    for each in fields(TrainConfig):
+        value = getattr(shown, each.name)
+        if is_dataclass(value):
+            meanings = attribute_docs(type(value))
+            lines += ["", f"[{each.name}]  {inspect.getdoc(type(value)).splitlines()[0]}"]  # type: ignore[union-attr]
+            kinds = get_type_hints(type(value))
+            for inner in fields(value):
+                setting = _setting(f"{each.name}.{inner.name}", getattr(value, inner.name), kinds[inner.name], inner)
+                lines += [
+                    setting,
+                    *textwrap.wrap(meanings[inner.name], 76, initial_indent="    ", subsequent_indent="    "),
+                ]
+        else:
+            kind = get_type_hints(TrainConfig)[each.name]
+            lines += [_setting(each.name, value, kind, each), f"    {attribute_docs(TrainConfig)[each.name]}"]
+    return "\n".join(lines)
+
+
+def attribute_docs(kind: type) -> dict[str, str]:
+    """Read the meaning of each field from the docstring of a dataclass."""
+    _, _, text = (inspect.getdoc(kind) or "").partition("Attributes:\n")
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        if match := re.match(r"    (\w+): (.*)", line):
+            name = match[1]
+            found[name] = match[2]
+        elif line.strip():
+            found[name] += f" {line.strip()}"
+    return {name: meaning.replace("``", "") for name, meaning in found.items()}
+
+
+def _setting(name: str, value: Any, kind: Any, setting: Field[Any]) -> str:
+    limits = range_of(setting.metadata)
+    return f"  {name} = {_toml(value)}  ({limits or _describe(kind)})"
 
 
 def _apply(change: str, document: dict[str, Any]) -> None:
@@ -102,7 +149,7 @@ def _apply(change: str, document: dict[str, Any]) -> None:
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:
-    """A value of a TOML document as the type that a field wants."""
+    """Convert a value of a TOML document to the type of a field."""
     if is_dataclass(kind) and isinstance(value, dict):
         return build(kind, value, f"{where}.")  # type: ignore[arg-type]
     origin, arguments = get_origin(kind), get_args(kind)
@@ -122,7 +169,7 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:
-    """The values of a Literal, or of a union of them."""
+    """Return the values of a Literal, or of a union of Literals."""
     if get_origin(kind) is Literal:
         return get_args(kind)
     return tuple(choice for each in get_args(kind) for choice in _choices(each))

@@ -1,4 +1,4 @@
-"""Several processes as ``torchrun`` starts them: who is who, and the batch seen by all."""
+"""Several processes, started by ``torchrun``: ranks, and gathering over the joint batch."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from torch.nn.parallel import DistributedDataParallel
 from vosrt.errors import OptionError
 from vosrt_train.config import ComputeConfig
 
-# The others wait while the first process validates.
+# Long, because the other processes wait while the first one validates.
 _PATIENCE = datetime.timedelta(hours=2)
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train together.
+    """The processes of one training.
 
     Attributes:
         device: of this process.
-        rank: this process's number, from 0.
-        size: how many there are.
+        rank: number of this process, from 0.
+        size: number of processes.
     """
 
     device: torch.device
@@ -37,17 +37,17 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes files and talks to the user."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def others(self, x: Tensor) -> Tensor | None:
-        """The same tensor from all other processes; gradients flow back to where each came from.
+        """Gather the tensor of all other processes; gradients flow back to each.
 
         Args:
             x: [n, ...], of one shape in all processes.
 
         Returns:
-            [(size - 1) n, ...] in order of rank; None where this process is alone.
+            [(size - 1) n, ...] in order of rank; None with a single process.
         """
         if self.size == 1:
             return None
@@ -55,7 +55,7 @@ class World:
         return torch.cat([part for rank, part in enumerate(gathered) if rank != self.rank])
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over the processes, without gradient."""
+        """Average values over the processes, without gradient."""
         if self.size == 1:
             return values
         values = values.clone()
@@ -63,7 +63,7 @@ class World:
         return values / self.size
 
     def wait(self) -> None:
-        """Go on when every process has come here."""
+        """Wait until every process has called this."""
         if self.size > 1:
             dist.barrier()
 
@@ -71,7 +71,7 @@ class World:
         """Wrap a network so that its gradients are means over the processes.
 
         Raises:
-            OptionError: synchronised batch-norms are wanted on the CPU, where PyTorch has none.
+            OptionError: PyTorch has no synchronised batch-norm on the CPU.
         """
         if sync_batch_norm and self.device.type == "cpu":
             raise OptionError("compute.sync_batch_norm needs GPUs; set it to false on the CPU")
@@ -84,10 +84,10 @@ class World:
 
 @contextmanager
 def join_world(config: ComputeConfig) -> Iterator[World]:
-    """Find the device, and the other processes where ``torchrun`` started this one.
+    """Select the device, and join the other processes if ``torchrun`` started this one.
 
     Raises:
-        OptionError: a GPU is wanted where PyTorch finds none.
+        OptionError: the configuration requires a GPU, and PyTorch finds none.
     """
     has_gpu = torch.cuda.is_available()
     if config.device == "cuda" and not has_gpu:

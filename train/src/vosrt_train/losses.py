@@ -1,8 +1,8 @@
 """The two losses of Araslanov et al. 2021 (equations 2 to 6; supplement, figure 5b).
 
-Maps are [B, T, K, h, w]: B clips of T frames, K channels of unit length. Each loss comes in two steps, sampling and
-comparing, so that samples of other processes can join the comparison as negatives. Whatever the precision
-of the maps, similarities are computed in at least 32 bits: divided by the temperature, bfloat16 is too coarse.
+Maps are [B, T, K, h, w]: B clips of T frames, K channels of unit length. Each loss has two steps, sampling and
+comparison, so that samples of other processes can join the comparison as negatives. Similarities are computed in at
+least 32 bits at any precision of the maps: after division by the temperature, bfloat16 is too coarse.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TEMPERATURE = 0.05
 
 
 def sample_anchors(main: Tensor, shift: Tensor, *, grid: int = 8) -> Tensor:
-    """Pick the anchors of each clip: a grid of cells of its frame 0, moved as a whole.
+    """Sample the anchors of each clip: a grid of cells of its frame 0, shifted as a whole.
 
     Args:
         main: float [B, T, K, h, w], the main branch.
@@ -32,14 +32,14 @@ def sample_anchors(main: Tensor, shift: Tensor, *, grid: int = 8) -> Tensor:
 
 
 def pseudo_labels(regular: Tensor, anchors: Tensor) -> Tensor:
-    """Name for every cell of the frames after frame 0 the most similar of its clip's own anchors.
+    """Assign to every cell of the frames after frame 0 the most similar anchor of its clip.
 
     Args:
         regular: float [B, T, K, h, w], the regularising branch.
         anchors: float [B, A, K], from `sample_anchors`.
 
     Returns:
-        i64 [B, T - 1, h, w], numbers of anchors within the clip. No gradient.
+        i64 [B, T - 1, h, w], numbers of anchors within the clip, without gradient.
     """
     with torch.no_grad(), _no_autocast(regular):
         similarity = torch.bmm(_cells_last(_precise(regular[:, 1:])).flatten(1, 2), _precise(anchors).transpose(1, 2))
@@ -55,10 +55,10 @@ def space_time_loss(
     temperature: float = TEMPERATURE,
     negatives: Tensor | None = None,
 ) -> Tensor:
-    """Compute L_ST: the main branch has to name the anchor that the regularising branch sees.
+    """Compute L_ST: the main branch has to predict the pseudo-labels of the regularising branch.
 
-    Cross-entropy of the main similarities, brought into the view, to the anchors of the whole batch; frame 0,
-    from which the anchors are, does not count.
+    The cross-entropy is over the similarities of the main branch, warped to the view, to the anchors of the whole
+    batch. Frame 0, from which the anchors come, is left out.
 
     Args:
         main: float [B, T, K, h, w].
@@ -81,7 +81,7 @@ def space_time_loss(
 
 
 def sample_points(main: Tensor, regular: Tensor, view: View, shift: Tensor, *, grid: int = 4) -> tuple[Tensor, Tensor]:
-    """Pick points of frame 0 in the view, as both branches embed them.
+    """Sample points of frame 0 in the view, as both branches embed them.
 
     Args:
         main: float [B, T, K, h, w]; only frame 0 is used.
@@ -101,7 +101,7 @@ def sample_points(main: Tensor, regular: Tensor, view: View, shift: Tensor, *, g
 def cross_view_loss(
     points: Tensor, partners: Tensor, *, temperature: float = TEMPERATURE, negatives: Tensor | None = None
 ) -> Tensor:
-    """Compute L_CV: a point of the main branch has to find its partner in the regularising branch (InfoNCE).
+    """Compute L_CV (InfoNCE): a point of the main branch has to match its partner in the regularising branch.
 
     Args:
         points: float [P, K], main embeddings from `sample_points`.
@@ -118,7 +118,7 @@ def cross_view_loss(
 
 
 def grid_cells(shift: Tensor, height: int, width: int, *, grid: int) -> Tensor:
-    """Cells of a regular grid that is shifted as a whole within the distance between its points.
+    """Return the cells of a regular grid that is shifted as a whole by less than the distance between its points.
 
     Args:
         shift: f32 [B, 2] in [0, 1), down and right, as a fraction of that distance.
@@ -134,7 +134,9 @@ def grid_cells(shift: Tensor, height: int, width: int, *, grid: int) -> Tensor:
     """
     if min(height, width) < grid:
         raise OptionError(f"feature maps of {height}×{width} cells cannot hold a {grid}×{grid} grid; use a larger crop")
-    places = torch.arange(grid, device=shift.device) + shift.double()[:, :, None]  # in 32 bits, 7 + shift could be 8
+    places = (
+        torch.arange(grid, device=shift.device) + shift.double()[:, :, None]
+    )  # in 32 bits, 7 + shift could round to 8
     rows, columns = (places[:, 0] * height / grid).long(), (places[:, 1] * width / grid).long()
     return (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
 

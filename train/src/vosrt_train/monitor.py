@@ -1,28 +1,28 @@
-"""What a person sees of a training: a progress bar, TensorBoard, and the same figures as lines of JSON."""
+"""The log of a training: a progress bar, TensorBoard, and the same figures as lines of JSON."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from vosrt._files import write_file
+from vosrt._reading import JSON_BYTES, read_text
+from vosrt.console import is_terminal, note, progress_bar
 from vosrt.errors import WorkError
-from vosrt_train.clustering.store import PseudoMasks
 from vosrt_train.distributed import World
+from vosrt_train.masks.clustering.store import PseudoMasks
 from vosrt_train.state import Progress
 from vosrt_train.validate import Validation
 
@@ -34,20 +34,20 @@ _LINE_EVERY_S = 60.0  # where the output is no terminal
 
 
 class Means:
-    """Means of figures over several steps; stays on the device until asked, so that a step waits for nothing."""
+    """Means of figures over several steps. Sums stay on the device until `take`, so that no step waits for it."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
     def add(self, figures: Mapping[str, Tensor]) -> None:
-        """Take the figures of one step, each f32 []; a mean is over the steps that have the figure."""
+        """Add the figures of one step, each f32 []; a mean is over the steps that have the figure."""
         for name, value in figures.items():
             self._counts[name] = self._counts.get(name, 0) + 1
             self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
 
     def check(self, step: int) -> None:
-        """Refuse to go on with figures that are not finite.
+        """Check that the sums so far are finite.
 
         Raises:
             WorkError: one is not.
@@ -55,7 +55,7 @@ class Means:
         _check_finite(step, {name: float(value) for name, value in self._sums.items()})
 
     def take(self, step: int, world: World) -> dict[str, float]:
-        """The means so far, over all processes; counting starts anew.
+        """Return the means since the last call, over all processes.
 
         Raises:
             WorkError: one is not finite.
@@ -68,26 +68,26 @@ class Means:
 
 
 class Monitor:
-    """Writes down a run; does nothing in processes other than the first.
+    """Logs a run.
 
     Args:
-        run: directory of the run.
-        progress: how far it is; what an earlier process wrote of later steps is dropped.
-        enabled: False in other processes.
-        quiet: shows nothing on the terminal.
+        run: folder of the run.
+        progress: where the run starts or resumes; lines that an earlier process logged of later steps are dropped.
+        enabled: False in all processes but the first: nothing is logged.
+        quiet: print nothing.
     """
 
     def __init__(self, run: Path, progress: Progress, *, enabled: bool, quiet: bool) -> None:
         self._run = run
         self._enabled = enabled
         self._written = replace(progress)
-        self._console = Console(file=sys.stderr, quiet=quiet or not enabled)
-        self._bar = progress_bar(self._console)
+        self._say = quiet_note(quiet or not enabled)
+        self._bar = progress_bar(visible=enabled and not quiet)
         self._task = self._bar.add_task("training", total=progress.total_steps, completed=progress.step, figures="")
         self._line_due = 0.0
 
     def __enter__(self) -> Monitor:
-        """The monitor, ready to write."""
+        """Open the files."""
         if self._enabled:
             self._scalars = self._run / SCALARS_NAME
             _drop_later_lines(self._scalars, self._written.step)
@@ -98,18 +98,22 @@ class Monitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish what is written."""
+        """Close the files."""
         if self._enabled:
             self._bar.stop()
             self._board.close()
 
+    def tick(self, progress: Progress) -> None:
+        """Move the progress bar."""
+        self._bar.update(self._task, completed=progress.step)
+
     def steps(self, progress: Progress, figures: Mapping[str, float], *, frames: int) -> None:
-        """Write down the steps since the last call.
+        """Log the steps since the last call.
 
         Args:
-            progress: how far the training is.
+            progress: after these steps.
             figures: means over these steps, by name; ``/`` groups them.
-            frames: per step and process.
+            frames: frames per step and process.
         """
         steps, seconds = progress.step - self._written.step, progress.seconds - self._written.seconds
         speed = {
@@ -126,33 +130,35 @@ class Monitor:
         if progress.best is not None:
             summary += f" · best J&F {100 * progress.best:.1f}"
         self._bar.update(self._task, completed=progress.step, figures=summary)
-        if not self._console.is_terminal and time.monotonic() >= self._line_due:
+        if not is_terminal() and time.monotonic() >= self._line_due:
             self._line_due = time.monotonic() + _LINE_EVERY_S
-            say(self._console, f"step {progress.step} of {progress.total_steps}: {summary}")
+            left = (progress.total_steps - progress.step) * progress.seconds / progress.step
+            self._say(
+                f"step {progress.step} of {progress.total_steps}: {summary}, {timedelta(seconds=round(left))} left"
+            )
 
     def validation(self, step: int, result: Validation) -> None:
-        """Write down a validation."""
+        """Log a validation."""
         figures = {f"validation/{name}": score.j_and_f for name, score in result.scores.items()}
         self._write(step, {"validation/j_and_f": result.j_and_f, **figures})
         each = ", ".join(f"{name} {100 * score.j_and_f:.1f}" for name, score in result.scores.items())
-        say(self._console, f"step {step}: J&F {100 * result.j_and_f:.1f} ({each})")
+        self._say(f"step {step}: J&F {100 * result.j_and_f:.1f} ({each})")
 
     def pseudo_masks(self, step: int, masks: PseudoMasks, *, waited_s: float) -> None:
-        """Write down that pseudo-masks come into use, and how long the training waited for them."""
+        """Log that pseudo-masks come into use, and for how many seconds the training waited for them."""
         summary = masks.summary()
         self._write(
             step, {f"pseudo/{name}": value for name, value in summary.items()} | {"speed/pseudo_wait_s": waited_s}
         )
         refused = Counter(entry.reason.split(":")[0] for entry in masks.entries.values() if not entry.usable)
         reasons = "".join(f"; {count} refused: {_NUMBER.sub('…', reason)}" for reason, count in refused.most_common(3))
-        say(
-            self._console,
+        self._say(
             f"step {step}: pseudo-masks {masks.directory.name} of {summary['usable']:.0f} of {summary['videos']:.0f} "
             f"videos{reasons}; waited {waited_s:.1f} s",
         )
 
     def picture(self, step: int, name: str, picture: Tensor) -> None:
-        """Write down a picture, u8 [3, H, W] RGB."""
+        """Log a picture, u8 [3, H, W] RGB."""
         if self._enabled:
             self._board.add_image(name, picture.cpu(), step)
 
@@ -165,25 +171,9 @@ class Monitor:
             self._board.flush()
 
 
-def say(console: Console, text: str) -> None:
-    """Print a text as it is: lines are not broken, nothing is coloured."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def progress_bar(console: Console) -> Bar:
-    """A bar with figures behind it, the time taken and the time left."""
-    return Bar(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        speed_estimate_period=600,
-        disable=not console.is_terminal or console.quiet,
-    )
+def quiet_note(quiet: bool) -> Callable[[str], None]:
+    """Return a function that prints a line on standard error, or, if quiet, ignores it."""
+    return (lambda _: None) if quiet else note
 
 
 def _check_finite(step: int, figures: Mapping[str, float]) -> None:
@@ -196,13 +186,13 @@ def _check_finite(step: int, figures: Mapping[str, float]) -> None:
 
 
 def _drop_later_lines(path: Path, step: int) -> None:
-    """Forget what was written after the state from which a run goes on; it will be written again."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    """Drop the lines after the step at which a run resumes: it will log these steps again."""
+    lines = read_text(path, JSON_BYTES).splitlines() if path.exists() else []
     kept = []
     for line in lines:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
-            continue  # cut short when the process was killed
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            continue  # the process was killed while it wrote this line
+    write_file(path, "".join(f"{line}\n" for line in kept))

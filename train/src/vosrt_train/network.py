@@ -1,4 +1,4 @@
-"""The network that is trained: from bytes of frames to the embedding that the losses compare."""
+"""The network in training: frames in bytes to the embedding that the losses compare."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from vosrt_train.config import BatchNormMode, ComputeConfig
+from vosrt.engines.openvino import processor_has_bf16
+from vosrt_train.config import Arithmetic, BatchNormMode, ComputeConfig
 from vosrt_train.model import Encoder, Features
 from vosrt_train.pixels import normalise
 
@@ -20,13 +21,13 @@ class TrainedNetwork(nn.Module):
 
     Args:
         encoder: shares its weights with this network.
-        config: precision and layout.
+        config: precision and memory format.
     """
 
     def __init__(self, encoder: Encoder, config: ComputeConfig) -> None:
         super().__init__()
         self.encoder = encoder
-        self._bf16 = config.precision == "bf16"
+        self._precision = config.precision
         self._format = memory_format(config)
 
     def forward(self, rgb: Tensor, *, with_features: bool = False) -> Tensor | tuple[Tensor, Features]:
@@ -34,27 +35,34 @@ class TrainedNetwork(nn.Module):
 
         Args:
             rgb: u8 [n, 3, H, W].
-            with_features: return all maps besides.
+            with_features: return all feature maps, too.
 
         Returns:
-            f32 [n, K, h, w], unit length per cell, and the encoder's maps in its precision.
+            f32 [n, K, h, w] of unit length per cell; with features, also the maps in the precision of the encoder.
         """
         pixels = normalise(rgb).contiguous(memory_format=self._format)
-        with torch.autocast(rgb.device.type, torch.bfloat16, enabled=self._bf16):
+        with torch.autocast(rgb.device.type, torch.bfloat16, enabled=uses_bf16(self._precision, rgb.device)):
             features = self.encoder(pixels)
         embedding = features.res3 if features.key is None else features.key
         unit = nn.functional.normalize(embedding.float(), dim=1)
         return (unit, features) if with_features else unit
 
 
+def uses_bf16(precision: Arithmetic, device: torch.device) -> bool:
+    """Whether convolutions are in bf16. ``"auto"`` takes it where the device has it natively: emulated, it is slow."""
+    if precision != "auto":
+        return precision == "bf16"
+    return processor_has_bf16() if device.type == "cpu" else torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def memory_format(config: ComputeConfig) -> torch.memory_format:
-    """How feature maps and weights lie in memory."""
+    """Return the memory format of feature maps and weights."""
     return torch.channels_last if config.channels_last else torch.contiguous_format
 
 
 @contextmanager
 def batch_norm_mode(network: nn.Module, mode: BatchNormMode) -> Iterator[None]:
-    """Have the batch-norms of a network in training use their running statistics for a while (``"eval"``)."""
+    """Let the batch-norms of a network in training use their running statistics within the context (``"eval"``)."""
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     before = [norm.training for norm in norms]
     for norm in norms:

@@ -8,11 +8,14 @@ from torch import nn
 from torch.optim import Adam
 
 from vosrt_train.config import OptimiserConfig, ScheduleConfig
-from vosrt_train.model import MaskEmbedding
+from vosrt_train.masks.networks import MaskEmbedding
 
 
 def build_optimiser(network: nn.Module, config: OptimiserConfig) -> Adam:
-    """Adam in groups: weights with decay, biases without it and at their own rate; then those of mask networks."""
+    """Build Adam with four groups: weights and biases of the encoder, weights and biases of the mask networks.
+
+    Biases have no decay and a learning rate of their own.
+    """
     of_masks = {id(p) for module in network.modules() if isinstance(module, MaskEmbedding) for p in module.parameters()}
     groups = []
     for masks, rate, decay in ((False, 1.0, config.weight_decay), (True, config.mask_rate, config.mask_weight_decay)):
@@ -26,25 +29,28 @@ def build_optimiser(network: nn.Module, config: OptimiserConfig) -> Adam:
 
 
 def set_learning_rate(optimiser: Adam, learning_rate: float) -> None:
-    """Give every group its multiple of the learning rate."""
+    """Set the learning rate of every group to its multiple of ``learning_rate``."""
     for group in optimiser.param_groups:
         group["lr"] = learning_rate * group["rate"]
 
 
 def learning_rate_at(step: int, total_steps: int, config: OptimiserConfig, schedule: ScheduleConfig) -> float:
-    """The learning rate of one step.
+    """Return the learning rate of one step.
 
     Args:
         step: from 0 to ``total_steps - 1``.
         total_steps: length of the training.
-        config: has the height of the curve.
-        schedule: has its shape.
+        config: peak of the curve.
+        schedule: shape of the curve.
     """
     height = config.learning_rate
     if step < schedule.warmup:
         return height * (step + 1) / (schedule.warmup + 1)
     if schedule.decay == "halving":
         return height * 0.5 ** (step * (schedule.halvings + 1) // total_steps)
+    if schedule.decay == "hold":
+        share = min(1.0, (total_steps - step) / (schedule.cooldown + 1))
+        return height * (schedule.final + (1 - schedule.final) * share)
     progress = (step - schedule.warmup) / max(1, total_steps - schedule.warmup)
     share = schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2
     return height * share

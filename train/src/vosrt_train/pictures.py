@@ -1,4 +1,4 @@
-"""What the network has learnt, as pictures: pseudo-labels, and frames rebuilt from the reference frame."""
+"""Pictures of what the network learns: pseudo-labels, and frames rebuilt from the reference frame."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def pseudo_label_picture(frames: Tensor, labels: Tensor, anchors: int) -> Tensor
 
     Args:
         frames: u8 [T, 3, H, W], RGB, as the regularising branch sees them.
-        labels: i64 [T, h, w], the clip's anchor that each cell is given.
-        anchors: side of the grid of anchors.
+        labels: i64 [T, h, w], for each cell the number of its anchor within the clip.
+        anchors: anchors per side of the grid.
 
     Returns:
-        u8 [3, rows, columns]: above the frames, below the labels. Colours are the anchors' places on the reference
-        frame: red to the right, green downwards.
+        u8 [3, rows, columns]: the frames above, the labels below. Colours are places on the reference frame: red grows
+        to the right, green downwards.
     """
     tint = _place_colours(anchors, labels.device)[labels].permute(0, 3, 1, 2).float()
     tint = nn.functional.interpolate(tint, size=frames.shape[-2:], mode="nearest")

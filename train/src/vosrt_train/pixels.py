@@ -1,4 +1,4 @@
-"""Pixels as the encoder wants them."""
+"""Normalisation of pixels for the encoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DEVIATION_RGB = (0.229, 0.224, 0.225)
 
 
 def normalise(rgb: Tensor) -> Tensor:
-    """Bring pixels to the mean and deviation of ImageNet.
+    """Normalise pixels with the mean and deviation of ImageNet.
 
     Args:
         rgb: u8 or f32 [n, 3, H, W], 0 to 255.

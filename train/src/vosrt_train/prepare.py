@@ -1,4 +1,4 @@
-"""What comes before the first step: the cache of frames, the starting weights, and the plan of ``--dry-run``."""
+"""Preparation of a training: the cache of frames, the weights to start from, and the plan of ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from torch import nn
 
-from vosrt.bundle import is_packaged
+from vosrt.bundle import MANIFEST_NAME, is_packaged
+from vosrt.cache import cache_root
+from vosrt.console import progress_bar
 from vosrt.errors import OptionError
 from vosrt_train.backbones import DEFAULT_KIND, kind_of
 from vosrt_train.branches import compute_losses
 from vosrt_train.bundle_weights import load_trainable, part_of
-from vosrt_train.checkpoint import Checkpoint, load_checkpoint
-from vosrt_train.clustering.schedule import MaskSchedule
-from vosrt_train.config import ComputeConfig, TrainConfig
-from vosrt_train.data.cache import Cache, CachePlan, Progress, build_cache, open_cache
+from vosrt_train.checkpoint import Checkpoint, Training, load_checkpoint
+from vosrt_train.config import ComputeConfig, EncoderConfig, TrainConfig
+from vosrt_train.data.cache import BuildProgress, Cache, CachePlan, build_cache, open_cache
 from vosrt_train.data.clips import ClipBatch, ClipSampler
+from vosrt_train.data.config import ClipConfig
 from vosrt_train.data.views import View
+from vosrt_train.distil import Teacher
 from vosrt_train.distributed import World
-from vosrt_train.mask_config import SEGMENTATION_FRAMES
-from vosrt_train.model import Encoder, MaskEmbedding, build_encoder, build_mask_embedding
-from vosrt_train.monitor import progress_bar, say
-from vosrt_train.network import TrainedNetwork
+from vosrt_train.masks.clustering.schedule import MaskSchedule
+from vosrt_train.masks.config import SEGMENTATION_FRAMES
+from vosrt_train.masks.joint import compute_joint_losses
+from vosrt_train.masks.networks import MaskEmbedding, build_mask_embedding
+from vosrt_train.masks.segmentation import ClipMasks, SegmentationNetwork
+from vosrt_train.model import Encoder, build_encoder
+from vosrt_train.monitor import quiet_note
+from vosrt_train.network import TrainedNetwork, uses_bf16
 from vosrt_train.optimiser import build_optimiser
-from vosrt_train.segmentation import ClipMasks, SegmentationNetwork
+from vosrt_train.run_folder import weights_of
 
 _LISTED = 5
 _MEASURED_STEPS = 2
@@ -38,7 +44,7 @@ _MEASURED_STEPS = 2
 
 @dataclass(frozen=True)
 class StepCost:
-    """What one step costs, measured on random frames.
+    """Cost of one step, measured on random frames.
 
     Attributes:
         seconds: per step of correspondence alone.
@@ -52,60 +58,59 @@ class StepCost:
 
 
 def default_cache(data: Path) -> Path:
-    """Where the frames of a directory of videos are kept unless the user says: in the user's cache directory."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    """Return the default folder for the frames of a directory of videos, in the cache directory of the user."""
     place = data.resolve()
-    return root / "vosrt" / f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
+    return cache_root() / f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
 
 
-def prepare_cache(plan: CachePlan, config: TrainConfig, world: World, console: Console) -> Cache:
+def prepare_cache(plan: CachePlan, config: TrainConfig, world: World, *, quiet: bool = False) -> Cache:
     """Build the cache in the first process; open it in all.
 
     Args:
-        plan: what there is to do.
-        config: has the number of worker processes.
-        world: the processes that train together.
-        console: where to say how large it will be, and which videos are skipped.
+        plan: of the cache.
+        config: settings of the run.
+        world: all training processes.
+        quiet: do not print the size of the cache and the videos that are skipped.
 
     Raises:
         VosrtError: see `vosrt_train.data.cache.build_cache`.
     """
     if world.is_first:
-        say(console, plan.describe())
-        cache = _build(plan, config, console)
+        say = quiet_note(quiet)
+        say(plan.describe())
+        cache = _build(plan, config, quiet)
         for each in cache.skipped[:_LISTED]:
-            say(console, f"skipped {each.name}: {each.reason}")
+            say(f"skipped {each.name}: {each.reason}")
         if len(cache.skipped) > _LISTED:
-            say(console, f"skipped {len(cache.skipped)} videos in all")
+            say(f"skipped {len(cache.skipped)} videos in all")
     world.wait()
     return cache if world.is_first else open_cache(plan.directory, min_frames=config.cache.min_frames)
 
 
-def _build(plan: CachePlan, config: TrainConfig, console: Console) -> Cache:
-    with progress_bar(console) as bar:
+def _build(plan: CachePlan, config: TrainConfig, quiet: bool) -> Cache:
+    with progress_bar(visible=not quiet) as bar:
         task = bar.add_task("decoding", total=len(plan.missing), figures="")
 
-        def on_progress(progress: Progress) -> None:
+        def on_progress(progress: BuildProgress) -> None:
             bar.update(task, completed=progress.done, figures=f"{progress.written / 1e9:.1f} GB")
 
         return build_cache(plan, workers=max(config.clips.workers, usable_processors()), on_progress=on_progress)
 
 
 def starting_encoder(config: TrainConfig, source: str | None) -> Encoder:
-    """The encoder to start from.
+    """Build the encoder to start from.
 
-    A network without layer4 may grow: layer4 and the key head are then new, and the residual branches of layer4 begin
-    closed (a last gamma of zero, as in Goyal et al. 2017): what is known is passed on. The other way round, layer4
-    is left out.
+    A network without layer4 may grow: layer4 and the key head are then new, and the last gamma of each residual branch
+    of layer4 is 0 (Goyal et al. 2017), so that layer4 passes on its input at first. A network with layer4 may lose it.
 
     Args:
-        config: has shape and seed of a new one.
-        source: a checkpoint, a bundle's directory or the name of a packaged one, where the weights come from one.
+        config: shape of the encoder, and seed of new weights.
+        source: a checkpoint, the folder of a run or of a bundle, or the name of a packaged bundle; None draws weights.
 
     Raises:
         BundleError: the bundle is not whole.
-        CheckpointError: the checkpoint cannot be read, or the bundle is for running only.
-        OptionError: the encoder has another shape than the configuration.
+        CheckpointError: the checkpoint cannot be read, or the bundle has no trainable weights.
+        OptionError: the encoder of the source has another shape than the configuration.
     """
     fresh = build_encoder(config.encoder, seed=config.seed)
     if source is None:
@@ -125,35 +130,52 @@ def starting_encoder(config: TrainConfig, source: str | None) -> Encoder:
     return fresh
 
 
+def with_encoder_of(config: TrainConfig, source: str) -> TrainConfig:
+    """Take the shape of the encoder from the source, with the errors of `starting_encoder`."""
+    given = _load_start(source).encoder.config
+    return replace(config, encoder=given) if isinstance(given, EncoderConfig) else config
+
+
+def starting_training(source: str, config: TrainConfig) -> Training:
+    """Return the history of the weights to start from, under the licence of the run."""
+    return replace(_load_start(source).training, licence=config.licence)
+
+
+def count_clips(config: ClipConfig, cache: Cache) -> int:
+    """Count the different clips of an epoch."""
+    return len(ClipSampler(replace(config, batch=1), cache))
+
+
 def starting_licence(source: str) -> str:
-    """Licence of the weights to start from, which those trained from them inherit.
+    """Return the licence of the weights to start from, which the trained weights inherit.
 
     Args:
-        source: as for :func:`starting_encoder`, with the same errors.
+        source: as for `starting_encoder`, with the same errors.
     """
     return _load_start(source).training.licence
 
 
 def _load_start(source: str) -> Checkpoint:
-    bundle = is_packaged(source) or Path(source).is_dir()
-    return load_trainable(source) if bundle else load_checkpoint(Path(source))
+    if is_packaged(source) or (Path(source) / MANIFEST_NAME).is_file():
+        return load_trainable(source)
+    return load_checkpoint(weights_of(Path(source)))
 
 
 def starting_masks(config: TrainConfig, checkpoint: Path | str | None) -> MaskEmbedding | None:
-    """Mask encoder and decoder to start from; None where the configuration trains none.
+    """Build the mask encoder and decoder to start from; None where the configuration trains none.
 
     Args:
-        config: has shape and seed of new ones.
-        checkpoint: has their weights, where it is a file with any; otherwise they are new.
+        config: shape of the networks, and seed of new weights.
+        checkpoint: source of the weights; where it has no mask networks, or is None, the weights are new.
 
     Raises:
-        CheckpointError: it cannot be read.
-        OptionError: it has others than the configuration.
+        CheckpointError: the checkpoint cannot be read.
+        OptionError: the networks of the checkpoint have another shape than the configuration.
     """
     if not config.segmentation.weight:
         return None
     fresh = build_mask_embedding(config.masks, config.encoder, seed=config.seed)
-    given = None if checkpoint is None or not Path(checkpoint).is_file() else load_checkpoint(Path(checkpoint))
+    given = None if checkpoint is None else _load_start(str(checkpoint))
     if given is None or given.masks is None:
         return fresh
     if (given.masks.config, given.encoder.config.layer4) != (config.masks, config.encoder.layer4):
@@ -165,19 +187,19 @@ def starting_masks(config: TrainConfig, checkpoint: Path | str | None) -> MaskEm
 
 
 def use_threads(config: ComputeConfig) -> None:
-    """Have PyTorch use as many threads as the configuration says."""
+    """Set the number of threads of PyTorch; 0 in the configuration is one per processor."""
     torch.set_num_threads(config.threads or usable_processors())
 
 
 def usable_processors() -> int:
-    """Processors that this process may use."""
+    """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def measure_step(
     config: TrainConfig, encoder: Encoder, device: torch.device, masks: MaskEmbedding | None = None
 ) -> StepCost:
-    """Time whole training steps of one process on random frames, after one to warm up; changes the networks."""
+    """Time training steps of one process on random frames, after one to warm up. Trains the networks in place."""
     network = TrainedNetwork(encoder.to(device), config.compute).train()
     if config.compute.compile:
         network.compile()
@@ -195,11 +217,15 @@ def _time_steps(
     trained = nn.ModuleList([network] if follower is None else [network, follower])
     optimiser = build_optimiser(trained, config.optimiser)
     batch = _random_batch(config).to(device)
-    segmentation = None if follower is None else (follower, _random_masks(config).to(device))
+    masks = _random_masks(config).to(device)
+    teacher = Teacher(config.teacher, threads=config.compute.threads) if config.teacher else None
     seconds = []
     for _ in range(1 + _MEASURED_STEPS):
         started = time.perf_counter()
-        losses = compute_losses(network, batch, config, World(device), segmentation=segmentation)
+        if follower is None:
+            losses = compute_losses(network, batch, config, World(device), teacher)
+        else:
+            losses = compute_joint_losses(network, follower, batch, masks, config, World(device))
         optimiser.zero_grad()
         losses.total.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -209,8 +235,8 @@ def _time_steps(
 
 
 def describe_plan(plan: CachePlan, config: TrainConfig, cost: StepCost, device: torch.device) -> str:
-    """What a training would do, for people: data, sizes, length, time."""
-    videos = len([entry for entry in plan.ready if not entry.reason]) + len(plan.missing)
+    """Describe a training: data, sizes, length, time."""
+    videos = plan.videos
     if plan.missing:
         steps_per_epoch, known = max(1, videos // config.clips.batch), "about "
     else:
@@ -218,7 +244,8 @@ def describe_plan(plan: CachePlan, config: TrainConfig, cost: StepCost, device: 
         steps_per_epoch, known = ClipSampler(config.clips, cache).steps, ""
     steps = config.schedule.total_steps(steps_per_epoch)
     frames = config.clips.batch * config.clips.frames
-    precision = f"{config.compute.precision}, {torch.get_num_threads()} threads" if device.type == "cpu" else "bf16"
+    precision = "bf16" if uses_bf16(config.compute.precision, device) else "fp32"
+    precision += f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     lines = [
         plan.describe(),
         f"{videos} videos, {known}{steps_per_epoch} steps an epoch of {config.clips.batch} clips of "

@@ -1,23 +1,29 @@
-"""From what a user types to a training: configuration, cache, weights, and the report at the end."""
+"""A training as a command: read the settings, build the cache, load the weights, train, and report."""
 
 from __future__ import annotations
 
 import datetime
-import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
+from vosrt._files import locked
+from vosrt._results import check_replaceable, files_beside
+from vosrt.cli.app import EXIT_INTERRUPTED
+from vosrt.console import say, status
 from vosrt.errors import OptionError, OutputError
 from vosrt_train.config import TrainConfig
-from vosrt_train.config_file import load_config, to_toml
+from vosrt_train.config_file import CONFIG_NAME, load_config, to_toml
 from vosrt_train.data.cache import Cache, plan_cache
-from vosrt_train.distributed import join_world
-from vosrt_train.loop import BEST_NAME, LAST_NAME, STATE_NAME, Task, train
-from vosrt_train.monitor import say
+from vosrt_train.distil import teacher_licence, teacher_name
+from vosrt_train.distributed import World, join_world
+from vosrt_train.keep_better import Kept, keep_better
+from vosrt_train.loop import train
+from vosrt_train.monitor import quiet_note
 from vosrt_train.prepare import (
+    count_clips,
     default_cache,
     describe_plan,
     measure_step,
@@ -25,84 +31,104 @@ from vosrt_train.prepare import (
     starting_encoder,
     starting_licence,
     starting_masks,
+    starting_training,
     use_threads,
+    with_encoder_of,
 )
+from vosrt_train.run import Task
+from vosrt_train.run_folder import BEST_NAME, LAST_NAME, START_NAME, STATE_NAME
 from vosrt_train.state import Progress
-from vosrt_train.validate import AnnotatedSequence, find_sequences
+from vosrt_train.validate import DavisSequence, find_sequences
 
-CONFIG_NAME = "config.toml"
 SKIPPED_NAME = "skipped.tsv"
-
-EXIT_INTERRUPTED = 130
+FINE_TUNING = "finetune"  # the presets of --init and --distil
+DISTILLING = "distil-cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the user asked for; see ``vos-train --help``."""
+class TrainRequest:
+    """Options of the command; see ``vos-train --help``."""
 
     data: Path
     run: Path
     preset: str | None = None
     changes: tuple[str, ...] = ()
     init: str | None = None
+    distil: str | None = None
     resume: bool = False
     validation: Path | None = None
     cache: Path | None = None
     licence: str | None = None
+    minutes: float | None = None
     quiet: bool = False
 
 
-def run_training(request: Request) -> int:
-    """Train, and say what came of it.
+def run_training(request: TrainRequest) -> int:
+    """Train, and print the result.
 
     Returns:
         The exit code: 0, or 130 where the training was interrupted.
 
     Raises:
-        VosrtError: something given is wrong, or the training failed; the run can be resumed from its last state.
+        VosrtError: an option is wrong, or the training failed; the run can be resumed from its last state.
     """
     config = _load_config(request)
     _check_run(request)
     sequences = _find_sequences(config)
     encoder = starting_encoder(config, request.init)
     masks = starting_masks(config, request.init)
+    origin = None if request.init is None else starting_training(request.init, config)
     use_threads(config.compute)
-    with join_world(config.compute) as world:
+    with join_world(config.compute) as world, locked(request.run) if world.is_first else nullcontext():
+        _check_run(request)
         plan = plan_cache(request.data, _cache_directory(request), config.cache)
         if world.is_first and not request.resume:
-            _make_run(request, config)
-        console = Console(file=sys.stderr, quiet=request.quiet or not world.is_first)
-        cache = prepare_cache(plan, config, world, console)
-        if world.is_first:
+            _write(request.run, CONFIG_NAME, to_toml(config))
+        quiet = request.quiet or not world.is_first
+        cache = prepare_cache(plan, config, world, quiet=quiet)
+        if not request.resume:
+            config = _fit(config, request, count_clips(config.clips, cache), world, quiet)
+        if world.is_first and not request.resume:
             _list_skipped(cache, request.run)
-        task = Task(config, cache, request.run, resume=request.resume, sequences=sequences, quiet=request.quiet)
+            _write(request.run, CONFIG_NAME, to_toml(config))
+        task = Task(config, cache, request.run, request.resume, sequences, request.quiet, _limit_s(request), origin)
         progress = train(task, encoder, world, masks)
-        say(console, _report(progress, task))
+        kept = _keep_better(progress, task, world, quiet)
+        quiet_note(quiet)(_report(progress, task, kept))
     return 0 if progress.step == progress.total_steps else EXIT_INTERRUPTED
 
 
-def dry_run_training(request: Request) -> None:
+def dry_run_training(request: TrainRequest) -> None:
     """Print the plan of a training; write nothing.
 
     Raises:
-        VosrtError: something given is wrong.
+        VosrtError: an option is wrong.
     """
     config = _load_config(request)
     _find_sequences(config)
     use_threads(config.compute)
-    plan = plan_cache(request.data, _cache_directory(request), config.cache)
+    with status("reading the videos", visible=not request.quiet):
+        plan = plan_cache(request.data, _cache_directory(request), config.cache)
     with join_world(config.compute) as world:
+        config = _fit(config, request, plan.videos, world, request.quiet)
         encoder, masks = starting_encoder(config, request.init), starting_masks(config, request.init)
-        cost = measure_step(config, encoder, world.device, masks)
+        with status("measuring steps", visible=not request.quiet):
+            cost = measure_step(config, encoder, world.device, masks)
         if world.is_first:
-            print(describe_plan(plan, config, cost, world.device))
+            say(describe_plan(plan, config, cost, world.device))
 
 
-def _load_config(request: Request) -> TrainConfig:
-    """The preset, or what the run was started with, changed by what the user gives besides."""
+def _load_config(request: TrainRequest) -> TrainConfig:
+    """Read the preset, or the settings of the run to resume, and apply the options of the command."""
     config = load_config(_preset(request), request.changes)
-    licence = request.licence
-    if licence is None and request.init is not None and config.licence == TrainConfig.licence:
+    if _fine_tunes(request) and not any(change.startswith("encoder.") for change in request.changes):
+        config = with_encoder_of(config, str(request.init))
+    licence, stated = request.licence, config.licence != TrainConfig.licence
+    if request.distil is not None:
+        config = replace(config, teacher=teacher_name(request.distil))
+        inherited = teacher_licence(request.distil)  # also where it is not taken: a teacher that is none fails early
+        licence = inherited if licence is None and not stated else licence
+    if licence is None and request.init is not None and not stated:
         licence = starting_licence(request.init)
     if licence is not None:
         config = replace(config, licence=licence)
@@ -111,9 +137,13 @@ def _load_config(request: Request) -> TrainConfig:
     return config
 
 
-def _preset(request: Request) -> str:
+def _preset(request: TrainRequest) -> str:
     if request.preset is not None:
         return request.preset
+    if request.distil is not None:
+        return DISTILLING
+    if _fine_tunes(request):
+        return FINE_TUNING
     if not request.resume:
         return "gpu-30min" if torch.cuda.is_available() else "cpu-2h"
     if not (request.run / CONFIG_NAME).is_file():
@@ -121,41 +151,82 @@ def _preset(request: Request) -> str:
     return str(request.run / CONFIG_NAME)
 
 
-def _find_sequences(config: TrainConfig) -> tuple[AnnotatedSequence, ...]:
+def _fine_tunes(request: TrainRequest) -> bool:
+    """Whether ``--init`` selects the preset for fine-tuning."""
+    asked = request.init is not None and not request.resume and request.distil is None
+    return asked and request.preset in (None, FINE_TUNING)
+
+
+def _fit(config: TrainConfig, request: TrainRequest, clips: int, world: World, quiet: bool) -> TrainConfig:
+    """Limit the batch of a fine-tuning to the clips of the data, and plan the steps that fit into ``--minutes``."""
+    if _fine_tunes(request):
+        batch = max(1, min(config.clips.batch, clips) // world.size) * world.size
+        config = replace(config, clips=replace(config.clips, batch=batch))
+    if request.minutes is None:
+        return config
+    with status("measuring steps", visible=not quiet):
+        encoder, masks = starting_encoder(config, request.init), starting_masks(config, request.init)
+        cost = measure_step(config, encoder, world.device, masks)
+    seconds = float(world.mean(torch.tensor([cost.seconds], device=world.device)))
+    steps = max(1, round(60 * request.minutes / seconds))
+    quiet_note(quiet)(f"{request.minutes:g} minutes are about {steps} steps of {seconds:.2g} s")
+    schedule = replace(config.schedule, epochs=0, steps=steps, warmup=min(config.schedule.warmup, steps // 10))
+    return replace(config, schedule=schedule)
+
+
+def _keep_better(progress: Progress, task: Task, world: World, quiet: bool) -> Kept | None:
+    """Compare the network before with the one after, unless validation has chosen between them already."""
+    compares = task.config.validation.cycles and not task.sequences and (task.run / START_NAME).is_file()
+    if not compares or progress.step < progress.total_steps or not world.is_first:
+        return None
+    with status("comparing the networks before and after", visible=not quiet) as tell:
+        return keep_better(task.run, task.config, task.cache, tell)
+
+
+def _limit_s(request: TrainRequest) -> float | None:
+    return None if request.minutes is None else 60 * request.minutes
+
+
+def _find_sequences(config: TrainConfig) -> tuple[DavisSequence, ...]:
     if not config.validation.folder:
         return ()
     return tuple(find_sequences(Path(config.validation.folder), config.validation.sequences))
 
 
-def _check_run(request: Request) -> None:
-    """See that the run can be started, or gone on with."""
+def _check_run(request: TrainRequest) -> None:
+    """Refuse options and folders with which a run can neither start nor resume."""
+    if request.minutes is not None and not 0 < request.minutes <= 1e6:
+        raise OptionError(f"--minutes is {request.minutes:g}; expected more than 0")
+    if request.resume and request.minutes is not None:
+        raise OptionError("--resume goes on to the length that the run was started with; leave out --minutes")
     if request.resume and request.init is not None:
         raise OptionError("--resume goes on with the weights of the run; leave out --init, or leave out --resume")
-    there = (request.run / STATE_NAME).exists()
-    if request.resume and not there:
+    if request.resume and request.distil is not None:
+        raise OptionError("--resume goes on with the teacher of the run; leave out --distil, or leave out --resume")
+    has_state = (request.run / STATE_NAME).exists()
+    if request.resume and not has_state:
         raise OptionError(f"nothing to resume: {request.run} has no {STATE_NAME}; start without --resume")
-    if there and not request.resume:
+    if has_state and not request.resume:
         raise OutputError(f"{request.run} holds a training; go on with it with --resume, or name another folder")
-
-
-def _make_run(request: Request, config: TrainConfig) -> None:
-    try:
-        request.run.mkdir(parents=True, exist_ok=True)
-        (request.run / CONFIG_NAME).write_text(to_toml(config), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write to the folder {request.run}: {error.strerror}") from error
+    if not has_state and request.run.is_dir():
+        check_replaceable(request.run, [CONFIG_NAME, SKIPPED_NAME, BEST_NAME, LAST_NAME])
 
 
 def _list_skipped(cache: Cache, run: Path) -> None:
-    lines = [f"{each.name}\t{each.reason}\n" for each in cache.skipped]
-    (run / SKIPPED_NAME).write_text("".join(lines), encoding="utf-8")
+    _write(run, SKIPPED_NAME, "".join(f"{each.name}\t{each.reason}\n" for each in cache.skipped))
 
 
-def _cache_directory(request: Request) -> Path:
+def _write(run: Path, name: str, text: str) -> None:
+    """Write a file and list it as ours, so that another training may replace it if this one never saves a state."""
+    with files_beside(run, "vos-train") as target:
+        target.write(name, text.encode())
+
+
+def _cache_directory(request: TrainRequest) -> Path:
     return request.cache or default_cache(request.data)
 
 
-def _report(progress: Progress, task: Task) -> str:
+def _report(progress: Progress, task: Task, kept: Kept | None) -> str:
     frames = task.config.clips.batch * task.config.clips.frames * progress.step
     duration = datetime.timedelta(seconds=round(progress.seconds))
     lines = [
@@ -168,8 +239,12 @@ def _report(progress: Progress, task: Task) -> str:
             f"best J&F {100 * progress.best:.1f} at step {progress.best_step}: {task.run / BEST_NAME}; last: "
             f"{task.run / LAST_NAME}"
         )
+    elif kept is not None:
+        lines.append(f"{kept}: {task.run / BEST_NAME}")
     else:
         lines.append(f"weights: {task.run / LAST_NAME}")
     if progress.step < progress.total_steps:
         lines.append("interrupted; go on with --resume")
+    else:
+        lines.append(f"next: vos-export {task.run} -o BUNDLE")
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""Validation through the runtime: what is selected is what ships.
+"""Validation by the runtime, so that the weights are selected by the labels that a bundle would give.
 
-The encoder of the training becomes an engine of `vosrt`; working size, memory, matching and labels are the runtime's.
+The encoder becomes an engine of `vosrt`; working size, memory, matching and labels are those of the runtime.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -25,19 +26,19 @@ from vosrt.video.images import ImageFolderSource, list_images
 from vosrt.video.masks import MASK_SUFFIXES, read_mask
 from vosrt_train.config import Arithmetic
 from vosrt_train.model.contract import VisualEncoder
+from vosrt_train.network import uses_bf16
 from vosrt_train.pixels import normalise
 
 _RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
 
 
 @dataclass(frozen=True)
-class AnnotatedSequence:
+class DavisSequence:
     """A sequence in the layout of DAVIS.
 
     Attributes:
-        name: of the sequence.
-        frames: folder of its images.
-        annotations: folder of its masks, one per frame.
+        frames: folder of images.
+        annotations: folder of masks, one per frame.
     """
 
     name: str
@@ -47,10 +48,10 @@ class AnnotatedSequence:
 
 @dataclass(frozen=True)
 class Validation:
-    """How well objects were followed.
+    """Result of a validation.
 
     Attributes:
-        scores: per sequence, the means over its objects.
+        scores: for each sequence, the means over its objects.
     """
 
     scores: Mapping[str, Score]
@@ -62,10 +63,10 @@ class Validation:
 
 
 class TorchEngine:
-    """Runs an encoder that is being trained as an engine of the runtime, in evaluation mode.
+    """Runs an encoder in training as an engine of the runtime.
 
     Args:
-        encoder: used as it is at each call; its mode is restored.
+        encoder: each call uses its current weights, in evaluation mode, and restores its mode.
         feature: the map that becomes the embedding.
         spec: names of input and output.
         precision: of the convolutions; ``"bf16"`` is autocast.
@@ -81,21 +82,23 @@ class TorchEngine:
 
     @property
     def info(self) -> EngineInfo:
-        """What runs and why."""
-        return EngineInfo("torch", self._precision, f"torch {torch.__version__}", "the network is being trained")
+        """Name, precision and version."""
+        precision = "bf16" if uses_bf16(self._precision, next(self._encoder.parameters()).device) else "fp32"
+        return EngineInfo("torch", precision, f"torch {torch.__version__}", "the network is being trained")
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Embed frames u8 [n, H, W, 3] BGR as f32 [n, h, w, K] of unit length per cell.
 
         Raises:
-            EngineError: PyTorch failed, e.g. for want of memory.
+            EngineError: PyTorch failed, e.g. out of memory.
         """
         device = next(self._encoder.parameters()).device
-        bgr = torch.from_numpy(inputs[self._spec.input_name]).to(device)
+        frames = np.require(inputs[self._spec.input_name], requirements="W")  # PyTorch warns about read-only arrays
+        bgr = torch.from_numpy(frames).to(device)
         was_training = self._encoder.training
         self._encoder.eval()
         try:
-            bf16 = torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bf16")
+            bf16 = torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(self._precision, device))
             with torch.inference_mode(), bf16:
                 features = self._encoder(normalise(bgr.flip(-1).permute(0, 3, 1, 2)))
                 embedding: Tensor = nn.functional.normalize(getattr(features, self._feature).float(), dim=1)
@@ -108,10 +111,10 @@ class TorchEngine:
 
 
 def runtime_model(encoder: VisualEncoder, feature: Feature, precision: Arithmetic = "fp32") -> Model:
-    """The runtime around an encoder that is being trained.
+    """Build a model of the runtime around an encoder in training.
 
     Args:
-        encoder: its present weights are used at every call.
+        encoder: each call uses its current weights.
         feature: the map that becomes the embedding.
         precision: of the convolutions.
     """
@@ -121,15 +124,15 @@ def runtime_model(encoder: VisualEncoder, feature: Feature, precision: Arithmeti
     return Model(manifest, {"encoder": TorchEngine(encoder, feature, spec, precision)})
 
 
-def find_sequences(root: Path, names: Sequence[str] = ()) -> list[AnnotatedSequence]:
+def find_sequences(root: Path, names: Sequence[str] = ()) -> list[DavisSequence]:
     """Find annotated sequences: ``JPEGImages/480p/NAME`` and ``Annotations/480p/NAME``, as in DAVIS.
 
     Args:
         root: the folder that holds both.
-        names: the wanted ones; none is all of them.
+        names: sequences to return; none returns all.
 
     Raises:
-        InputError: there are none, or a wanted one is missing.
+        InputError: the folder has no sequence, or lacks one of the names.
     """
     for resolution in (*_RESOLUTIONS, ""):
         images, annotations = root / "JPEGImages" / resolution, root / "Annotations" / resolution
@@ -142,23 +145,23 @@ def find_sequences(root: Path, names: Sequence[str] = ()) -> list[AnnotatedSeque
         raise InputError(f"{root} has no annotated sequence {missing[0]!r}; it has: {', '.join(have) or 'none'}")
     if not have:
         raise InputError(f"{root} has no annotated sequence; expected the same folder names in both of its parts")
-    return [AnnotatedSequence(name, images / name, annotations / name) for name in have if not names or name in names]
+    return [DavisSequence(name, images / name, annotations / name) for name in have if not names or name in names]
 
 
 def validate(
     model: Model,
-    sequences: Sequence[AnnotatedSequence],
+    sequences: Sequence[DavisSequence],
     size: int | None,
     *,
     on_sequence: Callable[[str, Score], None] | None = None,
 ) -> Validation:
-    """Follow the objects of the first frame through each sequence and score the labels at full size.
+    """Segment the objects of the first frame in each sequence, and score the labels at full size.
 
     Args:
-        model: what follows.
+        model: of the runtime.
         sequences: at least one.
-        size: short side of the working frame, in pixels; None keeps the frames' own.
-        on_sequence: told of each sequence when it is done.
+        size: short side of the working frame, in pixels; None keeps the size of the frames.
+        on_sequence: called after each sequence with its name and score.
 
     Raises:
         InputError: a sequence cannot be read.
@@ -168,7 +171,7 @@ def validate(
         source = ImageFolderSource(sequence.frames)
         truth = read_annotations(sequence, source)
         predictions: list[U8Array] = []
-        with model.stream(size=size) as stream:
+        with model.stream(size="native" if size is None else size) as stream:
             for frame in source:
                 result = stream.step(frame.image) if predictions else stream.start(frame.image, truth[0])
                 predictions.append(result.labels)
@@ -179,11 +182,11 @@ def validate(
     return Validation(scores)
 
 
-def read_annotations(sequence: AnnotatedSequence, source: ImageFolderSource) -> list[U8Array]:
-    """The truth of a sequence's frames: u8 [H, W] each, as many as the source has frames.
+def read_annotations(sequence: DavisSequence, source: ImageFolderSource) -> list[U8Array]:
+    """Read the masks of a sequence, u8 [H, W] each, one per frame of the source.
 
     Raises:
-        InputError: one is missing or cannot be read.
+        InputError: a mask is missing or cannot be read.
     """
     paths = _masks_of(sequence, source)[: source.info.frame_count]
     return [_read_annotation(path, source.info.width, source.info.height) for path in paths]
@@ -194,7 +197,7 @@ def _mean(objects: Collection[Score]) -> Score:
     return Score(j / len(objects), f / len(objects))
 
 
-def _masks_of(sequence: AnnotatedSequence, source: ImageFolderSource) -> list[Path]:
+def _masks_of(sequence: DavisSequence, source: ImageFolderSource) -> list[Path]:
     paths = {path.stem: path for path in list_images(sequence.annotations, MASK_SUFFIXES)}
     stems = source.info.stems or ()
     if missing := [stem for stem in stems if stem not in paths]:

@@ -28,7 +28,15 @@ namespace vosrt::cuda::emulated {
 
 class Block;
 
-enum class Meeting : int32_t { kNone, kSync, kSyncWarp, kAny, kShuffle, kLoadMatrices, kMultiply };
+enum class Meeting : int32_t {
+    kNone,
+    kSync,
+    kSyncWarp,
+    kAny,
+    kShuffle,
+    kLoadMatrices,
+    kMultiply
+};
 
 class FiberThread {
    public:
@@ -54,7 +62,10 @@ class FiberThread {
         return posted<uint64_t>(lane);
     }
     uint64_t shuffle_xor(uint64_t value, int32_t mask) { return shuffle(value, thread_ % 32 ^ mask); }
-    void add(uint64_t *to, uint64_t value) { *to += value; }
+    template <class Number>
+    void add(Number *to, Number value) {
+        *to += value;
+    }
 
     void copy_ahead(std::byte *shared, const void *global, bool valid) {
         check_shared(shared, 16);

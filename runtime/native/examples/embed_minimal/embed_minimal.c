@@ -4,7 +4,13 @@
 #include <string.h>
 #include <vosrt.h>
 
-enum { HEIGHT = 64, WIDTH = 96, SIDE = 24, CELL = 8, CHANNELS = 4 };
+enum {
+    HEIGHT = 64,
+    WIDTH = 96,
+    SIDE = 24,
+    CELL = 8,
+    CHANNELS = 4
+};
 
 /* Each cell's mean colour as a vector of unit length. A real engine runs its network on task->bgr here. */
 static vosrt_status encode(void *user, const vosrt_encode_task *task) {
@@ -38,14 +44,19 @@ static void draw(int left) {
 
 int main(void) {
     vosrt_engine engine = {.struct_size = sizeof engine, .name = "mean colours", .encode = encode};
-    vosrt_model_options options = {.struct_size = sizeof options, .channels = CHANNELS};
+    vosrt_model_options options = {.struct_size = sizeof options};
     vosrt_image picture = {.struct_size = sizeof picture, .height = HEIGHT, .width = WIDTH, .data = &frame[0][0][0]};
-    vosrt_image marks = {.struct_size = sizeof marks, .format = VOSRT_FORMAT_GRAY, .height = HEIGHT, .width = WIDTH,
+    vosrt_image marks = {.struct_size = sizeof marks,
+                         .format = VOSRT_FORMAT_GRAY,
+                         .height = HEIGHT,
+                         .width = WIDTH,
                          .data = &mask[0][0]};
     vosrt_result result = {.struct_size = sizeof result};
     vosrt_model *model = NULL;
     vosrt_stream *stream = NULL;
     double overlap = 1.0;
+    if (vosrt_model_options_init(&options)) goto failed;
+    options.channels = CHANNELS;
     if (vosrt_model_create(&options, &engine, &model) || vosrt_stream_create(model, NULL, &stream)) goto failed;
     for (int t = 0; t < 8 && overlap > 0.7; ++t) {
         int both = 0, either = 0;

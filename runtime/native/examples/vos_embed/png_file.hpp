@@ -20,7 +20,8 @@ struct Pixels {
 inline Pixels read_bgr(const std::filesystem::path &path) {
     png_image image{};
     image.version = PNG_IMAGE_VERSION;
-    if (!png_image_begin_read_from_file(&image, path.c_str())) throw std::runtime_error(path.string() + ": " + image.message);
+    if (!png_image_begin_read_from_file(&image, path.c_str()))
+        throw std::runtime_error(path.string() + ": " + image.message);
     image.format = PNG_FORMAT_BGR;
     Pixels out{static_cast<int32_t>(image.height), static_cast<int32_t>(image.width), {}};
     out.data.resize(PNG_IMAGE_SIZE(image));
@@ -49,7 +50,8 @@ inline Pixels read_mask(const std::filesystem::path &path) {
     if (png_get_channels(reader.png, reader.info) != 1)
         throw std::runtime_error(name + " is a colour picture; a mask has a palette or is greyscale");
     Pixels out{static_cast<int32_t>(png_get_image_height(reader.png, reader.info)),
-               static_cast<int32_t>(png_get_image_width(reader.png, reader.info)), {}};
+               static_cast<int32_t>(png_get_image_width(reader.png, reader.info)),
+               {}};
     for (png_bytepp row = png_get_rows(reader.png, reader.info), end = row + out.height; row != end; ++row)
         out.data.insert(out.data.end(), *row, *row + out.width);
     return out;

@@ -1,6 +1,6 @@
 // Follows the objects of a mask through a folder of PNG frames, on OpenVINO (or what engine.hpp offers):
 //
-//     vos_embed BUNDLE FRAMES MASK.png RESULTS [bf16]
+//     vos_embed BUNDLE FRAMES MASK.png RESULTS [bf16|int8|auto]
 //
 // MASK.png marks objects in the first frame; RESULTS receives a palette PNG per frame, under the frame's name.
 #include <algorithm>
@@ -28,7 +28,8 @@ static void run(const fs::path &where, const fs::path &source, const fs::path &f
     auto bundle = vosrt::Bundle::open(where.string()).value();
     vosrt_model_options options = bundle.model_options();
     vosrt_memory_options memory = *options.memory;  // matching in the encoder's precision
-    memory.precision = mode == "bf16" ? VOSRT_PRECISION_BF16 : VOSRT_PRECISION_FP32;
+    memory.precision = mode.empty() ? VOSRT_PRECISION_FP32 : mode == "bf16" ? VOSRT_PRECISION_BF16
+                                                                            : VOSRT_PRECISION_AUTO;
     options.memory = &memory;
     auto model = vosrt::Model::create(options, open_engine(bundle, mode)).value();
     auto stream = vosrt::Stream::open(model).value();
@@ -46,7 +47,8 @@ static void run(const fs::path &where, const fs::path &source, const fs::path &f
         const bool first = path == frames.front();
         const auto began = std::chrono::steady_clock::now();
         const auto done =
-            (first ? stream.step(frame, vosrt::mask(marks.data.data(), marks.height, marks.width)) : stream.step(frame)).value();
+            (first ? stream.step(frame, vosrt::mask(marks.data.data(), marks.height, marks.width)) : stream.step(frame))
+                .value();
         const std::chrono::duration<double, std::milli> step = std::chrono::steady_clock::now() - began;
         write_labels(results / path.filename(), done.labels.all().data(), done.labels.height(), done.labels.width());
         if (first && frames.size() > 1) continue;  // it compiles the graph
@@ -57,8 +59,9 @@ static void run(const fs::path &where, const fs::path &source, const fs::path &f
     }
     const double count = static_cast<double>(steps.size());
     std::nth_element(steps.begin(), steps.begin() + static_cast<ptrdiff_t>(steps.size() / 2), steps.end());
-    std::cerr << frames.size() << " frames; median step " << steps[steps.size() / 2] << " ms; mean ms of its stages: encoder "
-              << encode_ms / count << ", match " << match_ms / count << ", labels " << labels_ms / count << '\n';
+    std::cerr << frames.size() << " frames; median step " << steps[steps.size() / 2]
+              << " ms; mean ms of its stages: encoder " << encode_ms / count << ", match " << match_ms / count
+              << ", labels " << labels_ms / count << '\n';
 }
 
 int main(int count, char **arguments) {

@@ -50,7 +50,7 @@ class Pipeline {
         gst_element_set_state(pipeline_.get(), GST_STATE_PLAYING);
         check();
     }
-    void check() const { receive(GST_MESSAGE_ERROR, 0); }                                        // throws what went wrong
+    void check() const { receive(GST_MESSAGE_ERROR, 0); }  // throws what went wrong
     void finish() const { receive(GstMessageType(GST_MESSAGE_ERROR | GST_MESSAGE_EOS), GST_CLOCK_TIME_NONE); }
 
    private:
@@ -107,12 +107,15 @@ static Sample next(const Pipeline &source, GstAppSink *frames) {
 }
 
 // Hands on the labels of the newest frame.
-static void push(const Pipeline &sink, GstAppSrc *masks, const vosrt::Stream &stream, const Mapped &frame, GstBuffer *timed) {
+static void push(const Pipeline &sink, GstAppSrc *masks, const vosrt::Stream &stream, const Mapped &frame,
+                 GstBuffer *timed) {
     GstVideoInfo info;
-    gst_video_info_set_format(&info, GST_VIDEO_FORMAT_GRAY8, static_cast<guint>(frame.info.width), static_cast<guint>(frame.info.height));
+    gst_video_info_set_format(&info, GST_VIDEO_FORMAT_GRAY8, static_cast<guint>(frame.info.width),
+                              static_cast<guint>(frame.info.height));
     info.fps_n = frame.info.fps_n;
     info.fps_d = frame.info.fps_d;
-    const std::unique_ptr<GstCaps, void (*)(GstCaps *)> caps(gst_video_info_to_caps(&info), [](GstCaps *it) { gst_caps_unref(it); });
+    const std::unique_ptr<GstCaps, void (*)(GstCaps *)> caps(gst_video_info_to_caps(&info),
+                                                             [](GstCaps *it) { gst_caps_unref(it); });
     gst_app_src_set_caps(masks, caps.get());
     GstBuffer *buffer = gst_buffer_new_allocate(nullptr, GST_VIDEO_INFO_SIZE(&info), nullptr);
     gst_buffer_copy_into(buffer, timed, GST_BUFFER_COPY_TIMESTAMPS, 0, static_cast<gsize>(-1));
@@ -121,7 +124,8 @@ static void push(const Pipeline &sink, GstAppSrc *masks, const vosrt::Stream &st
     const vosrt::Status copied = stream.copy_labels(memory.data, GST_VIDEO_INFO_PLANE_STRIDE(&info, 0));
     gst_buffer_unmap(buffer, &memory);
     if (!copied) throw std::runtime_error(copied.error().text);
-    while (gst_app_src_get_current_level_bytes(masks) > 4 * GST_VIDEO_INFO_SIZE(&info)) {  // the sink is slower than we are
+    while (gst_app_src_get_current_level_bytes(masks) >
+           4 * GST_VIDEO_INFO_SIZE(&info)) {  // the sink is slower than we are
         sink.check();
         g_usleep(1000);
     }
@@ -130,7 +134,8 @@ static void push(const Pipeline &sink, GstAppSrc *masks, const vosrt::Stream &st
 
 static std::vector<uint8_t> box_mask(const std::string &box, int32_t height, int32_t width) {
     int left, top, across, down, end = 0;
-    if (std::sscanf(box.c_str(), "%d,%d,%d,%d%n", &left, &top, &across, &down, &end) != 4 || box[static_cast<size_t>(end)] != '\0')
+    if (std::sscanf(box.c_str(), "%d,%d,%d,%d%n", &left, &top, &across, &down, &end) != 4 ||
+        box[static_cast<size_t>(end)] != '\0')
         throw std::runtime_error("the box is " + box + "; expected X,Y,WIDTH,HEIGHT in pixels, e.g. 120,80,200,160");
     std::vector<uint8_t> mask(static_cast<size_t>(height) * static_cast<size_t>(width));
     for (int32_t y = 0; y < height; ++y)
@@ -140,7 +145,8 @@ static std::vector<uint8_t> box_mask(const std::string &box, int32_t height, int
     return mask;
 }
 
-static void run(const std::string &where, const std::string &video, const std::string &box, const std::string &masks_to) {
+static void run(const std::string &where, const std::string &video, const std::string &box,
+                const std::string &masks_to) {
     const auto bundle = vosrt::Bundle::open(where).value();
     const auto model = vosrt::Model::create(bundle, vosrt::OpenVino::open(bundle).value()).value();
     auto stream = vosrt::Stream::open(model).value();
@@ -160,13 +166,17 @@ static void run(const std::string &where, const std::string &video, const std::s
             return stream.step(frame.image(), vosrt::mask(marks.data(), frame.info.height, frame.info.width)).value();
         }();
         push(sink, GST_APP_SRC(masks.get()), stream, frame, gst_sample_get_buffer(sample.get()));
-        if (++count > 1) milliseconds += done.resize_ms + done.encode_ms + done.match_ms + done.labels_ms;  // the first compiles
-        if (count == 1) std::cerr << GST_VIDEO_INFO_NAME(&frame.info) << ' ' << frame.info.width << 'x' << frame.info.height << '\n';
+        if (++count > 1)
+            milliseconds += done.resize_ms + done.encode_ms + done.match_ms + done.labels_ms;  // the first compiles
+        if (count == 1)
+            std::cerr << GST_VIDEO_INFO_NAME(&frame.info) << ' ' << frame.info.width << 'x' << frame.info.height
+                      << '\n';
     }
     gst_app_src_end_of_stream(GST_APP_SRC(masks.get()));
     if (count == 0) throw std::runtime_error("the video has no frames");
     sink.finish();
-    std::cerr << count << " frames, " << milliseconds / static_cast<double>(count > 1 ? count - 1 : 1) << " ms a frame\n";
+    std::cerr << count << " frames, " << milliseconds / static_cast<double>(count > 1 ? count - 1 : 1)
+              << " ms a frame\n";
 }
 
 int main(int count, char **arguments) {

@@ -33,22 +33,44 @@ struct MatchReference {
     int32_t copies;  // how many windowed copies of the reference stand in for missing frames
 };
 
-struct MatchTask {
-    int32_t height, width;                 // grid
-    int32_t channels;                      // K
-    const std::byte *query;                // keys of the newest frame, as MatchKernel::store left them
-    const std::byte *const *recent;        // [context] keys, newest first; as many as some reference needs
-    int32_t context;                       // windowed slots in a full context
-    const MatchReference *references;      // [reference_count], `recent` ascending
-    int32_t reference_count;
-    bool global_reference;                 // references are attended everywhere, else within the window
-    int32_t reach;                         // of the window, in rows and columns
-    const int32_t *half_width;             // [reach + 1]: columns attended to either side, by row distance
-    const uint32_t *window;                // [patch_height + 2 reach][patch_width + 2 reach] lanes that attend a cell
-    int32_t top_k;
-    float mean_square;                     // m.m
-    Candidate *result;                     // [reference_count][height * width][top_k], best first; cell -1 = none
+// What a bounded search did (match_bound.hpp). A product is that of one key with one patch of queries.
+struct SearchCounts {
+    int64_t screened = 0;  // keys whose bound was computed, per patch
+    int64_t whole = 0;     // of these, keys that needed the bound of a whole head
+    int64_t pairs = 0;     // single queries and keys whose similarity was computed approximately
+    int64_t products = 0;  // keys that were multiplied in full, per patch
+
+    SearchCounts &operator+=(const SearchCounts &other) {
+        screened += other.screened;
+        whole += other.whole;
+        pairs += other.pairs;
+        products += other.products;
+        return *this;
+    }
 };
+
+struct MatchTask {
+    int32_t height, width;             // grid
+    int32_t channels;                  // K
+    const std::byte *query;            // keys of the newest frame, as MatchKernel::store left them
+    const std::byte *const *recent;    // [context] keys, newest first; as many as some reference needs
+    int32_t context;                   // windowed slots in a full context
+    const MatchReference *references;  // [reference_count], `recent` ascending
+    int32_t reference_count;
+    int32_t reach;              // of the window, in rows and columns
+    const int32_t *half_width;  // [reach + 1]: columns attended to either side, by row distance
+    const uint32_t *window;     // [patch_height + 2 reach][patch_width + 2 reach] lanes that attend a cell
+    int32_t top_k;
+    float mean_square;    // m.m
+    int32_t head = 0;     // elements of a head (match_bound.hpp); 0 = every product is computed
+    size_t heads_at = 0;  // bytes from the keys of a frame to its heads
+    // [reference_count][height * width][top_k], best first; cell -1 = none. A bounded search reads what the previous frame left
+    // in it as a guess at what to look at first; any content will do.
+    Candidate *result;
+};
+
+// Elements from one axis to the next: padded with zeros to a multiple of what every path steps by.
+constexpr int32_t axis_stride(int32_t channels) { return (channels + 31) / 32 * 32; }
 
 // A rectangle of patches, counted in patches.
 struct PatchGroup {
@@ -67,7 +89,15 @@ struct MatchKernel {
     // Match a group of patches; `workspace` has workspace_bytes and is 64-byte aligned. Patches of a group share what
     // they load of each slot, so a group should be compact.
     size_t (*workspace_bytes)(int32_t channels, int32_t top_k, int32_t references, int32_t patches);
-    void (*match)(const MatchTask &task, const PatchGroup &group, std::byte *workspace);
+    void (*match)(const MatchTask &task, const PatchGroup &group, std::byte *workspace, SearchCounts &counts);
+    // Heads of keys, for a bounded search: rows of `head_row_bytes`, whose `head` is a multiple of `head_multiple`.
+    int32_t head_multiple;
+    size_t (*head_row_bytes)(int32_t head);
+    // The channels of a key as fp32, as they take part in products.
+    void (*load)(const std::byte *key, int32_t channels, float *out);
+    // `axes` is f32 [head - 1][axis_stride(channels)], orthonormal or zero; `workspace` as for match.
+    void (*make_heads)(const std::byte *keys, int32_t cells, int32_t channels, const float *axes, int32_t head,
+                       std::byte *heads, std::byte *workspace);
 };
 
 // The kernel of a path, or nullptr where the build lacks it.

@@ -47,6 +47,6 @@ struct HardwareTiles {
 
 }  // namespace
 
-const MatchKernel kMatchAmx = make_kernel<AmxOps<HardwareTiles, Avx512Compare>>(VOSRT_ISA_AMX);
+const MatchKernel kMatchAmx = make_kernel<AmxOps<HardwareTiles, Avx512Compare, Avx512Ops<Fp32Product>>>(VOSRT_ISA_AMX);
 
 }  // namespace vosrt

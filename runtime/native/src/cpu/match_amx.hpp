@@ -1,21 +1,24 @@
 // The AMX path: 32 keys x 32 queries as 2 x 2 tiles of 16 x 16 sums.
 //
 // A tile of keys is 16 rows of 32 bf16 channels, read where they are stored; a tile of queries is 16 channel pairs
-// of 16 queries, which is the packed order of match_kernel.hpp. `Tiles` is the processor's or an emulation.
+// of 16 queries, which is the packed order of match_bound.hpp. `Tiles` is the processor's or an emulation.
 #pragma once
 
-#include "match_kernel.hpp"
+#include "match_bound.hpp"
 
 namespace vosrt {
 namespace {
 
-template <class Tiles, class Compare>
+template <class Tiles, class Compare, class Fp32Ops>
 struct AmxOps {
     using Element = uint16_t;
+    using Fp32 = Fp32Ops;
     using State = typename Tiles::Configured;
     static constexpr bool kCentred = true;
     static constexpr int32_t kGroup = 2, kRowMultiple = 32;
     static constexpr int32_t kWidth = 8, kHeight = 4, kLanes = 32, kKeys = 32;
+    static constexpr int32_t kFirst = 32;
+    static constexpr int32_t kPairLanes = 0;  // tiles multiply a whole patch in the time of one pair
 
     static void scores(const uint16_t *query, const uint16_t *keys, ptrdiff_t stride, int32_t count, int32_t steps,
                        float *out) {
@@ -47,6 +50,13 @@ struct AmxOps {
             const float bias = bias_after(keys + j * stride + steps * kGroup);
             for (int32_t lane = 0; lane < kLanes; ++lane) out[j * kLanes + lane] += bias;
         }
+    }
+
+    static void screen(const uint16_t *query, const uint16_t *keys, ptrdiff_t stride, int32_t count, int32_t steps,
+                       const float *limits, uint32_t *hits) {
+        alignas(64) float bounds[kKeys * kLanes];
+        scores(query, keys, stride, count, steps, bounds);
+        for (int32_t j = 0; j < count; ++j) hits[j] = Compare::not_less(bounds + j * kLanes, limits);
     }
 
     static uint32_t at_least(const float *scores, const float *thresholds) {

@@ -1,16 +1,10 @@
 // The AMX path on any processor: tile registers and their three instructions in plain C++, as Intel's manual defines
 // them (TILELOADD, TDPBF16PS, TILESTORED; full tiles of 16 rows x 64 bytes). It exists so that the path is tested everywhere.
 #include "match_amx.hpp"
+#include "match_generic.hpp"
 
 namespace vosrt {
 namespace {
-
-float from_bf16(uint16_t value) {
-    const uint32_t bits = static_cast<uint32_t>(value) << 16;
-    float out;
-    std::memcpy(&out, &bits, sizeof out);
-    return out;
-}
 
 struct EmulatedTiles {
     struct Configured {};
@@ -59,10 +53,15 @@ struct PlainCompare {
             lanes |= static_cast<uint32_t>(scores[lane] >= thresholds[lane]) << lane;
         return lanes;
     }
+    static uint32_t not_less(const float *bounds, const float *limits) {
+        uint32_t lanes = 0;
+        for (int32_t lane = 0; lane < 32; ++lane) lanes |= static_cast<uint32_t>(!(bounds[lane] < limits[lane])) << lane;
+        return lanes;
+    }
 };
 
 }  // namespace
 
-const MatchKernel kMatchAmxEmulated = make_kernel<AmxOps<EmulatedTiles, PlainCompare>>(VOSRT_ISA_AMX_EMULATED);
+const MatchKernel kMatchAmxEmulated = make_kernel<AmxOps<EmulatedTiles, PlainCompare, GenericOps>>(VOSRT_ISA_AMX_EMULATED);
 
 }  // namespace vosrt

@@ -1,61 +1,6 @@
-// Portable C++: loops of fixed length that any compiler turns into whatever vectors its target has.
-#include "match_kernel.hpp"
+#include "match_generic.hpp"
 
 namespace vosrt {
-namespace {
-
-struct GenericOps {
-    using Element = float;
-    struct State {};
-    static constexpr bool kCentred = false;
-    static constexpr int32_t kGroup = 1, kRowMultiple = 1, kWidth = 4, kHeight = 4, kLanes = 16, kKeys = 8;
-
-#if defined(__GNUC__)
-    // 16 bytes are a register on every processor with vectors at all (SSE2, NEON, VSX, WASM).
-    using Vector __attribute__((vector_size(16))) = float;
-#else
-    struct Vector {
-        float lane[4];
-        friend Vector operator*(Vector a, float b) {
-            for (float &value : a.lane) value *= b;
-            return a;
-        }
-        Vector &operator+=(const Vector &other) {
-            for (int i = 0; i < 4; ++i) lane[i] += other.lane[i];
-            return *this;
-        }
-    };
-#endif
-    static constexpr int32_t kVectors = kLanes / 4;
-
-    static void scores(const float *query, const float *keys, ptrdiff_t stride, int32_t count, int32_t steps,
-                       float *out) {
-        for (; count >= 2; count -= 2, keys += 2 * stride, out += 2 * kLanes)
-            scores_of<2>(query, keys, stride, steps, out);
-        if (count > 0) scores_of<1>(query, keys, stride, steps, out);
-    }
-
-    template <int32_t N>
-    static void scores_of(const float *query, const float *keys, ptrdiff_t stride, int32_t steps, float *out) {
-        Vector sums[N][kVectors] = {};
-        for (int32_t step = 0; step < steps; ++step, query += kLanes) {
-            Vector lanes[kVectors];
-            std::memcpy(lanes, query, sizeof lanes);
-            for (int32_t j = 0; j < N; ++j)
-                for (int32_t v = 0; v < kVectors; ++v) sums[j][v] += lanes[v] * keys[j * stride + step];
-        }
-        for (int32_t j = 0; j < N; ++j) std::memcpy(out + j * kLanes, sums[j], sizeof sums[j]);
-    }
-
-    static uint32_t at_least(const float *scores, const float *thresholds) {
-        uint32_t lanes = 0;
-        for (int32_t lane = 0; lane < kLanes; ++lane)
-            lanes |= static_cast<uint32_t>(scores[lane] >= thresholds[lane]) << lane;
-        return lanes;
-    }
-};
-
-}  // namespace
 
 const MatchKernel kMatchGeneric = make_kernel<GenericOps>(VOSRT_ISA_GENERIC);
 

@@ -4,6 +4,7 @@
 // units would be kept once, compiled for whichever instruction set the linker met first.
 //
 // Ops provides
+//   Fp32                    Ops with fp32 elements for the same processors: itself, if its own elements are fp32
 //   Element                 number format of a stored key (float, or uint16_t holding bf16)
 //   kCentred                keys are differences from the mean, each followed by its fp32 bias m.r
 //   kGroup                  elements of one cell that enter one product step (1; 2 for bf16 dot products)
@@ -15,6 +16,11 @@
 //                           out[key][lane] = similarity of `count` <= kKeys keys with the packed queries, bias included
 //   at_least(scores, thresholds)
 //                           bit per lane: scores[lane] >= thresholds[lane]; false for NaN
+//   screen(query, keys, stride, count, steps, limits, hits)
+//                           hits[key] = bit per lane: not (score < limits[lane]), which is true for NaN
+//   kFirst                  elements of a head that are looked at first (match_bound.hpp), a multiple of what scores steps by
+//   dot(a, b, channels)     product of two keys without their biases, in any order of sums; optional
+//   kPairLanes              up to so many lanes are cheaper to multiply one by one than the whole patch (match_bound.hpp)
 #pragma once
 
 #include <cmath>
@@ -36,6 +42,14 @@ inline uint16_t to_bf16(float value) {
     const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     return static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
 }
+inline float from_bf16(uint16_t value) {
+    const uint32_t bits = static_cast<uint32_t>(value) << 16;
+    float out;
+    std::memcpy(&out, &bits, sizeof out);
+    return out;
+}
+inline float value_of(float value) { return value; }
+inline float value_of(uint16_t value) { return from_bf16(value); }
 inline void convert(float value, float *out) { *out = value; }
 inline void convert(float value, uint16_t *out) { *out = to_bf16(value); }
 
@@ -100,8 +114,8 @@ struct Lists {
 
 template <class Ops>
 struct Patch {
-    int32_t x, y, columns, rows;  // the part of it inside the grid
-    uint32_t lanes;               // bit per lane inside the grid
+    int32_t x, y, columns, rows;    // the part of it inside the grid
+    uint32_t lanes;                 // bit per lane inside the grid
     typename Ops::Element *packed;  // [steps][kLanes][kGroup]
 };
 
@@ -162,17 +176,12 @@ class Matcher {
         for (int32_t i = 0; i < group.count(); ++i)
             matcher.place(i, group.left + i % group.columns, group.top + i / group.columns);
         matcher.visit_recent();
-        for (int32_t r = 0; r < task.reference_count; ++r) {
-            if (task.global_reference)
-                matcher.visit_everywhere(r);
-            else
-                matcher.visit_reference_window(r);
-        }
+        for (int32_t r = 0; r < task.reference_count; ++r) matcher.visit_everywhere(r);
         for (int32_t i = 0; i < group.count(); ++i)
             for (int32_t r = 0; r < task.reference_count; ++r) matcher.write(i, r);
     }
 
-   private:
+   protected:
     static constexpr size_t kPatchBytes = round_up(sizeof(Patch<Ops>), 64);
     // Keys of a reference that stay in the second-level cache while every patch of the run visits them.
     static constexpr size_t kBlockBytes = 128 * 1024;
@@ -226,16 +235,10 @@ class Matcher {
             for (; seen < task_.references[r].recent; ++seen) {
                 const int32_t position = task_.context - seen;
                 for (int32_t i = 0; i < patches_; ++i)
-                    visit_window(patch(i), lists(i, 0), task_.recent[seen], position, position);
+                    visit_window(patch(i), lists(i, 0), task_.recent[seen], position);
             }
             for (int32_t i = 0; i < patches_; ++i) lists(i, 1 + r).copy_from(lists(i, 0));
         }
-    }
-
-    void visit_reference_window(int32_t r) {
-        const MatchReference &reference = task_.references[r];
-        for (int32_t i = 0; i < patches_; ++i)
-            visit_window(patch(i), lists(i, 1 + r), reference.keys, 0, reference.copies);
     }
 
     // Lanes whose window holds the cell in row `dy`, column `dx` relative to the patch.
@@ -244,16 +247,22 @@ class Matcher {
         return task_.window[static_cast<ptrdiff_t>(dy + reach) * (Ops::kWidth + 2 * reach) + dx + reach];
     }
 
-    // Match the cells around a patch; each counts at positions `position` to `last`.
-    void visit_window(const Patch<Ops> &p, Lists<Ops> list, const std::byte *keys, int32_t position, int32_t last) {
+    // Calls body(y, left, right) for every row of cells [left, right) that some query of the patch may attend to.
+    template <class Body>
+    void for_window_rows(const Patch<Ops> &p, const Body &body) const {
         const int32_t reach = task_.reach;
         const int32_t top = larger(0, p.y - reach), bottom = smaller(task_.height, p.y + p.rows + reach);
         for (int32_t y = top; y < bottom; ++y) {
             // The row of the patch nearest to y reaches furthest to the sides.
             const int32_t distance = larger(0, larger(p.y - y, y - (p.y + p.rows - 1)));
             const int32_t half = task_.half_width[distance];
-            if (half < 0) continue;
-            const int32_t left = larger(0, p.x - half), right = smaller(task_.width, p.x + p.columns + half);
+            if (half >= 0) body(y, larger(0, p.x - half), smaller(task_.width, p.x + p.columns + half));
+        }
+    }
+
+    // Match the cells around a patch.
+    void visit_window(const Patch<Ops> &p, Lists<Ops> list, const std::byte *keys, int32_t position) {
+        for_window_rows(p, [&](int32_t y, int32_t left, int32_t right) {
             for_blocks(left, right, [&](int32_t x, int32_t count) {
                 const int32_t cell = y * task_.width + x;
                 Ops::scores(p.packed, key(keys, cell), row_, count, steps_, scores_);
@@ -262,11 +271,11 @@ class Matcher {
                     uint32_t hits = p.lanes & window(y - p.y, x + j - p.x) & Ops::at_least(score, list.thresholds);
                     for (; hits; hits &= hits - 1) {
                         const int32_t lane = __builtin_ctz(hits);
-                        list.insert_copies(lane, {score[lane], position, cell + j}, last);
+                        list.insert_copies(lane, {score[lane], position, cell + j}, position);
                     }
                 }
             });
-        }
+        });
     }
 
     // Match a reference everywhere; within the window a cell counts once more per copy.
@@ -338,19 +347,6 @@ class Matcher {
     std::byte *patch_memory_, *packed_memory_, *list_memory_;
     alignas(64) float scores_[Ops::kKeys * Ops::kLanes];
 };
-
-template <class Ops>
-constexpr MatchKernel make_kernel(vosrt_isa isa) {
-    static_assert(Ops::kLanes == Ops::kWidth * Ops::kHeight && Ops::kLanes <= 32);
-    return {isa,
-            Ops::kWidth,
-            Ops::kHeight,
-            Ops::kKeys,
-            Matcher<Ops>::row_bytes,
-            Matcher<Ops>::store,
-            Matcher<Ops>::workspace_bytes,
-            Matcher<Ops>::match};
-}
 
 }  // namespace
 }  // namespace vosrt

@@ -80,6 +80,7 @@ std::vector<Input> fuzz_seeds() {
     for (const vosrt_isa isa : {VOSRT_ISA_GENERIC, VOSRT_ISA_AMX_EMULATED}) {
         vosrt_memory_options options{};
         options.struct_size = sizeof options;
+        check(vosrt_memory_options_init(&options) == VOSRT_OK);
         options.height = kHeight;
         options.width = kWidth;
         options.channels = kChannels;

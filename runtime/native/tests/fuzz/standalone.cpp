@@ -32,7 +32,8 @@ Input damaged(Input input, std::mt19937 &random) {
                 break;
             }
             default: {
-                const size_t from = below(input.size()), count = below(std::min(input.size() - at, input.size() - from));
+                const size_t from = below(input.size()),
+                             count = below(std::min(input.size() - at, input.size() - from));
                 std::memmove(input.data() + at, input.data() + from, count);
             }
         }

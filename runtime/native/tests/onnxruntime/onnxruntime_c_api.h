@@ -19,10 +19,19 @@ struct OrtSessionOptions;
 struct OrtStatus;
 struct OrtValue;
 
-enum OrtLoggingLevel { ORT_LOGGING_LEVEL_FATAL = 4 };
-enum OrtAllocatorType { OrtArenaAllocator = 1 };
-enum OrtMemType { OrtMemTypeDefault = 0 };
-enum ONNXTensorElementDataType { ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT = 1, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 = 2 };
+enum OrtLoggingLevel {
+    ORT_LOGGING_LEVEL_FATAL = 4
+};
+enum OrtAllocatorType {
+    OrtArenaAllocator = 1
+};
+enum OrtMemType {
+    OrtMemTypeDefault = 0
+};
+enum ONNXTensorElementDataType {
+    ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT = 1,
+    ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 = 2
+};
 
 using Unused = void (*)();
 
@@ -32,7 +41,8 @@ struct OrtApi {
     OrtStatus *(*CreateEnv)(OrtLoggingLevel level, const char *log_id, OrtEnv **out);
     Unused from_4[3];
     OrtStatus *(*CreateSession)(const OrtEnv *, const char *path, const OrtSessionOptions *, OrtSession **out);
-    Unused from_8[1];
+    OrtStatus *(*CreateSessionFromArray)(const OrtEnv *, const void *model, size_t bytes, const OrtSessionOptions *,
+                                         OrtSession **out);
     OrtStatus *(*Run)(OrtSession *, const OrtRunOptions *, const char *const *input_names, const OrtValue *const *inputs,
                       size_t input_count, const char *const *output_names, size_t output_count, OrtValue **outputs);
     OrtStatus *(*CreateSessionOptions)(OrtSessionOptions **out);

@@ -16,13 +16,31 @@ struct Dims {
     int32_t nbDims;
     int64_t d[8];
 };
-enum class DataType : int32_t { kFLOAT = 0, kHALF = 1, kUINT8 = 5 };
-enum class TensorIOMode : int32_t { kNONE = 0, kINPUT = 1, kOUTPUT = 2 };
-enum class OptProfileSelector : int32_t { kMIN = 0, kOPT = 1, kMAX = 2 };
+enum class DataType : int32_t {
+    kFLOAT = 0,
+    kHALF = 1,
+    kUINT8 = 5
+};
+enum class TensorIOMode : int32_t {
+    kNONE = 0,
+    kINPUT = 1,
+    kOUTPUT = 2
+};
+enum class OptProfileSelector : int32_t {
+    kMIN = 0,
+    kOPT = 1,
+    kMAX = 2
+};
 
 class ILogger {
    public:
-    enum class Severity : int32_t { kINTERNAL_ERROR = 0, kERROR = 1, kWARNING = 2, kINFO = 3, kVERBOSE = 4 };
+    enum class Severity : int32_t {
+        kINTERNAL_ERROR = 0,
+        kERROR = 1,
+        kWARNING = 2,
+        kINFO = 3,
+        kVERBOSE = 4
+    };
     virtual void log(Severity severity, const char *text) noexcept = 0;
     virtual ~ILogger() = default;
 };

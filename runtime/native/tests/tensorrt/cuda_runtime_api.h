@@ -4,12 +4,23 @@
 #include <cstdlib>
 #include <cstring>
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidDevice = 101 };
-enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
+enum cudaError_t {
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorInvalidDevice = 101
+};
+enum cudaMemcpyKind {
+    cudaMemcpyHostToDevice = 1,
+    cudaMemcpyDeviceToHost = 2
+};
 using cudaStream_t = struct CUstream_st *;
 
 inline cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
-inline cudaError_t cudaStreamCreate(cudaStream_t *stream) {
+enum : unsigned {
+    cudaStreamNonBlocking = 1
+};
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
+    if (flags != cudaStreamNonBlocking) return cudaErrorInvalidValue;  // a blocking stream waits for the default one
     *stream = static_cast<cudaStream_t>(std::malloc(1));
     return cudaSuccess;
 }

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
-from vosrt.cli.report import Progress
+from vosrt.cli.report import FrameProgress
+from vosrt.console import say_json, show, warn
 from vosrt.errors import OptionError
 from vosrt.evaluation.cycle import CycleScore, cycle_consistency
 from vosrt.evaluation.tables import Cell, Table
 from vosrt.model import Model
-from vosrt.types import Precision
+from vosrt.types import Precision, WorkingSize
 from vosrt.video.prompts import Prompts, load_annotations
 from vosrt.video.source import is_live, open_source
 
 
 @dataclass(frozen=True, kw_only=True)
 class CycleRequest:
-    """What to measure; see ``vos-eval cycle --help``."""
+    """Options of the measurement; see ``vos-eval cycle --help``."""
 
     clip: str
     prompts: Prompts
@@ -31,7 +28,7 @@ class CycleRequest:
     turns: int = 4
     engine: str = "auto"
     precision: Precision = "auto"
-    size: int | None = None
+    size: WorkingSize = None
     quiet: bool = False
     json: bool = False
 
@@ -56,13 +53,13 @@ def measure_cycles(request: CycleRequest) -> int:
     described = [model.describe() for model in models]
     names = _short_names(request.bundles)
     if request.json:
-        print(json.dumps(_document(request.bundles, described, scores), ensure_ascii=False))
+        say_json(_document(request.bundles, described, scores))
         return 0
     if not request.quiet:
         for name, words in zip(names, described, strict=True):
             if words["weights"] == "untrained":
-                print(f"warning: {name} has random weights: expect rough masks", file=sys.stderr)
-        Console().print(_table(names, scores).to_rich())
+                warn(f"{name} has random weights: expect rough masks")
+        show(_table(names, scores).to_rich())
     return 0
 
 
@@ -71,9 +68,9 @@ def _measure(request: CycleRequest, model: Model) -> CycleScore:
     try:
         annotations = load_annotations(request.prompts, source, end=request.frames)
         for warning in annotations.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            warn(warning)
         count = source.info.frame_count
-        with Progress(2 * count if count else None, shown=not (request.quiet or request.json)) as progress:
+        with FrameProgress(2 * count if count else None, visible=not (request.quiet or request.json)) as progress:
             return cycle_consistency(
                 model,
                 source,

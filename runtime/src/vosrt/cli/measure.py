@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,33 +9,34 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from vosrt import errors
-from vosrt.benchmark import machine
-from vosrt.benchmark.budget import command_for, fitting
-from vosrt.benchmark.cases import Grid
-from vosrt.benchmark.clip import write_clip
-from vosrt.benchmark.nvml import open_gpu
-from vosrt.benchmark.output import RESULTS, findings, tables_of, write_rows
-from vosrt.benchmark.plots import require_matplotlib, write_plots
-from vosrt.benchmark.runner import Settings, measure_group, measure_rates
-from vosrt.benchmark.worker import WorkerFailedError
-from vosrt.cli.app import EXIT_INTERRUPTED
-from vosrt.engines.select import ENGINE_NAMES
-from vosrt.errors import InputError, MissingExtraError, OptionError, OutputError, WorkError
+from vosrt._files import check_writable, locked
+from vosrt._results import check_replaceable, files_beside
+from vosrt.bench import machine
+from vosrt.bench.budget import command_for, fitting
+from vosrt.bench.cases import Grid
+from vosrt.bench.clip import write_clip
+from vosrt.bench.device_row import add_row, check_table, device_row
+from vosrt.bench.nvml import open_gpu
+from vosrt.bench.output import RESULTS, findings, tables_of, write_rows
+from vosrt.bench.plots import PLOTS, require_matplotlib, write_plots
+from vosrt.bench.rapl import open_packages
+from vosrt.bench.runner import Settings, measure_group, measure_rates
+from vosrt.bench.worker import WorkerFailedError
+from vosrt.cli.app import EXIT_FAILED, EXIT_INTERRUPTED
+from vosrt.console import note, say, say_json, show, status
+from vosrt.engines.select import check_name
+from vosrt.errors import InputError, MissingExtraError, OptionError, WorkError
 from vosrt.video.source import is_live, open_source
-
-EXIT_FAILED = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the user asked for; see ``vos-bench --help``."""
+class BenchRequest:
+    """Options of the command; see ``vos-bench --help``."""
 
     grid: Grid
     bundle: str
-    source: str | None
+    clip: str | None
     threads: int
     frames: int
     seconds: float
@@ -46,11 +45,12 @@ class Request:
     quiet_cores: float
     budget_ms: float | None
     out: Path | None
+    submit_row: Path | None
     plot: bool
     json: bool
 
 
-def measure(request: Request) -> int:
+def measure(request: BenchRequest) -> int:
     """Run one request.
 
     Returns:
@@ -62,17 +62,16 @@ def measure(request: Request) -> int:
     groups = request.grid.groups()
     _check(request)
     threads = request.threads or machine.usable_cores()
-    console = Console(stderr=True)
     rows: list[dict[str, Any]] = []
     failures: list[WorkerFailedError] = []
     interrupted = False
     with (
         tempfile.TemporaryDirectory(prefix="vosrt-bench-") as folder,
-        console.status("measuring this machine") as status,
+        status("measuring this machine") as update,
     ):
         header = _header(threads, request.quiet_cores)
         settings = Settings(
-            source=_rendered(Path(folder)) if request.source is None else lambda _: str(request.source),
+            source=_rendered(Path(folder)) if request.clip is None else lambda _: str(request.clip),
             bundle=request.bundle,
             threads=threads,
             rounds=request.rounds,
@@ -83,27 +82,26 @@ def measure(request: Request) -> int:
         )
         try:
             for group in groups:
-                measured, failed = measure_group(group, settings, status.update)
+                measured, failed = measure_group(group, settings, update)
                 rows += measured
                 failures += failed
         except KeyboardInterrupt:
             interrupted = True
     for failure in failures if rows else ():
-        print(failure, file=sys.stderr)
+        note(str(failure))
     if rows:
         _show(request, header, rows)
     if interrupted:
-        print(f"interrupted: {len(rows)} settings were measured", file=sys.stderr)
+        note(f"interrupted: {len(rows)} settings were measured")
         return EXIT_INTERRUPTED
     if not rows:
         raise _nothing_ran(failures)
     return EXIT_FAILED if request.budget_ms is not None and not fitting(rows, request.budget_ms) else 0
 
 
-def _check(request: Request) -> None:
+def _check(request: BenchRequest) -> None:
     for name in request.grid.engine:
-        if name not in ENGINE_NAMES:
-            raise OptionError(f"--engine is {name!r}; expected some of {', '.join(ENGINE_NAMES[:-1])}")
+        check_name(name, "--engine")
     least = {"--frames": request.frames, "--rounds": request.rounds}
     for option, value in least.items():
         if value < 1:
@@ -119,17 +117,22 @@ def _check(request: Request) -> None:
             raise OptionError(f"{option} is {number}; expected 0 or more")
     if request.budget_ms is not None and not request.budget_ms > 0:
         raise OptionError(f"--budget-ms is {request.budget_ms}; expected more than 0 milliseconds")
-    if request.source is not None:
-        if is_live(request.source):
-            raise OptionError(f"--source is {request.source}; a camera sets its own pace, give a file or folder")
-        open_source(request.source).close()
+    if request.submit_row is not None:
+        settings = sum(map(len, request.grid.groups()))
+        if settings != 1:
+            raise OptionError(
+                f"--submit-row is for one setting; {settings} are to be measured: leave out their options"
+            )
+        check_table(request.submit_row)
+    if request.clip is not None:
+        if is_live(request.clip):
+            raise OptionError(f"--clip is {request.clip}; a camera sets its own pace, give a file or folder")
+        open_source(request.clip).close()
     if request.out is not None:
         if request.plot:
             require_matplotlib()
-        try:
-            request.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{request.out}: {error.strerror}; expected a folder to write into") from error
+        if check_writable(request.out):
+            check_replaceable(request.out, [RESULTS, *(PLOTS if request.plot else ())])
 
 
 def _header(threads: int, quiet_cores: float) -> dict[str, Any]:
@@ -138,6 +141,7 @@ def _header(threads: int, quiet_cores: float) -> dict[str, Any]:
         "machine": machine.describe(),
         "rates": measure_rates(threads, quiet_cores),
         "gpu": why_not if gpu is None else {"name": gpu.name, "driver": gpu.driver},
+        "energy": open_packages()[1] or "RAPL",
     }
 
 
@@ -151,23 +155,29 @@ def _rendered(folder: Path) -> Callable[[int], str]:
     return clip
 
 
-def _show(request: Request, header: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def _show(request: BenchRequest, header: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     written: list[Path] = []
     if request.out is not None:
-        written.append(request.out / RESULTS)
-        write_rows(written[0], header, rows)
-        if request.plot:
-            written += write_plots(request.out, header, rows)
+        with locked(request.out), files_beside(request.out, "vos-bench") as target:
+
+            def write(path: Path, data: bytes) -> None:
+                target.write(path.name, data)
+
+            written.append(request.out / RESULTS)
+            write_rows(written[0], header, rows, write)
+            if request.plot:
+                written += write_plots(request.out, header, rows, write)
+    if request.submit_row is not None:
+        add_row(request.submit_row, device_row(header, rows[0]))
+        written.append(request.submit_row)
     if request.json:
         advice = [] if request.budget_ms is None else [_fit_as_json(rows, request.budget_ms)]
         for document in [header, *rows, *advice]:
-            print(json.dumps(document))
+            say_json(document)
         return
-    console = Console()
-    console.print(_machine_line(header), highlight=False)
-    console.print(tables_of(rows))
+    show(_machine_line(header), *tables_of(rows))
     for line in [*findings(rows), *_advice(rows, request.budget_ms), *(f"written: {path}" for path in written)]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line)
 
 
 def _machine_line(header: dict[str, Any]) -> str:
@@ -177,7 +187,8 @@ def _machine_line(header: dict[str, Any]) -> str:
     return (
         f"{what['processor']}, {what['cores']} cores, {rates['threads']} threads used; "
         f"GEMM {rates['gemm_fp32_gflop_s']:.0f} GFLOP/s fp32, {bf16} bf16; "
-        f"copy {rates['copy_gb_s']:.0f} GB/s{disturbed}; GPU {gpu if isinstance(gpu, str) else gpu['name']}\n"
+        f"copy {rates['copy_gb_s']:.0f} GB/s{disturbed}; GPU {gpu if isinstance(gpu, str) else gpu['name']}; "
+        f"energy of the processor: {header['energy']}\n"
         "milliseconds per stage (median); 'others' is how many cores other processes took"
     )
 

@@ -1,80 +1,86 @@
-"""The folder for results: what may be written there, and when."""
+"""The folder of ``vos-run``: names of its files, what may lie in it, and what a result is made with."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from vosrt._results import check_results
 from vosrt.errors import OutputError
+from vosrt.types import WorkingSize
+from vosrt.video.images import list_images
+from vosrt.video.prompts import Annotations
 
-VIDEO, MASKS, RLE, SUMMARY = "overlay.mp4", "masks", "masks.jsonl", "summary.json"
+if TYPE_CHECKING:
+    from vosrt.model import Model
+
+_SAMPLE_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class OutputFolder:
-    """Where results go.
+def check_folder(path: Path, inputs: tuple[Path, ...], *, overwrite: bool, resume: bool) -> None:
+    """Find out, without touching anything of the user's, whether results could be written.
 
-    Attributes:
+    Args:
         path: the folder; it need not exist.
-        overwrite: results of an earlier run may be replaced.
         inputs: files and folders that are read, and must survive.
+        overwrite: results of an earlier run may be replaced.
+        resume: an unfinished run may go on.
+
+    Raises:
+        OutputError: it holds an input, or anything but results that may be replaced or continued.
     """
+    for each in inputs if overwrite or resume else ():
+        if each.resolve().is_relative_to(path.resolve()):
+            raise OutputError(f"{path}: holds the input {each}; choose another folder for the results")
+    check_results(path, overwrite=overwrite, resume=resume)
 
-    path: Path
-    overwrite: bool = False
-    inputs: tuple[Path, ...] = ()
 
-    def check(self) -> None:
-        """Find out, without touching anything, whether results could be written.
+def settings_of(
+    source: str, annotations: Annotations, model: Model, size: WorkingSize | None, **options: Any
+) -> dict[str, Any]:
+    """All that a result depends on, as JSON, so that runs of different requests are not mixed.
 
-        Raises:
-            OutputError: it is a file, not writable, holds an input, or anything but results that may be replaced.
-        """
-        existing = self.path
-        while not existing.exists() and existing != existing.parent:
-            existing = existing.parent
-        if not existing.is_dir():
-            above = "" if existing == self.path else f"{existing} "
-            raise OutputError(f"{self.path}: {above}is a file; expected a folder for the results")
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise OutputError(f"{self.path}: {existing} is not writable; choose another folder with -o")
-        if existing != self.path or not any(self.path.iterdir()):
-            return
-        if not self.overwrite:
-            raise OutputError(
-                f"{self.path}: is not empty; choose another folder or replace its results with --overwrite"
-            )
-        for path in self.inputs:
-            if path.resolve().is_relative_to(self.path.resolve()):
-                raise OutputError(f"{self.path}: holds the input {path}; choose another folder for the results")
-        if not (self.path / SUMMARY).exists():
-            raise OutputError(
-                f"{self.path}: holds files but no {SUMMARY} of an earlier run, so nothing in it is replaced; "
-                "choose another folder"
-            )
+    Args:
+        source: as the user named it.
+        annotations: objects that are followed.
+        size: as the user asked for it.
+        options: further choices; ``propagation`` holds values that replace the bundle's.
+    """
+    described, manifest = model.describe(), model.manifest
+    propagation = replace(manifest.inference, **options.pop("propagation"))
+    marks = hashlib.sha256()
+    for index, mask in sorted(annotations.masks.items()):
+        marks.update(json.dumps([index, *mask.shape]).encode())
+        marks.update(mask.tobytes())
+    return {
+        "source": _fingerprint(source),
+        "annotations": marks.hexdigest(),
+        "bundle": manifest.name,
+        "graphs": {name: graph.sha256[:16] for name, graph in sorted(manifest.graphs.items())},
+        "size": size,
+        "engine": {name: f"{each['name']} {each['precision']}" for name, each in described["engines"].items()},
+        "core": described["core"].split(" on ")[0],  # the number of threads changes nothing
+        "propagation": asdict(propagation),
+        **options,
+        "vosrt": described["versions"]["vosrt"],
+    }
 
-    def prepare(self) -> None:
-        """Create the folder, and remove the results of an earlier run if that is wanted.
 
-        Raises:
-            OutputError: it cannot be created or cleared.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if self.overwrite:
-                self._clear()
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written ({error.strerror}); choose another folder") from error
-
-    def _clear(self) -> None:
-        for name in (VIDEO, RLE, SUMMARY):
-            for path in (self.path / name, self.path / f".{name}.part"):
-                path.unlink(missing_ok=True)
-        masks = self.path / MASKS
-        if masks.is_dir():
-            for path in masks.glob("*.png"):
-                path.unlink()
-            with suppress(OSError):  # something else is in it
-                masks.rmdir()
+def _fingerprint(source: str) -> str:
+    """The source in few words: names and sizes of its files, and the ends of a video file."""
+    path = Path(source)
+    if path.is_dir():
+        files = [(file.name, file.stat().st_size) for file in list_images(path)]
+        return f"{path.name}, {len(files)} images, {hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]}"
+    if not path.is_file():
+        return source
+    with path.open("rb") as file:
+        ends = file.read(_SAMPLE_BYTES)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _SAMPLE_BYTES))
+        ends += file.read(_SAMPLE_BYTES)
+    return f"{path.name}, {size} bytes, {hashlib.sha256(ends).hexdigest()[:16]}"

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from numpy.typing import NDArray
 
-from vosrt.engines.device import DeviceTensor
+from vosrt.arrays import DeviceKind, DeviceTensor
 
 LARGEST_BATCH = 16
 
@@ -52,6 +52,10 @@ class Engine(Protocol):
 class DeviceEngine(Engine, Protocol):
     """An engine that can leave its outputs where it computed them, for a core that works there too."""
 
+    @property
+    def device(self) -> DeviceKind:
+        """Which memory :meth:`run_on_device` leaves outputs in."""
+
     def run_on_device(self, inputs: Mapping[str, Input]) -> dict[str, DeviceTensor]:
         """Run the graph on named arrays and return its named outputs in the engine's own memory.
 
@@ -69,17 +73,17 @@ class Sequel(Protocol):
 
     @property
     def kind(self) -> Hashable:
-        """A recording of it fits as long as this is the same."""
+        """A graph of it fits as long as this is the same."""
 
     @property
-    def recordings(self) -> Any:
-        """Where recordings of it are kept, with the network: an `vosrt.engines.cuda.Recordings`."""
+    def graphs(self) -> Any:
+        """Where graphs of it and the network are kept; the engine fills it."""
 
     def queue(self, outputs: Mapping[str, DeviceTensor]) -> None:
-        """Queue it behind the network whose outputs these are, or, while the stream is recorded, have it recorded."""
+        """Queue it on the stream of these outputs of the network, which may be a stream that is being captured."""
 
-    def launched(self) -> None:
-        """A recording of it was queued."""
+    def replayed(self) -> None:
+        """Take note that a graph of it was queued."""
 
 
 @runtime_checkable

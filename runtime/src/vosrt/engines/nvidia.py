@@ -41,7 +41,7 @@ def find_gpu() -> Gpu:
     name = ctypes.create_string_buffer(256)
     _call(driver, "cuDeviceGetCount", ctypes.byref(count))
     if count.value == 0:
-        raise EngineError("the NVIDIA driver offers no GPU; see what nvidia-smi and CUDA_VISIBLE_DEVICES say")
+        raise _refusal("the NVIDIA driver offers no GPU", "see what nvidia-smi and CUDA_VISIBLE_DEVICES say")
     _call(driver, "cuDeviceGet", ctypes.byref(device), 0)
     _call(driver, "cuDeviceGetName", name, len(name), device)
     _call(driver, "cuDeviceGetAttribute", ctypes.byref(major), _CAPABILITY_MAJOR, device)
@@ -54,13 +54,26 @@ def find_gpu() -> Gpu:
     )
 
 
+def has_gpu() -> bool:
+    """Whether `find_gpu` finds one."""
+    try:
+        find_gpu()
+    except EngineError:
+        return False
+    return True
+
+
 def _load_driver() -> Any:
     try:
         return ctypes.CDLL(_DRIVER)
     except OSError:
-        raise EngineError(f"no NVIDIA driver here ({_DRIVER} is not found); install the driver of your GPU") from None
+        raise _refusal(f"no NVIDIA driver here ({_DRIVER} is not found)", "install the driver of your GPU") from None
+
+
+def _refusal(reason: str, remedy: str) -> EngineError:
+    return EngineError(f"{reason}; {remedy}", reason=reason, remedy=remedy)
 
 
 def _call(driver: Any, function: str, *arguments: Any) -> None:
     if status := getattr(driver, function)(*arguments):
-        raise EngineError(f"the NVIDIA driver cannot be used: {function} returned {status}; see what nvidia-smi says")
+        raise _refusal(f"the NVIDIA driver cannot be used: {function} returned {status}", "see what nvidia-smi says")

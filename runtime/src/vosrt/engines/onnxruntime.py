@@ -1,11 +1,10 @@
-"""ONNX Runtime: its CPU provider, and the OpenVINO provider that comes as a plugin (`nvidia_providers`: those)."""
+"""ONNX Runtime and its CPU provider (`nvidia_providers` has those for GPUs)."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
-import json
-import threading
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -14,25 +13,27 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from vosrt.arrays import DeviceKind, DeviceTensor
 from vosrt.engines.base import EngineInfo, Input
-from vosrt.engines.device import DeviceKind, DeviceTensor
-from vosrt.engines.static_shape import Axes, Sizes, StaticShapeEngine, one_line, processors
+from vosrt.engines.registry import Registration, encoder_factory
+from vosrt.engines.static_shape import Axes, Sizes, StaticShapeEngine, processors
 from vosrt.errors import EngineError, MissingExtraError
+from vosrt.onnx_file import Graph
+from vosrt.text import reason_of
+from vosrt.types import ModelPrecision
 
 Configure = Callable[[Any], None]
 Provider: TypeAlias = tuple[str, Mapping[str, str]]
 
 _FATAL_ONLY = 4
 _DTYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
-_OPENVINO_REGISTRATION = "vosrt.openvino"
-_openvino_lock = threading.Lock()
 
 
 class OnnxRuntimeEngine(StaticShapeEngine):
     """Runs one graph with ONNX Runtime.
 
     Args:
-        graph: the ONNX file.
+        graph: what to run; a path is read once.
         axes: per input, the names of its dynamic axes, None for fixed ones.
         info: what :attr:`info` says.
         threads: in one operator; 0 is one per processor.
@@ -43,7 +44,7 @@ class OnnxRuntimeEngine(StaticShapeEngine):
 
     def __init__(
         self,
-        graph: Path,
+        graph: Graph | Path,
         axes: Axes,
         info: EngineInfo,
         *,
@@ -57,6 +58,11 @@ class OnnxRuntimeEngine(StaticShapeEngine):
         self._configure = configure
         self._providers = providers
         self._device: DeviceKind = device
+
+    @property
+    def device(self) -> DeviceKind:
+        """Which memory :meth:`run_on_device` leaves outputs in."""
+        return self._device
 
     def run_on_device(self, inputs: Mapping[str, Input]) -> dict[str, DeviceTensor]:
         """Run the graph and leave its outputs where they were computed: nothing is copied to the host.
@@ -84,7 +90,7 @@ class OnnxRuntimeEngine(StaticShapeEngine):
             outputs = binding.get_outputs()
             return {name: self._tensor(output) for name, output in zip(names, outputs, strict=True)}
         except Exception as error:
-            raise EngineError(f"{self._info.name} cannot run {self._graph.name}: {one_line(error)}") from error
+            raise EngineError(f"{self._info.name} cannot run {self._graph.name}: {reason_of(error)}") from error
 
     def _tensor(self, value: Any) -> DeviceTensor:
         return DeviceTensor(
@@ -108,10 +114,13 @@ class OnnxRuntimeEngine(StaticShapeEngine):
         try:
             if self._configure:
                 self._configure(options)
-                return ort.InferenceSession(self._graph, options)
-            session = ort.InferenceSession(self._graph, options, providers=list(self._providers))
+                return ort.InferenceSession(self._graph.content, options)
+            # Without its fallback, which prints a banner to stdout before it tries the processor.
+            session = ort.InferenceSession(
+                self._graph.content, options, providers=list(self._providers), enable_fallback=0
+            )
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise EngineError(f"{self._info.name} cannot load {self._graph.name}: {one_line(error)}") from error
+            raise EngineError(f"{self._info.name} cannot load {self._graph.name}: {reason_of(error)}") from error
         # A provider whose libraries are missing is passed over with a line in the log.
         wanted, got = self._providers[0][0], session.get_providers()[0]
         if got != wanted:
@@ -123,94 +132,54 @@ class OnnxRuntimeEngine(StaticShapeEngine):
         try:
             return dict(zip(names, session.run(names, dict(inputs)), strict=True))
         except Exception as error:
-            raise EngineError(f"{self._info.name} cannot run {self._graph.name}: {one_line(error)}") from error
+            raise EngineError(f"{self._info.name} cannot run {self._graph.name}: {reason_of(error)}") from error
 
 
-def cpu_engine(graph: Path, axes: Axes, *, threads: int = 0, reason: str) -> OnnxRuntimeEngine:
-    """ONNX Runtime's own CPU provider, fp32.
+def cpu_engine(
+    graph: Graph | Path, axes: Axes, *, precision: ModelPrecision = "fp32", threads: int = 0, reason: str
+) -> OnnxRuntimeEngine:
+    """ONNX Runtime's own CPU provider, which computes in fp32 at every precision.
 
     Raises:
-        EngineError: ONNX Runtime cannot be imported.
+        MissingExtraError: ONNX Runtime is not installed.
+        EngineError: it cannot be imported.
     """
-    info = EngineInfo("cpu", "fp32", f"onnxruntime {load_onnxruntime().__version__}", reason)
+    info = EngineInfo("cpu", "fp32", _version(), reason)
     return OnnxRuntimeEngine(graph, axes, info, threads=threads)
-
-
-def openvino_engine(graph: Path, axes: Axes, *, bf16: bool, threads: int = 0, reason: str) -> OnnxRuntimeEngine:
-    """The CPU device of the OpenVINO plugin provider.
-
-    Args:
-        graph: the ONNX file.
-        axes: see :class:`OnnxRuntimeEngine`.
-        bf16: arithmetic in bf16, else in fp32.
-        threads: 0 is one per processor.
-        reason: for :class:`EngineInfo`.
-
-    Raises:
-        MissingExtraError: the plugin is not installed.
-        EngineError: it offers no device for this processor.
-    """
-    device, version = find_openvino_device()
-    precision = "bf16" if bf16 else "fp32"
-    settings = {
-        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-        "INFERENCE_NUM_THREADS": str(threads or processors()),
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-
-    def configure(options: Any) -> None:
-        options.add_provider_for_devices([device], {"load_config": json.dumps({"CPU": settings})})
-
-    info = EngineInfo("openvino", precision, f"onnxruntime {load_onnxruntime().__version__}, {version}", reason)
-    return OnnxRuntimeEngine(graph, axes, info, threads=threads, configure=configure)
-
-
-def find_openvino_device() -> tuple[Any, str]:
-    """The plugin's CPU device (an ``OrtEpDevice``) and the plugin's version; registers the plugin if need be.
-
-    Raises:
-        MissingExtraError: the plugin is not installed.
-        EngineError: it cannot be loaded, or offers no device for this processor.
-    """
-    ort = load_onnxruntime()
-    try:
-        plugin = importlib.import_module("onnxruntime_ep_openvino")
-    except ImportError:
-        raise MissingExtraError("the OpenVINO engine", "openvino") from None
-    version = f"onnxruntime-ep-openvino {importlib.metadata.version('onnxruntime-ep-openvino')}"
-    with _openvino_lock:
-        device = _openvino_cpu(ort, plugin)
-        if device is None:
-            try:
-                ort.register_execution_provider_library(_OPENVINO_REGISTRATION, plugin.get_library_path())
-            except Exception as error:
-                if "already registered" not in str(error):
-                    raise EngineError(f"{version} cannot be loaded: {one_line(error)}") from error
-            device = _openvino_cpu(ort, plugin)
-    if device is None:
-        vendors = sorted({each.device.vendor for each in ort.get_ep_devices()})
-        raise EngineError(
-            f"{version} offers no CPU device here; it takes Intel processors only, this one is by {', '.join(vendors)}"
-        )
-    return device, version
-
-
-def _openvino_cpu(ort: ModuleType, plugin: ModuleType) -> Any:
-    for device in ort.get_ep_devices():
-        if device.ep_name == plugin.get_ep_name() and device.ep_metadata.get("ov_device") == "CPU":
-            return device
-    return None
 
 
 def load_onnxruntime() -> ModuleType:
     """Import ONNX Runtime when it is needed, not with vosrt.
 
     Raises:
-        EngineError: it is not installed, or broken.
+        MissingExtraError: it is not installed.
+        EngineError: it is broken.
     """
+    if "onnxruntime" not in sys.modules and importlib.util.find_spec("onnxruntime") is None:
+        raise MissingExtraError("ONNX Runtime", "cpu")
     try:
-        return importlib.import_module("onnxruntime")
+        ort = importlib.import_module("onnxruntime")
     except ImportError as error:
-        raise EngineError(
-            f"onnxruntime cannot be imported ({one_line(error)}); install it with: pip install onnxruntime"
-        ) from error
+        reason = f"onnxruntime cannot be imported ({reason_of(error)})"
+        remedy = "pip install --force-reinstall onnxruntime"
+        raise EngineError(f"{reason}; install it again: {remedy}", reason=reason, remedy=remedy) from error
+    ort.disable_telemetry_events()  # of a host that imported it before us
+    ort.set_default_logger_severity(_FATAL_ONLY)  # failures are raised; a session's own level comes too late for them
+    return ort
+
+
+def _version() -> str:
+    return f"onnxruntime {load_onnxruntime().__version__}"
+
+
+ENGINE = Registration(
+    name="cpu",
+    needs="ONNX Runtime",
+    devices=("cpu",),
+    precisions=("fp32",),
+    factory=encoder_factory(cpu_engine),
+    mask_factory=cpu_engine,
+    find=_version,
+    rank=7,
+    fallback=True,
+)

@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vosrt.bundle import CONTEXT, RES2, RES3, EncoderSpec
+from vosrt.bundle import CONTEXT, NO_FP8, RES2, RES3, EncoderSpec, Quantised
+from vosrt.core import native
+from vosrt.engines import registry
 from vosrt.engines.base import Engine, EngineInfo
 from vosrt.engines.fake import FakeEngine
 from vosrt.engines.nvidia import find_gpu
-from vosrt.engines.nvidia_providers import cuda_engine, tensorrt_engine, tensorrt_rtx_engine
-from vosrt.engines.onnxruntime import cpu_engine, openvino_engine
-from vosrt.engines.openvino import OpenVinoEngine
 from vosrt.engines.static_shape import Axes, StaticShapeEngine
-from vosrt.engines.tensorrt import TensorRtEngine
-from vosrt.engines.tensorrt_files import ENGINE_PRECISIONS
-from vosrt.engines.tensorrt_flavour import TENSORRT, TENSORRT_RTX
 from vosrt.errors import EngineError, MissingExtraError, OptionError
-from vosrt.native import find_native
-from vosrt.types import Precision
-
-EngineName = Literal[
-    "auto",
-    "tensorrt-direct",
-    "tensorrt-rtx-direct",
-    "tensorrt",
-    "tensorrt-rtx",
-    "cuda",
-    "openvino",
-    "openvino-direct",
-    "cpu",
-    "fake",
-]
-
-ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)  # the last one is for tests
-NVIDIA_ENGINES = ("tensorrt-direct", "tensorrt-rtx-direct", "tensorrt", "tensorrt-rtx", "cuda")
-AUTO_ORDER = (*NVIDIA_ENGINES, "openvino", "openvino-direct", "cpu")
+from vosrt.onnx_file import Graph, as_graph
+from vosrt.types import ModelPrecision
 
 # Dynamic axes of the further graphs of a mask-embedding bundle, by role and input.
 MASK_AXES: dict[str, Axes] = {
@@ -57,91 +37,165 @@ MASK_AXES: dict[str, Axes] = {
 
 _PROBE_SIDE = 32
 _PROBE_SIZES = {"objects": 1, "height": 32, "width": 32, "h": 4, "w": 4, "h2": 8, "w2": 8}  # of the axes above
-_DIRECT = {"tensorrt-direct": TENSORRT, "tensorrt-rtx-direct": TENSORRT_RTX}
-_PROVIDERS = {"tensorrt": tensorrt_engine, "tensorrt-rtx": tensorrt_rtx_engine, "cuda": cuda_engine}
 
 
 def create_encoder_engine(
-    graph: Path, spec: EncoderSpec, *, engine: str = "auto", precision: Precision = "auto", threads: int = 0
+    graph: Graph | Path | Sequence[Graph],
+    spec: EncoderSpec,
+    *,
+    engine: str = "auto",
+    precision: ModelPrecision = "auto",
+    threads: int = 0,
 ) -> Engine:
-    """Create the engine for an encoder graph and prove on a tiny frame that it runs.
+    """Create the engine for an encoder graph and prove on a small frame that it runs.
 
     Args:
-        graph: the ONNX file (not read by the fake engine).
+        graph: the ONNX file (not read by the fake engine), or one network in several precisions, as
+            `vosrt.bundle.Bundle.encoders` has it. A graph that is quantised runs so on every engine; ``precision`` is
+            then that of what is not quantised.
         spec: its contract.
-        engine: one of :data:`ENGINE_NAMES`; ``"auto"`` tries :data:`AUTO_ORDER`.
-        precision: inside the graph; ``"auto"`` is what the engine is fastest in: bf16 where the processor has it
-            natively, the narrowest that was built for a GPU.
+        engine: ``"auto"``, ``"fake"`` or a name of `vosrt.engines.registry`; former names are taken with a warning.
+        precision: inside the graph; ``"auto"`` is what the engine is fastest in: int8 where a graph is quantised and
+            the processor has 8-bit dot products, else bf16 where it has that natively; on a GPU the narrowest that was
+            built.
         threads: 0 is one per processor.
 
     Raises:
-        OptionError: no such engine, or one that does not have the precision.
-        MissingExtraError: the engine that was asked for is not installed.
+        OptionError: no such engine, one that lacks the precision, or no graph that is quantised in it.
+        MissingExtraError: the engine that was asked for, or every one, is not installed.
         EngineError: the engine that was asked for, or every one, cannot run the graph.
     """
-    if engine not in ENGINE_NAMES:
-        raise OptionError(f"engine is {engine!r}; expected one of {', '.join(ENGINE_NAMES[:-1])}")
-    if precision == "bf16" and engine in ("cpu", "fake"):
-        raise OptionError(
-            f"the {engine} engine computes in fp32 only; use precision 'auto', or engine 'openvino-direct'"
-        )
+    engine = registry.plain_name(engine)
+    check_name(engine)
+    graphs = [as_graph(graph)] if isinstance(graph, Graph | Path) else [*graph]
+    if precision in get_args(Quantised):
+        found = [each.quantised for each in graphs if each.quantised]
+        if precision not in found:
+            raise OptionError(
+                f"precision is {precision!r}, but this bundle is {f'in {found[0]}' if found else 'not quantised'}; "
+                f"{NO_FP8 if precision == 'fp8' else 'make one that is with vos-export quantise'}, "
+                "or use precision 'auto'"
+            )
     if engine == "fake":
         return FakeEngine(spec)
-    if engine != "auto":
-        try:
-            return _create(engine, graph, spec, precision, threads, "asked for")
-        except EngineError as error:
-            raise EngineError(f"{error}; engine 'auto' takes the fastest that runs here") from error
+    if engine == "auto":
+        return _create_fastest(graphs, spec, precision, threads)
+    try:
+        return _create_narrowest(engine, graphs, spec, precision, threads, "asked for")
+    except EngineError as error:
+        raise EngineError(f"{error}; engine 'auto' takes the fastest that runs here") from error
+
+
+def check_name(engine: str, option: str = "engine") -> None:
+    """Refuse a name that is no engine's.
+
+    Args:
+        engine: a name or a former one, or ``"auto"``.
+        option: whose value it is, for the error.
+
+    Raises:
+        OptionError: no engine has this name.
+    """
+    if registry.plain_name(engine) not in (*registry.UNREGISTERED, *registry.names()):
+        raise OptionError(f"{option} is {engine!r}; expected one of auto, {', '.join(registry.all_names())}")
+
+
+def _create_fastest(graphs: Sequence[Graph], spec: EncoderSpec, precision: ModelPrecision, threads: int) -> Engine:
     refusals: list[str] = []
-    order: tuple[str, ...] = AUTO_ORDER
+    missing = True  # every engine that runs without a GPU
+    order = registry.auto_order()
     try:
         find_gpu()
     except EngineError as error:
-        order = tuple(name for name in AUTO_ORDER if name not in NVIDIA_ENGINES)
-        refusals.append(f"{', '.join(NVIDIA_ENGINES)} refused: {str(error).split('; ')[0]}")
+        need_it = [name for name in order if not registry.on_processor(name)]
+        refusals.append(f"{', '.join(need_it)} refused: {error.reason}")
+        order = tuple(name for name in order if name not in need_it)
     for name in order:
         reason = "; ".join(["fastest of those that can run here", *refusals])
         try:
-            return _create(name, graph, spec, precision, threads, reason)
+            return _create_narrowest(name, graphs, spec, precision, threads, reason)
         except (EngineError, MissingExtraError, OptionError) as error:
             refusals.append(f"{name} refused: {error}")
+            missing &= isinstance(error, MissingExtraError) or not registry.on_processor(name)
+    if missing:
+        raise MissingExtraError("an engine that runs networks", "cpu")
     raise EngineError("no engine can run the encoder: " + "; ".join(refusals))
 
 
+def _create_narrowest(
+    name: str, graphs: Sequence[Graph], spec: EncoderSpec, precision: ModelPrecision, threads: int, reason: str
+) -> Engine:
+    """Create an engine for the graph of a precision; with ``"auto"`` for the first that it runs, the fastest first."""
+    known = registry.registered(name)
+    plain = [each for each in graphs if each.quantised is None] or [*graphs]
+    quantised = [each for each in graphs if each.quantised is not None and each not in plain]
+    if precision != "auto":
+        chosen = next((each for each in graphs if each.quantised == precision), plain[0])
+        return _create(known, chosen, spec, precision, threads, reason)
+    if "cpu" in known.devices:
+        has = [each.quantised for each in quantised]
+        if has and not native.has_int8_dot_products():
+            reason, quantised = f"{reason}; {has[0]} refused: this processor lacks 8-bit dot products (VNNI)", []
+    else:  # what other engines for GPUs make of a quantised graph may be slower
+        quantised = [each for each in quantised if each.quantised in known.precisions]
+    for graph in quantised:
+        try:
+            why = f"{reason}; {graph.quantised} is the fastest of the bundle's precisions here"
+            return _create(known, graph, spec, precision, threads, why)
+        except EngineError as error:
+            reason = f"{reason}; {graph.quantised} refused: {error}"
+    return _create(known, plain[0], spec, precision, threads, reason)
+
+
 def _create(
-    name: str, graph: Path, spec: EncoderSpec, precision: Precision, threads: int, reason: str
-) -> StaticShapeEngine:
-    axes = {spec.input_name: ("n", "height", "width", None)}
-    bf16 = processor_has_bf16() if precision == "auto" else precision == "bf16"
-    created: StaticShapeEngine
-    if name in _DIRECT:
-        narrow = ENGINE_PRECISIONS if precision == "auto" else (precision,)
-        direct = TensorRtEngine(graph, axes, flavour=_DIRECT[name], precisions=narrow, reason=reason)
-        direct.probe(direct.smallest_inputs())
-        return direct
-    if name in _PROVIDERS:
-        created = _PROVIDERS[name](graph, axes, precision=precision, threads=threads, reason=reason)
-    elif name == "openvino":
-        created = openvino_engine(graph, axes, bf16=bf16, threads=threads, reason=reason)
-    elif name == "openvino-direct":
-        created = OpenVinoEngine(graph, axes, bf16=bf16, threads=threads, reason=reason)
-    else:
-        if precision == "bf16":
-            raise OptionError("the cpu engine computes in fp32 only")
-        created = cpu_engine(graph, axes, threads=threads, reason=reason)
-    side = max(_PROBE_SIDE, spec.min_side)
-    created.probe({spec.input_name: np.zeros((1, side, side, 3), dtype=np.uint8)})
+    known: registry.Registration,
+    graph: Graph,
+    spec: EncoderSpec,
+    precision: ModelPrecision,
+    threads: int,
+    reason: str,
+) -> Engine:
+    """Create an engine, and prove on one small frame of noise that it computes an embedding."""
+    _check_precision(known, precision, graph.quantised)
+    created = known.factory(graph, spec, precision=precision, threads=threads, reason=reason)
+    if graph.quantised and graph.quantised not in known.precisions and isinstance(created, StaticShapeEngine):
+        created.describe_as(graph.quantised)
+    least = getattr(created, "smallest_frame", (_PROBE_SIDE, _PROBE_SIDE))
+    height, width = (max(side, spec.min_side) for side in least)
+    frames = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+    run = created.probe if isinstance(created, StaticShapeEngine) else created.run
+    _check_embedding(run({spec.input_name: frames}).get(spec.output_name), spec, (height, width), known.name)
     return created
 
 
-def create_mask_engine(graph: Path, role: str, encoder: EngineInfo, *, threads: int = 0) -> Engine:
-    """Create the engine for a further graph of a mask-embedding bundle, of the kind that runs the encoder.
+def _check_precision(known: registry.Registration, precision: ModelPrecision, quantised: str | None) -> None:
+    if precision in ("auto", quantised, *known.precisions):
+        return
+    others = [name for name in registry.auto_order() if precision in registry.registered(name).precisions]
+    instead = f", or engine {', '.join(others)}" if others else ""
+    raise OptionError(
+        f"the {known.name} engine has no {precision}; expected {', '.join(('auto', *known.precisions))}{instead}"
+    )
 
-    Beside every engine for NVIDIA GPUs that is ``"cuda"``: the others are built for each number of objects, or for
-    frames alone. Where it is not to be had, the graph runs on the processor.
+
+def _check_embedding(found: NDArray[Any] | None, spec: EncoderSpec, frame: tuple[int, int], name: str) -> None:
+    """Have an engine's output be an embedding, so that one that computes something else is passed over."""
+    wanted = (1, *spec.grid(*frame), spec.channels)
+    if found is None or found.shape != wanted or found.dtype != np.float32:
+        given = "nothing" if found is None else f"{found.dtype} {list(found.shape)}"
+        raise EngineError(f"{name} gave {given} for {spec.output_name!r}; expected float32 {list(wanted)}")
+    if not np.isfinite(found).all():
+        raise EngineError(f"{name} computes NaN or infinity from a frame of noise")
+
+
+def create_mask_engine(graph: Graph | Path, role: str, encoder: EngineInfo, *, threads: int = 0) -> Engine:
+    """Create the engine for a further graph of a mask-embedding bundle: the encoder's where that takes mask networks.
+
+    Beside engines of a GPU it is the fallback of GPUs (`Registration.fallback`). Where that cannot be had, and beside
+    all other engines, it is that of the processor.
 
     Args:
-        graph: the ONNX file.
+        graph: what to run; a path is read once.
         role: ``"mask_encoder"`` or ``"decoder"``.
         encoder: the engine that runs the encoder, and its precision.
         threads: 0 is one per processor.
@@ -149,40 +203,22 @@ def create_mask_engine(graph: Path, role: str, encoder: EngineInfo, *, threads: 
     Raises:
         EngineError: the graph cannot be loaded.
     """
-    axes, bf16 = MASK_AXES[role], encoder.precision == "bf16"
-    reason = "as the encoder"
-    if encoder.name == "openvino":
-        return openvino_engine(graph, axes, bf16=bf16, threads=threads, reason=reason)
-    if encoder.name == "openvino-direct":
-        return OpenVinoEngine(graph, axes, bf16=bf16, threads=threads, reason=reason)
-    reason = f"the encoder runs on {encoder.name}"
-    if encoder.name in NVIDIA_ENGINES:
-        precision: Precision = "fp32" if encoder.precision == "fp32" else "auto"
-        try:
-            on_gpu = cuda_engine(graph, axes, precision=precision, threads=threads, reason=reason)
-            on_gpu.probe_loading({name: _PROBE_SIZES[name] for each in axes.values() for name in each if name})
-        except EngineError as error:
-            reason = f"{reason}; cuda refused: {error}"
-        else:
-            return on_gpu
-    return cpu_engine(graph, axes, threads=threads, reason=reason)
+    graph, axes, reason = as_graph(graph), MASK_AXES[role], f"the encoder runs on {encoder.name}"
 
+    def create(known: registry.Registration, why: str) -> Engine:
+        assert known.mask_factory is not None
+        wide: ModelPrecision = "fp32" if "cpu" in known.devices else "auto"
+        precision = next((each for each in known.precisions if each == encoder.precision), wide)
+        return known.mask_factory(graph, axes, precision=precision, threads=threads, reason=why)
 
-@cache
-def processor_has_bf16() -> bool:
-    """Whether this processor multiplies bf16 natively (AVX512-BF16 or AMX); emulation would be slower than fp32."""
-    return any(detect() for detect in (_bf16_by_cpuinfo, _bf16_by_native_core))
-
-
-def _bf16_by_cpuinfo() -> bool:
+    if registry.on_processor(encoder.name):
+        known = registry.registered(encoder.name) if encoder.name in registry.names() else None
+        follows = known is not None and known.mask_factory is not None
+        return create(known, "as the encoder") if known and follows else create(registry.fallback("cpu"), reason)
     try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    flags = {flag for line in text.splitlines() if line.startswith("flags") for flag in line.split()}
-    return not flags.isdisjoint({"avx512_bf16", "amx_bf16"})
-
-
-def _bf16_by_native_core() -> bool:
-    native, _ = find_native()
-    return native is not None and any(native.isa_available(isa) for isa in ("avx512bf16", "amx"))
+        on_gpu = create(registry.fallback("cuda"), reason)
+        if isinstance(on_gpu, StaticShapeEngine):
+            on_gpu.probe_loading({name: _PROBE_SIZES[name] for each in axes.values() for name in each if name})
+    except EngineError as error:
+        return create(registry.fallback("cpu"), f"{reason}; {registry.fallback('cuda').name} refused: {error}")
+    return on_gpu

@@ -1,4 +1,4 @@
-"""What engines share that compile a graph anew for every input size."""
+"""What engines share that compile a graph for each input size."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from vosrt.engines.base import EngineInfo, Input
 from vosrt.errors import EngineError
+from vosrt.onnx_file import Graph, as_graph
 
 Axes: TypeAlias = Mapping[str, Sequence[str | None]]
 Sizes: TypeAlias = tuple[tuple[str, int], ...]
@@ -30,13 +32,13 @@ class StaticShapeEngine(ABC):
     size of a batch.
 
     Args:
-        graph: the ONNX file.
+        graph: what to run; a path is read once, on creation.
         axes: per input, the names of its dynamic axes, None for fixed ones.
         info: what :attr:`info` says.
     """
 
-    def __init__(self, graph: Path, axes: Axes, info: EngineInfo) -> None:
-        self._graph = graph
+    def __init__(self, graph: Graph | Path, axes: Axes, info: EngineInfo) -> None:
+        self._graph = as_graph(graph)
         self._axes = axes
         self._info = info
         self._sessions: OrderedDict[Sizes, dict[Sizes, Any]] = OrderedDict()  # by what is not the batch, then by all
@@ -47,6 +49,10 @@ class StaticShapeEngine(ABC):
         """What runs and why."""
         return self._info
 
+    def describe_as(self, precision: str) -> None:
+        """Have :attr:`info` name the number format of a quantised graph."""
+        self._info = replace(self._info, precision=precision)
+
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the graph; the first run with new shapes takes longer.
 
@@ -55,13 +61,16 @@ class StaticShapeEngine(ABC):
         """
         return self._run(self._session_for(self._sizes(inputs)), inputs)
 
-    def probe(self, inputs: Mapping[str, NDArray[Any]]) -> None:
+    def probe(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the graph once and forget the session, to know early whether it can run at all.
+
+        Returns:
+            The outputs by name.
 
         Raises:
             EngineError: it cannot.
         """
-        self._run(self._create_session(self._sizes(inputs)), inputs)
+        return self._run(self._create_session(self._sizes(inputs)), inputs)
 
     def probe_loading(self, sizes: Mapping[str, int]) -> None:
         """Load the graph once for some sizes of its named axes, and forget the session.
@@ -101,12 +110,6 @@ class StaticShapeEngine(ABC):
             if len(self._sessions) > _FRAME_SIZES:
                 self._sessions.popitem(last=False)
             return session
-
-
-def one_line(error: Exception) -> str:
-    """An exception's words on one line, at most 300 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:299] + "…"
 
 
 def processors() -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vosrt.bundle import file_sha256
+from vosrt.arrays import DeviceKind, DeviceTensor
+from vosrt.bundle import bundle_word
+from vosrt.cuda.graph import Graphs, Recorder
+from vosrt.cuda.runtime import BindingsRuntime, CudaEvent, CudaQueue
+from vosrt.cuda.transfer import DoubleBuffer, Download
 from vosrt.engines.base import EngineInfo, Input, Sequel
-from vosrt.engines.cuda import Cuda, DeviceArray, Event, Recorder, Recordings, Stream
-from vosrt.engines.device import DeviceTensor
 from vosrt.engines.nvidia import Gpu, find_gpu
-from vosrt.engines.static_shape import BATCH_AXIS, Axes, Sizes, StaticShapeEngine, one_line
+from vosrt.engines.registry import Registration, encoder_factory
+from vosrt.engines.static_shape import BATCH_AXIS, Axes, Sizes, StaticShapeEngine
 from vosrt.engines.tensorrt_files import (
     ENGINE_PRECISIONS,
     EnginePrecision,
@@ -29,8 +32,11 @@ from vosrt.engines.tensorrt_files import (
     Profile,
     choose_engine,
 )
-from vosrt.engines.tensorrt_flavour import TENSORRT_RTX, Flavour
+from vosrt.engines.tensorrt_flavour import TENSORRT, TENSORRT_RTX, Flavour
 from vosrt.errors import EngineError, OptionError
+from vosrt.onnx_file import Graph, as_graph
+from vosrt.text import reason_of
+from vosrt.types import ModelPrecision
 
 CUDA_GRAPH_VARIABLE = "VOSRT_CUDA_GRAPH"
 
@@ -47,7 +53,7 @@ class Found:
     """
 
     module: ModuleType
-    cuda: Cuda
+    cuda: BindingsRuntime
     gpu: Gpu
     version: str
 
@@ -62,7 +68,7 @@ def find_tensorrt(flavour: Flavour) -> Found:
     gpu = find_gpu()
     module = flavour.load()
     version = f"{flavour.name} {module.__version__}, CUDA {gpu.cuda}, {gpu.name} ({gpu.architecture})"
-    return Found(module, Cuda(), gpu, version)
+    return Found(module, BindingsRuntime(), gpu, version)
 
 
 class TensorRtEngine(StaticShapeEngine):
@@ -72,13 +78,13 @@ class TensorRtEngine(StaticShapeEngine):
     another beside it.
 
     Args:
-        graph: the ONNX file; the engine is looked for in ``engines/`` beside it.
+        graph: the ONNX file; the engine is looked for in ``engines/`` beside it and in the user's cache.
         axes: see :class:`StaticShapeEngine`; the axes of frames are named ``n``, ``height`` and ``width``.
         flavour: which TensorRT.
         precisions: acceptable ones, best first.
         reason: for :class:`EngineInfo`.
         cuda_graph: record the work of a size once and repeat it with one call, with what follows it where
-            :meth:`run_with` is told; None is what the environment variable ``VOSRT_CUDA_GRAPH`` says (``1``, which is
+            :meth:`run_with` is given; None is what the environment variable ``VOSRT_CUDA_GRAPH`` says (``1``, which is
             the default, or ``0``). What cannot be recorded is queued piece by piece, after a warning.
 
     Raises:
@@ -88,7 +94,7 @@ class TensorRtEngine(StaticShapeEngine):
 
     def __init__(
         self,
-        graph: Path,
+        graph: Graph | Path,
         axes: Axes,
         *,
         flavour: Flavour,
@@ -96,22 +102,24 @@ class TensorRtEngine(StaticShapeEngine):
         reason: str,
         cuda_graph: bool | None = None,
     ) -> None:
-        found = find_tensorrt(flavour)
+        graph, found = as_graph(graph), find_tensorrt(flavour)
         self._trt, self._cuda, self._flavour = found.module, found.cuda, flavour
         target = EngineTarget(
             flavour=flavour.name,
             version=str(found.module.__version__),
             architecture=found.gpu.architecture,
-            graph_sha256=file_sha256(graph),
+            graph_sha256=graph.sha256,
         )
-        plan, self._record = choose_engine(graph, target, precisions)
-        info = EngineInfo(f"{flavour.name}-direct", self._record.precision, found.version, reason)
+        plan, self._record = choose_engine(graph.path, target, precisions)
+        info = EngineInfo(flavour.name, self._record.precision, found.version, reason)
         super().__init__(graph, axes, info)
         self._cuda_graph = _cuda_graph_wanted() if cuda_graph is None else cuda_graph
-        self._stream, self._uploads = self._cuda.create_stream(), self._cuda.create_stream()
+        self._stream, self._uploads = CudaQueue(self._cuda), CudaQueue(self._cuda)
         self._queue = threading.Lock()  # of the stream: one run at a time
         self._engine = self._deserialise(plan)
-        self._recorder = Recorder(f"the network of {self._record.stem}")
+        self._recorder = Recorder(self._cuda, f"the network of {self._record.stem}")
+
+    device: DeviceKind = "cuda"
 
     @property
     def record(self) -> EngineRecord:
@@ -121,19 +129,17 @@ class TensorRtEngine(StaticShapeEngine):
     @property
     def stream(self) -> int:
         """What the network is queued on, as an integer handle."""
-        return self._stream.handle
+        return self._stream.stream
 
     @property
     def largest_batch(self) -> int:
         """Frames that it was built to take at once."""
         return self._record.batch
 
-    def smallest_inputs(self) -> dict[str, NDArray[Any]]:
-        """Zeros of the smallest frame that the engine takes, to probe it with."""
-        height, width = self._record.profiles[0].minimum
-        sizes = {"n": 1, "height": height, "width": width}
-        shapes = {name: [sizes[axis] if axis else 3 for axis in axes] for name, axes in self._axes.items()}
-        return {name: np.zeros(shape, dtype=self._dtype_of(name)) for name, shape in shapes.items()}
+    @property
+    def smallest_frame(self) -> tuple[int, int]:
+        """Rows and columns of the smallest frame that it was built to take, in pixels."""
+        return self._record.profiles[0].minimum
 
     def run_on_device(self, inputs: Mapping[str, Input]) -> dict[str, DeviceTensor]:
         """Run the graph and leave its outputs on the GPU; inputs may be there, whole for work on that same stream.
@@ -147,13 +153,13 @@ class TensorRtEngine(StaticShapeEngine):
         session: _Session = self._session_for(self._sizes(inputs))
         with self._queue:
             session.enqueue(inputs)
-            return session.tensors()
+            return session.tensors(self._stream)
 
     def run_with(self, inputs: Mapping[str, Input], sequel: Sequel) -> None:
         """Run the graph and, behind it, what follows it; both are one CUDA graph from the second time on.
 
-        Inputs are queued plainly, so that those from the host may come in through two landings by turns. A TensorRT-RTX
-        that cannot be recorded keeps the graphs that it records by itself.
+        Inputs are copied outside the graph, so that those from the host may come in through two buffers. A TensorRT-RTX
+        that cannot be captured keeps the graphs that it captures by itself.
 
         Raises:
             EngineError: no profile takes these shapes, or TensorRT or what follows failed.
@@ -185,30 +191,31 @@ class TensorRtEngine(StaticShapeEngine):
             for name, axes in self._axes.items()
         }
         with self._queue:
-            context = self._create_context(shapes, fitting[0])
+            self._cuda.select()
+            context, config = self._create_context(shapes, fitting[0])
             record = self._cuda_graph and self._is_recordable(context)
             if self._cuda_graph and not record:
-                context = self._create_context(shapes, fitting[0], records_itself=True)
+                context, config = self._create_context(shapes, fitting[0], records_itself=True)
             inputs = {name: self._array(context, name) for name in self._names(self._trt.TensorIOMode.INPUT)}
             outputs = {name: self._array(context, name) for name in self._names(self._trt.TensorIOMode.OUTPUT)}
             for name, array in {**inputs, **outputs}.items():
                 if not context.set_tensor_address(name, array.pointer):
                     raise self._failure(f"refuses the address of {name!r}")
-            network = _Network(self._submitter(context), self._recorder if record else None)
-            return _Session(self._cuda, self._stream, self._uploads, network, inputs, outputs)
+            network = _Network(context, config, self._cuda.select, self._failure, self._recorder if record else None)
+            return _Session(self._stream, self._uploads, network, inputs, outputs)
 
     def _is_recordable(self, context: Any) -> bool:
         """TensorRT-RTX says so; with TensorRT it turns out."""
         if self._flavour is not TENSORRT_RTX:
             return True
         asked = getattr(context, "is_stream_capturable", None)  # from 1.2 on
-        return asked is not None and bool(asked(self._stream.handle))
+        return asked is not None and bool(asked(self._stream.stream))
 
     def _command(self, sizes: Sequence[Profile | str], batch: int) -> str:
         """What builds an engine for these sizes."""
         at_once = f" --batch {batch}" if batch > 1 else ""
         return (
-            f"vos-export engine {self._graph.parent} --flavour {self._flavour.option} "
+            f"vos-export engine {bundle_word(self._graph.path.parent)} --flavour {self._flavour.option} "
             f"--sizes {','.join(map(str, sizes))}{at_once}"
         )
 
@@ -216,28 +223,30 @@ class TensorRtEngine(StaticShapeEngine):
         with self._queue:
             session.enqueue(inputs)
             results = session.download()
-        return results.take()  # others may queue their frames meanwhile
+        return dict(zip(session.outputs, results.take(), strict=True))  # others may queue their frames meanwhile
 
     def _deserialise(self, plan: bytes) -> Any:
+        self._cuda.select()
         runtime = self._trt.Runtime(_log(self._trt))
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise EngineError(
                 f"{self.info.name} cannot load {self._record.stem}: {_log(self._trt).last_words}; build it again: "
-                f"vos-export engine {self._graph.parent} --flavour {self._flavour.option} --rebuild"
+                f"vos-export engine {bundle_word(self._graph.path.parent)} --flavour {self._flavour.option} --rebuild"
             )
         return engine
 
     def _create_context(
         self, shapes: Mapping[str, tuple[int, ...]], profile: int, *, records_itself: bool = False
-    ) -> Any:
-        """A context for inputs of these shapes.
+    ) -> tuple[Any, Any]:
+        """Return a context for inputs of these shapes, and the configuration that has to live as long.
 
         Args:
             shapes: by name.
             profile: that takes them.
             records_itself: TensorRT-RTX records CUDA graphs on its own.
         """
+        config = None
         if self._flavour is TENSORRT_RTX and self._cuda_graph:
             config = self._engine.create_runtime_config()
             # Kernels for these shapes are compiled before anything is recorded, and not beside the first runs.
@@ -251,22 +260,18 @@ class TensorRtEngine(StaticShapeEngine):
             context = self._engine.create_execution_context()
         if context is None:
             raise self._failure("has no memory for a context on this GPU")
-        if not context.set_optimization_profile_async(profile, self._stream.handle):
-            raise self._failure(f"cannot switch to profile {profile}")
-        for name, shape in shapes.items():
-            if not context.set_input_shape(name, shape):
-                raise self._failure(f"refuses the shape {list(shape)} of {name!r}")
-        if missing := context.infer_shapes():
-            raise self._failure(f"does not know the shapes of {', '.join(missing)}")
+        try:  # these two raise where others give False
+            if not context.set_optimization_profile_async(profile, self._stream.stream):
+                raise self._failure(f"cannot switch to profile {profile}")
+            for name, shape in shapes.items():
+                if not context.set_input_shape(name, shape):
+                    raise self._failure(f"refuses the shape {list(shape)} of {name!r}")
+            if missing := context.infer_shapes():
+                raise self._failure(f"does not know the shapes of {', '.join(missing)}")
+        except RuntimeError as error:
+            raise self._failure(f"cannot prepare {dict(shapes)} ({reason_of(error)})") from error
         self._stream.wait()
-        return context
-
-    def _submitter(self, context: Any) -> Callable[[], None]:
-        def submit() -> None:
-            if not context.execute_async_v3(self._stream.handle):
-                raise self._failure("cannot run")
-
-        return submit
+        return context, config
 
     def _names(self, mode: Any) -> list[str]:
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
@@ -276,94 +281,57 @@ class TensorRtEngine(StaticShapeEngine):
         dtype: np.dtype[Any] = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
         return dtype
 
-    def _array(self, context: Any, name: str) -> DeviceArray:
-        return self._cuda.device_array(tuple(context.get_tensor_shape(name)), self._dtype_of(name))
+    def _array(self, context: Any, name: str) -> DeviceTensor:
+        return self._stream.allocate(tuple(context.get_tensor_shape(name)), self._dtype_of(name), name)
 
-    def _failure(self, what: str) -> EngineError:
-        return EngineError(f"{self.info.name} {what}: {_log(self._trt).last_words}")
-
-
-@dataclass
-class _Landing:
-    """Where one frame's inputs come in from the host: pinned memory, then the GPU's.
-
-    Attributes:
-        pinned: by name; free once ``uploaded`` is reached.
-        arrays: by name, on the GPU; free once ``taken`` is reached.
-        uploaded: the copy to the GPU is done.
-        taken: the network has its own copy.
-    """
-
-    pinned: dict[str, NDArray[Any]]
-    arrays: dict[str, DeviceArray]
-    uploaded: Event
-    taken: Event
-
-
-@dataclass
-class _Results:
-    """Where one run's outputs go on the host.
-
-    Attributes:
-        arrays: by name, pinned.
-        written: the copy from the GPU is done.
-        lock: held from the run until its caller has its own copy.
-    """
-
-    arrays: dict[str, NDArray[Any]]
-    written: Event
-    lock: threading.Lock
-
-    def take(self) -> dict[str, NDArray[Any]]:
-        """The outputs once they are there, and room for another run."""
-        try:
-            self.written.wait()
-            return {name: array.copy() for name, array in self.arrays.items()}
-        finally:
-            self.lock.release()
+    @property
+    def _failure(self) -> Callable[[str], EngineError]:
+        """Makes errors with TensorRT's last words. It does not hold the engine, so that there is no cycle."""
+        name, log = self.info.name, _log(self._trt)
+        return lambda what: EngineError(f"{name} {what}: {log.last_words}")
 
 
 @dataclass(frozen=True)
 class _Network:
     """A network that is queued on a stream, alone or with what follows it.
 
-    The first time, TensorRT prepares itself; the second time it may be recorded.
+    The first time, TensorRT prepares itself; the second time it may be captured.
 
     Attributes:
-        submit: queues it.
-        recorder: of CUDA graphs; None records nothing.
+        context: TensorRT's.
+        config: what the context was made with; it has to live as long.
+        select: makes its GPU the calling thread's.
+        failure: makes an error.
+        recorder: of CUDA graphs; None captures nothing.
     """
 
-    submit: Callable[[], None]
+    context: Any
+    config: Any
+    select: Callable[[], None]
+    failure: Callable[[str], EngineError]
     recorder: Recorder | None
 
-    def run_alone(self, stream: Stream, recordings: Recordings) -> None:
-        if self.recorder is None:
-            self.submit()
-        else:
-            self.recorder.run(stream, recordings, None, self.submit)
+    def submit(self, stream: CudaQueue) -> None:
+        """Queue it."""
+        if not self.context.execute_async_v3(stream.stream):
+            raise self.failure("cannot run")
 
-    def run_with(
-        self, stream: Stream, sequel: Sequel, identity: object, outputs: Callable[[], dict[str, DeviceTensor]]
-    ) -> None:
-        def both() -> None:
-            self.submit()
-            sequel.queue(outputs())
-
-        if self.recorder is None:
-            both()
-        elif self.recorder.run(stream, sequel.recordings, (identity, sequel.kind), both):
-            sequel.launched()
+    def run(self, stream: CudaQueue, graphs: Graphs, kind: Hashable, work: Callable[[CudaQueue], None]) -> bool:
+        """Queue work that contains it, as one graph if possible; see `Recorder.run`."""
+        self.select()
+        if self.recorder is not None:
+            return self.recorder.run(stream, graphs, kind, work)
+        work(stream)
+        return False
 
 
 class _Session:
     """Buffers of one frame size, and the work on them.
 
-    Inputs come in by turns through two landings, on a stream of their own: while the network computes on one frame, the
-    next is uploaded. The network's own buffers never change, so that its work can be recorded once.
+    Inputs come in through two buffers, on a stream of their own: while the network computes on one frame, the next is
+    uploaded. The network's own arrays never change, so that its work can be captured once.
 
     Args:
-        cuda: where the buffers come from.
         stream: what the network is queued on.
         uploads: what uploads are queued on.
         network: what is queued between inputs and outputs.
@@ -373,35 +341,23 @@ class _Session:
 
     def __init__(
         self,
-        cuda: Cuda,
-        stream: Stream,
-        uploads: Stream,
+        stream: CudaQueue,
+        uploads: CudaQueue,
         network: _Network,
-        inputs: dict[str, DeviceArray],
-        outputs: dict[str, DeviceArray],
+        inputs: dict[str, DeviceTensor],
+        outputs: dict[str, DeviceTensor],
     ) -> None:
-        self._cuda, self._stream, self._uploads, self._network = cuda, stream, uploads, network
-        self._inputs = inputs
-        self._landings = tuple(self._landing() for _ in range(2))
-        self.outputs = outputs
-        self._results: tuple[_Results, ...] = ()  # made by the first run whose outputs come to the host
+        self._stream, self._uploads, self._network = stream, uploads, network
+        self._inputs, self.outputs = inputs, outputs
+        self._incoming, self._outgoing = DoubleBuffer(stream.runtime), DoubleBuffer(stream.runtime)
+        self._staged = tuple(_Staged(uploads, inputs) for _ in range(2))
         self._runs = 0
-        self._recordings = Recordings()  # of the network alone
-        self._identity = object()  # of these buffers: a recording with others' does not fit
+        self._graphs: Graphs = OrderedDict()  # of the network alone
+        self._identity = object()  # of these arrays: a graph with others' does not fit
 
-    def tensors(self) -> dict[str, DeviceTensor]:
-        """The outputs, for whoever queues work on them."""
-        return {
-            name: DeviceTensor(
-                pointer=array.pointer,
-                shape=array.shape,
-                dtype=array.dtype,
-                device="cuda",
-                owner=(self, self._stream),
-                stream=self._stream.handle,
-            )
-            for name, array in self.outputs.items()
-        }
+    def tensors(self, stream: CudaQueue) -> dict[str, DeviceTensor]:
+        """Return the outputs for others who queue work on them, on a stream."""
+        return {name: replace(each, owner=(self, stream), stream=stream.stream) for name, each in self.outputs.items()}
 
     def enqueue(self, inputs: Mapping[str, Input], sequel: Sequel | None = None) -> None:
         """Queue the inputs' way to the network, the network, and what follows it."""
@@ -413,54 +369,45 @@ class _Session:
             self._upload(on_host)
         for name, each in inputs.items():
             if isinstance(each, DeviceTensor):
-                self._stream.copy(each.pointer, self._inputs[name])
+                self._stream.copy(each, self._inputs[name])
         if sequel is None:
-            self._network.run_alone(self._stream, self._recordings)
+            self._network.run(self._stream, self._graphs, None, self._network.submit)
         else:
-            self._network.run_with(self._stream, sequel, self._identity, self.tensors)
+            self._run_with(sequel)
         self._runs += 1
 
-    def download(self) -> _Results:
+    def _run_with(self, sequel: Sequel) -> None:
+        def both(stream: CudaQueue) -> None:
+            self._network.submit(stream)
+            sequel.queue(self.tensors(stream))
+
+        if self._network.run(self._stream, sequel.graphs, (self._identity, sequel.kind), both):
+            sequel.replayed()
+
+    def download(self) -> Download:
         """Queue the outputs' way to the host, behind the network."""
-        if not self._results:
-            self._results = tuple(self._result() for _ in range(2))
-        results = self._results[self._runs % 2]
-        results.lock.acquire()
-        try:
-            for name, array in self.outputs.items():
-                self._stream.download(array, results.arrays[name])
-            self._stream.record(results.written)
-        except BaseException:
-            results.lock.release()
-            raise
-        return results
+        return self._outgoing.download(list(self.outputs.values()), self._stream)
 
     def _upload(self, inputs: Mapping[str, NDArray[Any]]) -> None:
-        landing = self._landings[self._runs % 2]
-        landing.uploaded.wait()
-        for name, array in inputs.items():
-            np.copyto(landing.pinned[name], array)
-        self._uploads.wait_for(landing.taken)
+        staged = self._staged[self._runs % 2]
+        self._incoming.upload(inputs, staged.arrays, self._uploads, after=staged.taken)
+        self._stream.wait_for(self._incoming.newest.copied)
         for name in inputs:
-            self._uploads.upload(landing.pinned[name], landing.arrays[name])
-        self._uploads.record(landing.uploaded)
-        self._stream.wait_for(landing.uploaded)
-        for name in inputs:
-            self._stream.copy(landing.arrays[name].pointer, self._inputs[name])
-        self._stream.record(landing.taken)
+            self._stream.copy(staged.arrays[name], self._inputs[name])
+        self._stream.record(staged.taken)
 
-    def _landing(self) -> _Landing:
-        cuda, inputs = self._cuda, self._inputs
-        return _Landing(
-            pinned={name: cuda.pinned_array(array.shape, array.dtype) for name, array in inputs.items()},
-            arrays={name: cuda.device_array(array.shape, array.dtype) for name, array in inputs.items()},
-            uploaded=cuda.create_event(),
-            taken=cuda.create_event(),
-        )
 
-    def _result(self) -> _Results:
-        arrays = {name: self._cuda.pinned_array(array.shape, array.dtype) for name, array in self.outputs.items()}
-        return _Results(arrays, self._cuda.create_event(), threading.Lock())
+class _Staged:
+    """Where one frame's inputs arrive on the GPU.
+
+    Attributes:
+        arrays: by name; free once ``taken`` is reached.
+        taken: the network has its own copy.
+    """
+
+    def __init__(self, uploads: CudaQueue, inputs: Mapping[str, DeviceTensor]) -> None:
+        self.arrays = {name: uploads.allocate(each.shape, each.dtype, name) for name, each in inputs.items()}
+        self.taken = CudaEvent(uploads.runtime)
 
 
 @cache
@@ -478,7 +425,7 @@ def _log(trt: ModuleType) -> Any:
 
         @property
         def last_words(self) -> str:
-            return one_line(Exception(self._errors[-1])) if self._errors else "TensorRT gave no reason"
+            return reason_of(Exception(self._errors[-1])) if self._errors else "TensorRT gave no reason"
 
     return Log()
 
@@ -488,3 +435,24 @@ def _cuda_graph_wanted() -> bool:
     if value not in ("0", "1"):
         raise OptionError(f"{CUDA_GRAPH_VARIABLE} is {value!r}; expected 1 or 0")
     return value == "1"
+
+
+def _registration(flavour: Flavour, gpu: str, rank: int) -> Registration:
+    def create(graph: Graph, axes: Axes, *, precision: ModelPrecision, threads: int, reason: str) -> TensorRtEngine:
+        narrow = ENGINE_PRECISIONS if precision == "auto" else (precision,)
+        return TensorRtEngine(graph, axes, flavour=flavour, precisions=narrow, reason=reason)
+
+    return Registration(
+        name=flavour.name,
+        needs=f"{gpu}, its package, and an engine that vos-export engine built",
+        devices=("cuda",),
+        precisions=ENGINE_PRECISIONS,
+        factory=encoder_factory(create),
+        find=lambda: find_tensorrt(flavour).version,
+        rank=rank,
+        former_names=(f"{flavour.name}-direct",),
+    )
+
+
+ENGINE = _registration(TENSORRT, "an NVIDIA GPU", 1)
+RTX_ENGINE = _registration(TENSORRT_RTX, "an NVIDIA RTX GPU", 2)

@@ -11,13 +11,18 @@ reason, never tried.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
+from vosrt._files import replacing, write_all
+from vosrt.bundle import bundle_word, packaged_name
+from vosrt.cache import cache_root
 from vosrt.engines.tensorrt_flavour import FLAVOURS, FlavourName
 from vosrt.errors import EngineError
 
@@ -108,7 +113,7 @@ class EngineRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineTarget:
-    """What an engine must have been built for to be loaded here.
+    """What an engine must have been built for to be loaded on this machine.
 
     Attributes:
         flavour: the TensorRT that is to load it.
@@ -135,9 +140,26 @@ class EngineTarget:
         return ""
 
 
-def engines_folder(graph: Path) -> Path:
-    """Where the engines of a bundle's graph are."""
-    return graph.parent / FOLDER
+def engine_folders(graph: Path, graph_sha256: str) -> tuple[Path, Path]:
+    """Where engines of a bundle's graph may be: in the bundle, and in the user's cache.
+
+    Args:
+        graph: the ONNX file.
+        graph_sha256: of its content.
+    """
+    return graph.parent / FOLDER, cache_root() / FOLDER / graph_sha256[:12]
+
+
+def folder_for_engines(graph: Path, graph_sha256: str) -> Path:
+    """Where a new engine goes: into the bundle, or into the user's cache where that is packaged or read-only.
+
+    Args:
+        graph: the ONNX file.
+        graph_sha256: of its content.
+    """
+    beside, cached = engine_folders(graph, graph_sha256)
+    theirs = packaged_name(graph.parent) is None and os.access(graph.parent, os.W_OK)
+    return beside if theirs else cached
 
 
 def holds_engines_only(folder: Path) -> bool:
@@ -157,7 +179,8 @@ def write_record(record: EngineRecord, folder: Path) -> Path:
     path = folder / f"{record.stem}.json"
     if parse_record(text, path) != record:
         raise EngineError(f"{path}: the record does not survive being written")
-    path.write_text(text, encoding="utf-8", newline="\n")
+    with replacing(path) as file:
+        write_all(file, text.encode())
     return path
 
 
@@ -187,7 +210,7 @@ def choose_engine(
     """The engine to load for a graph.
 
     Args:
-        graph: the bundle's ONNX file.
+        graph: the bundle's ONNX file; its engines are looked for beside it and in the user's cache.
         target: what it must have been built for.
         precisions: acceptable ones, best first.
 
@@ -199,7 +222,8 @@ def choose_engine(
     """
     objections: list[str] = []
     fitting: list[tuple[int, Path, EngineRecord]] = []
-    for path, record in read_records(engines_folder(graph)):
+    folders = engine_folders(graph, target.graph_sha256)
+    for path, record in itertools.chain.from_iterable(map(read_records, folders)):
         if isinstance(record, EngineError):
             objections.append(str(record))
         elif record.flavour != target.flavour or record.graph != target.graph:
@@ -218,7 +242,7 @@ def choose_engine(
     found = f" ({'; '.join(objections)})" if objections else ""
     raise EngineError(
         f"no {'/'.join(precisions)} engine for {target.flavour} {target.version} on {target.architecture} in "
-        f"{engines_folder(graph)}{found}; build one with: vos-export engine {graph.parent} "
+        f"{' or '.join(map(str, folders))}{found}; build one with: vos-export engine {bundle_word(graph.parent)} "
         f"--flavour {FLAVOURS[target.flavour].option}"
     )
 
@@ -313,4 +337,4 @@ def _profile(values: Any) -> Profile:
 def _check_plain(path: Path) -> None:
     """A link could lead anywhere."""
     if path.is_symlink() or path.parent.is_symlink():
-        raise EngineError(f"{path.name} is reached through a link; engines must lie inside the bundle")
+        raise EngineError(f"{path.name} is reached through a link; engines must lie in their own folder")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal
 
-from vosrt.engines.static_shape import one_line
 from vosrt.errors import EngineError, MissingExtraError, VosrtError
+from vosrt.text import reason_of
 
 FlavourName = Literal["tensorrt", "tensorrt-rtx"]
 
@@ -21,7 +21,7 @@ class Flavour:
         name: also the first part of the names of its engine files.
         option: what ``vos-export engine --flavour`` calls it.
         module: what to import.
-        oldest: the first version that has all that is used here.
+        oldest: the first version that has all that this engine uses.
     """
 
     name: FlavourName
@@ -33,38 +33,37 @@ class Flavour:
         """Import it when it is needed, not with vosrt.
 
         Raises:
-            MissingExtraError: TensorRT-RTX is not installed.
-            EngineError: TensorRT is not installed, or the one that is is broken or too old.
+            MissingExtraError: it is not installed.
+            EngineError: the one that is installed is broken or too old.
         """
         try:
             module = importlib.import_module(self.module)
         except ModuleNotFoundError:
             raise self.missing() from None
         except (ImportError, OSError) as error:
-            raise EngineError(f"{self.name} is installed but cannot be imported: {one_line(error)}") from error
+            raise EngineError(f"{self.name} is installed but cannot be imported: {reason_of(error)}") from error
         version = str(module.__version__)
         if tuple(int(part) for part in version.split(".")[:2]) < self.oldest:
-            raise EngineError(
-                f"{self.name} {version} is installed; {self.oldest[0]}.{self.oldest[1]} or newer is needed: "
-                f"pip install --upgrade {self.module}"
-            )
+            reason, remedy = f"{self.name} {version} is installed", f"pip install --upgrade {self.module}"
+            needed = f"{self.oldest[0]}.{self.oldest[1]} or newer is needed"
+            raise EngineError(f"{reason}; {needed}: {remedy}", reason=f"{reason}; {needed}", remedy=remedy)
         return module
 
     def missing(self) -> VosrtError:
         """The error that says how to install it."""
-        if self.name == "tensorrt-rtx":
-            return MissingExtraError("TensorRT-RTX", "tensorrt")
-        return MissingPackageError("TensorRT", "tensorrt cuda-bindings")
+        return MissingExtraError("TensorRT-RTX" if self.name == "tensorrt-rtx" else "TensorRT", self.name)
 
 
-class MissingPackageError(MissingExtraError):
-    """A package is needed that no extra brings, since it does not go with those that do."""
-
-    def __init__(self, what: str, packages: str) -> None:
-        VosrtError.__init__(self, f"{what} is not installed; install it with: pip install {packages}")
-        self.extra = ""
-
-
-TENSORRT = Flavour("tensorrt", "tensorrt", "tensorrt", (10, 0))
+TENSORRT = Flavour("tensorrt", "tensorrt", "tensorrt", (10, 1))  # device_memory_size_v2
 TENSORRT_RTX = Flavour("tensorrt-rtx", "rtx", "tensorrt_rtx", (1, 0))
 FLAVOURS: dict[str, Flavour] = {flavour.name: flavour for flavour in (TENSORRT, TENSORRT_RTX)}
+_RTX = ("sm_75", "sm_86", "sm_89", "sm_120", "sm_121")  # cards that TensorRT-RTX is made for
+
+
+def flavour_for(architecture: str) -> Flavour:
+    """Return the TensorRT that is made for a GPU.
+
+    Args:
+        architecture: as in ``"sm_90"``.
+    """
+    return TENSORRT_RTX if architecture in _RTX else TENSORRT

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vosrt._reading import read_json
 from vosrt.errors import InputError
 from vosrt.evaluation.statistics import PairedTest, holm, paired_test
 from vosrt.evaluation.tables import SCHEMA, Cell, Table
@@ -40,7 +40,6 @@ class Comparison:
 
     Attributes:
         runs: the baseline first.
-        names: of the sequences.
         left_out: sequences that some run lacks.
         tests: of each other run against the baseline.
         adjusted_p: p of those tests, adjusted for their number (Holm).
@@ -53,7 +52,7 @@ class Comparison:
     adjusted_p: list[float]
 
     def words(self) -> list[str]:
-        """What the tables do not say."""
+        """Return the remarks below the tables."""
         test = self.tests[0]
         how = f"all {2**test.n} sign patterns" if test.exact else "100 000 random sign patterns"
         lines = [
@@ -75,7 +74,7 @@ class Comparison:
         return lines
 
     def to_document(self) -> dict[str, Any]:
-        """As plain values, scores 0 to 1."""
+        """Return plain values, scores 0 to 1."""
         return {
             "figure": self.runs[0].figure,
             "runs": [{"name": run.name, "figures": run.figures, "settings": run.settings} for run in self.runs],
@@ -92,10 +91,10 @@ def read_scores(path: Path) -> ScoredRun:
     """Read what ``vos-eval score`` wrote.
 
     Raises:
-        InputError: it is not there, or no such file.
+        InputError: the file is missing or of another kind.
     """
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = read_json(path)
         if document["schema"] != SCHEMA:
             raise InputError(
                 f"{path}: has schema {document['schema']}; this vosrt reads {SCHEMA}; score the masks again"

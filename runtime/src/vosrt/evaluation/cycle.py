@@ -1,4 +1,4 @@
-"""Forward-backward consistency: how well a model follows an object, judged without any annotation but the given one.
+"""Forward-backward consistency: how well a model follows an object, judged by the annotation of one frame alone.
 
 An object o is marked as m_o in frame a_o. The model follows it forward, which gives labels p_t for every frame t. At K
 turning frames t, evenly spread behind the first marked frame, a new stream begins with p_t as its mask, knows nothing
@@ -6,7 +6,7 @@ else, and follows the frames t - 1, t - 2, … back to a_o, where it says b_{t,o
 
     C = mean over t of the mean over objects with a_o < t of (J(b_{t,o}, m_o) + F(b_{t,o}, m_o)) / 2.
 
-An object that is lost at t counts as 0. C is 1 where every way back ends in the mask that was given. It is a necessary
+An object that is lost at t counts as 0. C is 1 where every way back ends in the first mask. It is a necessary
 condition of good masks, not a sufficient one: a mask that never moves comes back as well, so look at the masks too.
 """
 
@@ -25,7 +25,7 @@ from vosrt.errors import InputError, MaskError, OptionError, WorkError
 from vosrt.metrics import BoolArray, boundary_accuracy, region_similarity
 from vosrt.model import Model
 from vosrt.stream import Stream
-from vosrt.types import PropagationOptions, U8Array
+from vosrt.types import PropagationOptions, U8Array, WorkingSize
 from vosrt.video.base import FrameSource
 
 DEFAULT_TURNS = 4
@@ -51,7 +51,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class CycleScore:
-    """How well objects come back to where they were marked.
+    """Scores of objects that are followed forward and back to their marks.
 
     Attributes:
         turns: by frame, ascending.
@@ -70,7 +70,7 @@ def turning_frames(first: int, last: int, turns: int) -> list[int]:
 
     Raises:
         OptionError: ``turns`` is not positive.
-        InputError: there is no frame behind the first.
+        InputError: the clip has one frame only.
     """
     if turns < 1:
         raise OptionError(f"--turns is {turns}; expected 1 or more")
@@ -86,7 +86,7 @@ def cycle_consistency(
     source: FrameSource,
     annotations: Mapping[int, U8Array],
     *,
-    size: int | None = None,
+    size: WorkingSize = None,
     options: PropagationOptions | None = None,
     turns: int = DEFAULT_TURNS,
     on_forward: Callable[[int, U8Array], None] = lambda index, labels: None,
@@ -97,10 +97,9 @@ def cycle_consistency(
     Frames wait in a temporary file, so memory does not grow with the clip; the file takes 4 bytes per pixel and frame.
 
     Args:
-        model: what follows.
         source: opened; it is read once and closed.
-        annotations: per frame index, u8 [H, W] with the ids marked there.
-        size: working size, short side in pixels; None is the bundle's.
+        annotations: per frame index, u8 [H, W] with the ids marked on that frame.
+        size: working size, as for `Model.stream`.
         options: how labels are propagated; None is what the bundle recommends.
         turns: number of ways back.
         on_forward: called with each frame's index and labels u8 [H, W] on the way forward.
@@ -153,7 +152,7 @@ def _go_forward(
 
 
 def _given(annotations: Mapping[int, U8Array], last: int) -> dict[int, tuple[int, BoolArray]]:
-    """Per object, where it was first marked, and its mask [H, W] there."""
+    """Return per object the frame of its first mark and its mask [H, W] on that frame."""
     given: dict[int, tuple[int, BoolArray]] = {}
     for index, mask in sorted(annotations.items()):
         for object_id in (int(value) for value in np.unique(mask) if value):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vosrt.evaluation import svg
-from vosrt.evaluation.parsing import PARTS, PartsScore
+from vosrt.evaluation.human_parts import PARTS, PartsScore
 from vosrt.evaluation.pictures import Pictures, worst_frames
 from vosrt.evaluation.scoring import DatasetScore, SequenceScore
 from vosrt.evaluation.tables import Table, object_table, sequence_table, text_of
@@ -35,7 +35,6 @@ def html_report(score: DatasetScore, results: Path, settings: dict[str, Any] | N
     """Write the report.
 
     Args:
-        score: of a data set.
         results: the folder of its masks, for the pictures.
         settings: what the masks were made with, None where that is not known.
 
@@ -97,7 +96,9 @@ def _cards(score: DatasetScore) -> str:
         for name, value in score.figures.items()
     ]
     if score.missing:
-        cards.append(f'<p class="warning">{len(score.missing)} sequences have no masks and do not count.</p>')
+        cards.append(
+            f'<p class="warning">{len(score.missing)} sequences are left out: {escape(", ".join(score.missing))}.</p>'
+        )
     return "".join(cards)
 
 
@@ -126,7 +127,7 @@ def _illustrated(
     sources = {sequence.name: sequence for sequence in score.dataset.sequences}
     sections = []
     for sequence in sequences:
-        pictures = Pictures(score.dataset, sources[sequence.name], score.dataset.mask_folder(results, sequence.name))
+        pictures = Pictures(score.dataset, sources[sequence.name], results / score.dataset.mask_folder(sequence.name))
         sections.append(_section(sequence, pictures, headline))
     return sections
 

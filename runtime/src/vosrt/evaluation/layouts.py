@@ -2,13 +2,12 @@
 
 davis16, davis17   PATH/JPEGImages/480p/SEQ/*.jpg      PATH/Annotations/480p/SEQ/*.png     ImageSets/*/val.txt
 ytvos              PATH/JPEGImages/SEQ/*.jpg           PATH/Annotations/SEQ/*.png          meta.json
-PATH_all_frames/JPEGImages/SEQ (every frame), where it is there
+PATH_all_frames/JPEGImages/SEQ (every frame), if it exists
 vip                PATH/Images/SEQ/*.jpg               PATH/Annotations/Category_ids/SEQ   lists/val_videos.txt
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +15,21 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from vosrt._files import plain_name
+from vosrt._reading import read_json, read_text
 from vosrt.errors import InputError, MaskError
 from vosrt.types import U8Array
 from vosrt.video.images import list_images
-from vosrt.video.masks import MASK_SUFFIXES, read_mask
+from vosrt.video.masks import MASK_SUFFIXES, name_key, read_mask, read_mask_file
 
 DatasetKind = Literal["davis16", "davis17", "ytvos", "vip"]
 DATASET_KINDS: tuple[str, ...] = get_args(DatasetKind)
 
+_ALIASES = {
+    **dict.fromkeys(("davis", "davis2017", "davis17val", "davis2017val"), "davis17"),
+    **dict.fromkeys(("davis2016", "davis16val", "davis2016val"), "davis16"),
+    **dict.fromkeys(("youtube", "youtubevos", "youtubevos2018", "youtubevos2019", "ytvos2018", "ytvos2019"), "ytvos"),
+}
 _RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
 _SPLIT_LISTS = {
     "davis16": ("ImageSets/480p/val.txt", "ImageSets/2016/val.txt"),
@@ -37,10 +43,9 @@ class AnnotatedSequence:
     """One video of a data set.
 
     Attributes:
-        name: of the sequence.
         frames: folder of its images; every one is segmented.
         annotations: mask files by the stem of their frame, in order; may be fewer than the frames.
-        wanted: stems of the frames whose masks are written; None is all.
+        wanted: stems of the frames whose masks are written; None writes all.
         objects: ids that are followed; None is all.
     """
 
@@ -57,9 +62,9 @@ class Dataset:
 
     Attributes:
         kind: whose layout and protocol.
-        root: the folder that was given.
+        root: folder of the data set.
         sequences: by name.
-        resolution: folder of one resolution, such as ``"480p"``; empty where there is none.
+        resolution: folder of one resolution, such as ``"480p"``, or empty.
         notes: what a reader of the results should know of how it was read.
     """
 
@@ -71,38 +76,51 @@ class Dataset:
 
     @property
     def parts(self) -> bool:
-        """Whether labels are classes of parts, scored by mIoU, and not objects."""
+        """Return whether labels are classes of parts, scored by mIoU, and not objects."""
         return self.kind == "vip"
 
-    def mask_folder(self, results: Path, sequence: str) -> Path:
-        """Where a sequence's masks lie among results, as the server or toolkit takes them."""
-        return results / "Annotations" / sequence if self.kind == "ytvos" else results / sequence
+    def mask_folder(self, sequence: str) -> str:
+        """Return the folder of a sequence's masks among results, as the server or toolkit expects it."""
+        return f"Annotations/{sequence}" if self.kind == "ytvos" else sequence
 
     def stored(self, labels: U8Array) -> U8Array:
         """Pixel values of the written mask: object ids; 255 for the object of DAVIS-2016, as in its annotations."""
         return np.where(labels > 0, 255, 0).astype(np.uint8) if self.kind == "davis16" else labels
 
-    def read(self, path: Path, width: int, height: int) -> U8Array:
+    def read(self, path: Path, width: int, height: int, *, numbered: bool = False) -> U8Array:
         """Read a mask of this data set or of its results.
+
+        As in the DAVIS toolkit, 255 beside object ids is void and read as background.
 
         Args:
             path: an image file.
             width: expected, in pixels.
             height: expected, in pixels.
+            numbered: the sequence's masks number objects, so that 255 is void even where it is alone.
 
         Returns:
-            u8 [height, width]: object ids or classes; one object in DAVIS-2016, whatever its pixels hold.
+            u8 [height, width]: object ids or classes (255 where VIP annotates none); one object in DAVIS-2016,
+            independent of its pixels.
 
         Raises:
             MaskError: it is no such mask.
         """
-        mask = read_mask(path, width, height)
-        return (mask > 0).astype(np.uint8) if self.kind == "davis16" else mask
+        if self.kind == "davis16":
+            return (read_mask(path, width, height, keep_void=True) > 0).astype(np.uint8)
+        return read_mask(path, width, height, numbered=numbered or self.parts, keep_void=self.parts)
+
+    def numbers(self, path: Path, width: int, height: int) -> bool:
+        """Return whether the pixels of this annotation number objects, and are not black and white.
+
+        Raises:
+            MaskError: it is no mask.
+        """
+        return read_mask_file(path, width, height).numbered
 
     def starts(self, sequence: AnnotatedSequence, stems: Sequence[str], width: int, height: int) -> dict[int, U8Array]:
-        """Read what is given to the model: each object at the first annotation that holds it.
+        """Read the model's input: each object at the first annotation that holds it.
 
-        In DAVIS-2016 and VIP only the first annotation is given.
+        In DAVIS-2016 and VIP it is the first annotation alone.
 
         Args:
             sequence: one of this data set's.
@@ -111,13 +129,14 @@ class Dataset:
             height: of its frames, in pixels.
 
         Returns:
-            Per frame index, u8 [height, width] with the objects that start there and nothing else.
+            Per frame index, u8 [height, width] with the objects that start on that frame.
 
         Raises:
             MaskError: no annotation belongs to a frame, all are empty, or one cannot be read.
         """
-        index_of = {stem: index for index, stem in enumerate(stems)}
+        index_of = {name_key(stem): index for index, stem in enumerate(stems)}
         starts: dict[int, U8Array] = {}
+        numbered = False
         known = np.zeros(256, bool)
         known[0] = True
         if sequence.objects is not None:
@@ -125,7 +144,8 @@ class Dataset:
         for stem, path in sequence.annotations.items():
             if stem not in index_of:
                 raise MaskError(f"{path}: belongs to no frame in {sequence.frames}; expected {stem}.jpg there")
-            mask = self.read(path, width, height)
+            numbered = numbered or self.numbers(path, width, height)
+            mask = self.read(path, width, height, numbered=numbered)
             mask[known[mask]] = 0
             if mask.any():
                 starts[index_of[stem]] = mask
@@ -145,13 +165,15 @@ def open_dataset(kind: str, root: Path, names: Sequence[str] = ()) -> Dataset:
     Args:
         kind: one of :data:`DATASET_KINDS`.
         root: the folder with ``JPEGImages`` (``Images`` for VIP) and ``Annotations``.
-        names: the wanted sequences; none is all.
+        names: sequences to open; an empty list opens all.
 
     Raises:
-        InputError: unknown kind, another layout, no sequence, or a wanted one is missing.
+        InputError: the kind is unknown, the layout another, or a sequence is missing.
     """
     if kind not in DATASET_KINDS:
-        raise InputError(f"--dataset is {kind!r}; expected one of {', '.join(DATASET_KINDS)}")
+        meant = _ALIASES.get("".join(filter(str.isalnum, kind.lower())))
+        hint = f", here {meant}" if meant else ""
+        raise InputError(f"--dataset is {kind!r}; expected one of {', '.join(DATASET_KINDS)}{hint}")
     openers: dict[str, Callable[[Path], Dataset]] = {
         "davis16": lambda path: _open_davis("davis16", path),
         "davis17": lambda path: _open_davis("davis17", path),
@@ -215,9 +237,12 @@ def _open_ytvos(root: Path) -> Dataset:
 def _read_meta(path: Path) -> dict[str, dict[int, list[str]]]:
     """Per video and object id, the stems of the frames that are asked for."""
     try:
-        document: Any = json.loads(path.read_text("utf-8"))
+        document: Any = read_json(path)
         return {
-            str(video): {int(i): [str(stem) for stem in entry["frames"]] for i, entry in content["objects"].items()}
+            plain_name(str(video), str(path)): {
+                int(i): [plain_name(str(stem), str(path)) for stem in entry["frames"]]
+                for i, entry in content["objects"].items()
+            }
             for video, content in document["videos"].items()
         }
     except OSError as error:
@@ -235,15 +260,15 @@ def _listed(kind: str, root: Path, frames: Path) -> tuple[list[str], str]:
         path = root / name
         if path.is_file():
             # DAVIS-2016 lists frames: /JPEGImages/480p/SEQ/00000.jpg /Annotations/…; the others list sequences.
-            words = [line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()]
+            words = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
             parts = [word.strip("/").split("/") for word in words]
-            names = dict.fromkeys(part[-2] if part[-1].endswith((".jpg", ".png")) else part[-1] for part in parts)
-            return list(names), f"sequences of {name}"
+            names = dict.fromkeys(part[-2:][0] if part[-1].endswith((".jpg", ".png")) else part[-1] for part in parts)
+            return [plain_name(each, str(path)) for each in names], f"sequences of {name}"
     return sorted(path.name for path in frames.iterdir() if path.is_dir()), "every annotated sequence"
 
 
 def _absent(names: Sequence[str], sequences: Sequence[AnnotatedSequence]) -> tuple[str, ...]:
-    """Say which listed sequences are not there."""
+    """Name the listed sequences that are missing."""
     absent = sorted(set(names) - {sequence.name for sequence in sequences})
     return (f"{len(absent)} of {len(names)} listed sequences are not there: {', '.join(absent)}",) if absent else ()
 
@@ -253,7 +278,7 @@ def _sequences(frames: Path, annotations: Path, names: Sequence[str]) -> list[An
     for name in names:
         images, masks = frames / name, annotations / name
         if images.is_dir() and masks.is_dir():
-            files = {path.stem: path for path in list_images(masks, MASK_SUFFIXES)}
+            files = {name_key(path.stem): path for path in list_images(masks, MASK_SUFFIXES)}
             if files:
                 found.append(AnnotatedSequence(name, images, files))
     return found

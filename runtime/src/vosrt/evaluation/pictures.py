@@ -10,11 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from vosrt._reading import IMAGE_BYTES, read_bytes
 from vosrt.errors import SourceError
 from vosrt.evaluation.layouts import AnnotatedSequence, Dataset
 from vosrt.types import U8Array
 from vosrt.video.images import IMAGE_SUFFIXES, list_images
-from vosrt.video.masks import MASK_SUFFIXES
+from vosrt.video.masks import MASK_SUFFIXES, name_key
 from vosrt.video.overlay import draw_overlay
 
 _WIDTH = 360  # pixels
@@ -41,7 +42,6 @@ class Pictures:
     """Draws frames of one sequence.
 
     Args:
-        dataset: that it belongs to.
         source: its frames and annotations.
         masks: folder of its predicted masks.
     """
@@ -62,7 +62,7 @@ class Pictures:
         path = self._frames.get(stem)
         if path is None:
             raise SourceError(f"{self._source.frames}: has no frame {stem}, which is annotated")
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        data = np.frombuffer(read_bytes(path, IMAGE_BYTES), np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
         if image is None:
             raise SourceError(f"{path}: cannot be read as an image")
@@ -84,7 +84,7 @@ class Pictures:
 
 
 def _by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
-    return {path.stem: path for path in list_images(folder, suffixes)}
+    return {name_key(path.stem): path for path in list_images(folder, suffixes)}
 
 
 def _outline(image: U8Array, annotation: U8Array) -> None:

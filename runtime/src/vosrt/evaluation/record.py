@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vosrt._files import check_writable, locked
+from vosrt._reading import read_json
+from vosrt._results import Results, check_results, open_results
 from vosrt.bundle import Manifest
 from vosrt.errors import OutputError
 from vosrt.evaluation.layouts import Dataset
 from vosrt.model import Model
 from vosrt.types import PropagationOptions
-from vosrt.video.sinks import write_json
 
 RECORD = "results.json"
 SCHEMA = 1
@@ -39,24 +37,24 @@ class Record:
     failed: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def save(self, folder: Path) -> None:
-        """Write it under a temporary name and rename it.
+    def save(self, results: Results) -> None:
+        """Write it.
 
         Raises:
             WorkError: it cannot be written.
         """
-        write_json(folder / RECORD, {"schema": SCHEMA, **asdict(self)})
+        results.write_json(RECORD, {"schema": SCHEMA, **asdict(self)})
 
 
 def read_record(folder: Path) -> Record | None:
     """Read the record of a folder of results; None where it has none, as masks made elsewhere.
 
     Raises:
-        OutputError: the file is there but is no such record.
+        OutputError: the file exists and is no such record.
     """
     path = folder / RECORD
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = read_json(path)
         if document["schema"] != SCHEMA:
             raise OutputError(f"{path}: has schema {document['schema']}; this vosrt reads {SCHEMA}; upgrade vosrt")
         return Record(
@@ -96,70 +94,27 @@ def settings_of(
 
 
 @contextmanager
-def results_folder(path: Path, settings: dict[str, Any], dataset: Dataset, *, overwrite: bool) -> Iterator[Record]:
-    """Open a folder for results, new or with an unfinished run of the same settings, for this process alone.
+def results_folder(
+    path: Path, settings: dict[str, Any], dataset: Dataset, *, overwrite: bool
+) -> Iterator[tuple[Results, Record]]:
+    """Open a folder for results, new or with a run of the same settings that goes on, for this process alone.
 
     Args:
         path: the folder; created if need be.
-        settings: of the run that begins.
-        dataset: its sequences' masks are what ``overwrite`` removes.
-        overwrite: remove the masks of an earlier run first.
+        overwrite: replace the results of an earlier run, once these are complete.
 
     Yields:
-        The record so far. What it lists may be kept; it is on disk already.
+        The results and the record so far, which is on disk already.
 
     Raises:
         OutputError: the folder holds something else, results of other settings, or is in use; or cannot be written.
         WorkError: the record cannot be written.
     """
-    record = _check(path, settings, overwrite)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another folder with -o") from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OutputError(f"{path}: another vos-eval run is writing there; wait for it or choose another") from None
-        if record is not None and overwrite:
-            for name in {*record.sequences, *(sequence.name for sequence in dataset.sequences)}:
-                shutil.rmtree(dataset.mask_folder(path, name), ignore_errors=True)
-            record = None
-        record = record or Record(settings, notes=list(dataset.notes))
-        record.failed.clear()
-        record.save(path)
-        yield record
-    finally:
-        os.close(handle)
-
-
-def _check(path: Path, settings: dict[str, Any], overwrite: bool) -> Record | None:
-    existing = path
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise OutputError(f"{path}: {existing} is a file; expected a folder for the results")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise OutputError(f"{path}: {existing} is not writable; choose another folder with -o")
-    if existing != path or not any(path.iterdir()):
-        return None
-    record = read_record(path)
-    if record is None:
-        raise OutputError(f"{path}: holds files but no {RECORD} of an earlier run; choose another folder with -o")
-    if not overwrite:
-        for name, now in settings.items():
-            if (then := record.settings.get(name)) != now:
-                raise OutputError(
-                    f"{path}: holds masks made with {name} = {_shown(then, now)}, this run has {_shown(now, then)}; "
-                    "choose another folder with -o, or --overwrite"
-                )
-    return record
-
-
-def _shown(value: Any, other: Any) -> str:
-    """A setting in few words: of two dictionaries only what differs, of two hashes their beginning."""
-    if isinstance(value, dict) and isinstance(other, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items() if other.get(key) != item) or "nothing else"
-    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
+    check_writable(path)
+    with locked(path):
+        check_results(path, overwrite=overwrite, resume=True)
+        with open_results(path, "vos-eval run", settings, overwrite=overwrite, resume=True) as results:
+            record = read_record(results.path) or Record(settings, notes=list(dataset.notes))
+            record.failed.clear()
+            record.save(results)
+            yield results, record

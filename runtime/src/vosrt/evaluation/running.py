@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from vosrt._results import Results, Target
+from vosrt._signals import stoppable
 from vosrt.bundle import load_bundle
 from vosrt.engines.static_shape import processors
 from vosrt.errors import InputError, OptionError, VosrtError, WorkError
@@ -21,7 +21,7 @@ from vosrt.evaluation.layouts import AnnotatedSequence, Dataset
 from vosrt.evaluation.record import Record, results_folder, settings_of
 from vosrt.model import Model
 from vosrt.pipeline import Pipeline
-from vosrt.types import Precision, PropagationOptions
+from vosrt.types import Precision, PropagationOptions, WorkingSize
 from vosrt.video.base import Frame, FrameSource, SegmentedFrame, SourceInfo
 from vosrt.video.images import ImageFolderSource
 from vosrt.video.sinks import PaletteMasks
@@ -32,7 +32,7 @@ _POLL_S = 0.1  # how long Ctrl-C may wait
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """What to run; see ``vos-eval run --help``.
+    """Options of a run; see ``vos-eval run --help``.
 
     Attributes:
         propagation: values that replace those of the bundle, by name of `PropagationOptions`.
@@ -43,6 +43,7 @@ class RunRequest:
     out: Path
     bundle: str = "default"
     engine: str = "auto"
+    isolated: bool = False
     precision: Precision = "auto"
     size: int | None = None
     propagation: dict[str, Any] = field(default_factory=dict)
@@ -52,7 +53,7 @@ class RunRequest:
 
 @dataclass
 class RunReport:
-    """How it went.
+    """Outcome of a run.
 
     Attributes:
         settings: what ran.
@@ -60,9 +61,11 @@ class RunReport:
         kept: sequences that an earlier run had completed.
         failed: per sequence that could not be segmented, why.
         interrupted: Ctrl-C ended it.
+        path: where the masks are: beside those of an earlier run, until all are complete.
     """
 
     settings: dict[str, Any]
+    path: Path = Path()
     done: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     failed: dict[str, VosrtError] = field(default_factory=dict)
@@ -79,10 +82,9 @@ def run_dataset(
     """Segment every sequence that is not yet complete in the folder for results.
 
     A sequence is written under a temporary name and renamed when it is complete, so a crash at any moment leaves
-    complete sequences, which the next run keeps, and at most unfinished ones, which it begins anew.
+    complete sequences, which the next run keeps, and unfinished ones, which it starts again.
 
     Args:
-        request: what to run.
         on_start: called with the report so far and the sequences that are left, before the first.
         on_frame: called after each frame, from several threads.
         on_sequence: called after each sequence with its figures.
@@ -102,16 +104,23 @@ def run_dataset(
     options = replace(models[0].manifest.inference, **request.propagation)
     settings = settings_of(request.dataset, models[0], size=request.size, precision=request.precision, options=options)
     report = RunReport(settings)
-    with results_folder(request.out, settings, request.dataset, overwrite=request.overwrite) as record:
-        todo = []
+    with (
+        results_folder(request.out, settings, request.dataset, overwrite=request.overwrite) as (results, record),
+        stoppable() as stop,
+    ):
+        report.path = results.path
+        folders, todo = results.folders, []
         for sequence in request.dataset.sequences:
-            if request.dataset.mask_folder(request.out, sequence.name).is_dir():
+            if request.dataset.mask_folder(sequence.name) in folders:
                 report.kept.append(sequence.name)
             else:
                 todo.append(sequence)
         on_start(report, todo)
-        worker = _Worker(request, models, options, on_frame)
+        worker = _Worker(request, models, options, on_frame, results, stop)
         _run_all(worker, todo, jobs, record, report, on_sequence)
+        if not (report.failed or report.interrupted):
+            results.complete()
+            report.path = request.out
     if report.failed and not (report.done or report.kept):
         raise next(iter(report.failed.values()))
     return report
@@ -122,7 +131,10 @@ def _load_models(request: RunRequest, jobs: int) -> list[Model]:
     bundle = load_bundle(request.bundle)
     threads = max(1, processors() // jobs)
     return [
-        Model.load(bundle, engine=request.engine, precision=request.precision, threads=threads) for _ in range(jobs)
+        Model.load(
+            bundle, engine=request.engine, precision=request.precision, threads=threads, isolated=request.isolated
+        )
+        for _ in range(jobs)
     ]
 
 
@@ -141,12 +153,11 @@ def _run_all(
     report: RunReport,
     on_sequence: Callable[[str, dict[str, Any]], None],
 ) -> None:
-    out = worker.request.out
     with ThreadPoolExecutor(jobs, "vosrt-sequence") as pool:
         names: dict[Future[dict[str, Any]], str] = {pool.submit(worker.run, item): item.name for item in todo}
         waiting = set(names)
         try:
-            while waiting:
+            while waiting and not worker.stop.is_set():
                 ended, waiting = wait(waiting, timeout=_POLL_S, return_when=FIRST_COMPLETED)
                 for future in ended:
                     name, error = names[future], future.exception()
@@ -160,7 +171,8 @@ def _run_all(
                     else:
                         raise error
                 if ended:
-                    record.save(out)
+                    record.save(worker.results)
+            report.interrupted = worker.stop.is_set()
         except KeyboardInterrupt:
             report.interrupted = True
         finally:
@@ -177,9 +189,10 @@ class _Worker:
         models: list[Model],
         options: PropagationOptions,
         on_frame: Callable[[SegmentedFrame], None],
+        results: Results,
+        stop: threading.Event,
     ) -> None:
-        self.request = request
-        self.stop = threading.Event()
+        self.request, self.results, self.stop = request, results, stop
         self._options = options
         self._on_frame = on_frame
         self._models: queue.SimpleQueue[Model] = queue.SimpleQueue()
@@ -202,35 +215,29 @@ class _Worker:
             self._models.put(model)
 
     def _segment(self, model: Model, sequence: AnnotatedSequence) -> dict[str, Any]:
-        dataset, folder = self.request.dataset, self.request.dataset.mask_folder(self.request.out, sequence.name)
+        dataset = self.request.dataset
         source = ImageFolderSource(sequence.frames)
         info, stems = source.info, source.info.stems or ()
         if sequence.wanted is not None and (missing := sorted(sequence.wanted - set(stems))):
             raise InputError(f"{sequence.frames}: lacks frame {missing[0]}, which meta.json asks for")
         starts = dataset.starts(sequence, stems, info.width, info.height)
-        part = folder.with_name(f".{folder.name}.part")
-        try:
-            if part.exists():
-                shutil.rmtree(part)
-            part.mkdir(parents=True)
-        except OSError as error:
-            raise WorkError(f"{part}: cannot be written ({error.strerror}); is there space left?") from error
-        with model.stream(size=self.request.size, options=self._options) as stream:
+        # A protocol scores frames at their own size, unless the caller or the bundle names one.
+        size: WorkingSize = "native" if self.request.size is None and model.manifest.size is None else self.request.size
+        with (
+            self.results.folder(dataset.mask_folder(sequence.name)) as folder,
+            model.stream(size=size, options=self._options) as stream,
+        ):
             report = Pipeline(
                 _Stoppable(source, self.stop),
                 tracker=stream,
                 annotations=starts,
-                sink=_WantedMasks(part, sequence, dataset),
+                sink=_WantedMasks(folder, sequence, dataset),
                 on_result=self._on_frame,
             ).run()
-        if report.error is not None:
-            raise report.error
-        if self.stop.is_set():
-            raise WorkError(f"{sequence.name}: was interrupted")
-        try:
-            os.replace(part, folder)
-        except OSError as error:
-            raise WorkError(f"{folder}: cannot be written ({error.strerror})") from error
+            if report.error is not None:
+                raise report.error
+            if self.stop.is_set():
+                raise WorkError(f"{sequence.name}: was interrupted")
         return {
             "frames": report.frames,
             "width": info.width,
@@ -243,7 +250,7 @@ class _Worker:
 
 
 class _Stoppable:
-    """A source that ends early when it is told to."""
+    """Source that ends early when `stop` is set."""
 
     def __init__(self, source: FrameSource, stop: threading.Event) -> None:
         self._source = source
@@ -256,6 +263,10 @@ class _Stoppable:
     @property
     def first(self) -> Frame:
         return self._source.first
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        return self._source.warnings
 
     def __iter__(self) -> Iterator[Frame]:
         for frame in self._source:
@@ -270,7 +281,7 @@ class _Stoppable:
 class _WantedMasks:
     """Writes the masks that the data set's server asks for, with its pixel values."""
 
-    def __init__(self, folder: Path, sequence: AnnotatedSequence, dataset: Dataset) -> None:
+    def __init__(self, folder: Target, sequence: AnnotatedSequence, dataset: Dataset) -> None:
         self._masks = PaletteMasks(folder)
         self._wanted = sequence.wanted
         self._dataset = dataset

@@ -15,26 +15,25 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from vosrt._reading import open_image
 from vosrt.engines.static_shape import processors
 from vosrt.errors import InputError, MaskError
+from vosrt.evaluation.human_parts import PartsScore, PartsScorer, total_of
 from vosrt.evaluation.layouts import AnnotatedSequence, Dataset
-from vosrt.evaluation.parsing import PartsScore, PartsScorer, total_of
 from vosrt.evaluation.stability import instability
 from vosrt.evaluation.statistics import decay, recall
 from vosrt.metrics import boundary_accuracy, region_similarity
 from vosrt.types import U8Array
 from vosrt.video.images import list_images
-from vosrt.video.masks import MASK_SUFFIXES
+from vosrt.video.masks import MASK_SUFFIXES, name_key
 
 
 @dataclass
 class ObjectScore:
-    """How well one object was followed.
+    """Scores of one object.
 
     Attributes:
-        object_id: its number.
         frames: stems of the frames that count.
         j: region similarity per frame, 0 to 1.
         f: boundary accuracy per frame, 0 to 1.
@@ -68,10 +67,9 @@ class ObjectScore:
 
 @dataclass
 class SequenceScore:
-    """How well the objects of one sequence were followed.
+    """Scores of the objects of one sequence.
 
     Attributes:
-        name: of the sequence.
         objects: ascending by number.
     """
 
@@ -85,7 +83,7 @@ class SequenceScore:
 
     @cached_property
     def frames(self) -> dict[str, float]:
-        """J&F per counted frame, mean over the objects that count there."""
+        """J&F per counted frame, mean over the objects that count on it."""
         values: dict[str, list[float]] = {}
         for scored in self.objects:
             for stem, j, f in zip(scored.frames, scored.j, scored.f, strict=True):
@@ -98,14 +96,13 @@ class DatasetScore:
     """Scores of a whole data set.
 
     Attributes:
-        dataset: what was scored.
         sequences: per sequence; of parts in VIP.
-        missing: sequences of the data set without masks.
+        missing: sequences that are not scored, by name, and why.
     """
 
     dataset: Dataset
     sequences: list[SequenceScore | PartsScore]
-    missing: list[str] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def figures(self) -> dict[str, float | None]:
@@ -120,7 +117,6 @@ class SequenceScorer:
     """Takes the counted frames of a sequence one by one.
 
     Args:
-        name: of the sequence.
         stability: also measure T, which takes about as long as J and F.
     """
 
@@ -135,7 +131,6 @@ class SequenceScorer:
         """Take the next counted frame.
 
         Args:
-            stem: its name.
             prediction: u8 [H, W], object ids.
             annotation: likewise, the truth.
         """
@@ -174,62 +169,72 @@ def score_dataset(
     """Score a folder of masks.
 
     Args:
-        dataset: with annotations.
         results: masks in the data set's layout, of ``vos-eval run`` or of any other program.
-        partial: score the sequences that are there; else all must be.
+        partial: score the sequences that can be scored; else all must be.
         jobs: sequences at once; 0 is one per processor.
         on_sequence: called after each sequence.
 
     Raises:
-        InputError: masks are missing.
+        InputError: masks are missing, or a sequence cannot be scored.
         MaskError: a mask cannot be read or has another size than its annotation.
     """
     if not results.is_dir():
         raise InputError(f"{results}: no such folder; expected masks made by: vos-eval run")
-    there = [s for s in dataset.sequences if dataset.mask_folder(results, s.name).is_dir()]
+    there = [s for s in dataset.sequences if (results / dataset.mask_folder(s.name)).is_dir()]
     missing = [s.name for s in dataset.sequences if s not in there]
     if not there:
-        expected = dataset.mask_folder(results, dataset.sequences[0].name)
+        expected = results / dataset.mask_folder(dataset.sequences[0].name)
         raise InputError(f"{results}: holds no masks of this data set; expected folders such as {expected}")
     if missing and not partial:
         named = ", ".join(missing[:4]) + (" …" if len(missing) > 4 else "")
         raise InputError(
             f"{results}: has no masks of {len(missing)} of {len(dataset.sequences)} sequences ({named}); finish the "
-            "run, name some with --sequences, or score what is there with --partial"
+            "run, name some with --sequences, or score the others with --partial"
         )
 
-    def score(sequence: AnnotatedSequence) -> SequenceScore | PartsScore:
-        scored = score_sequence(dataset, sequence, dataset.mask_folder(results, sequence.name))
-        on_sequence(sequence.name)
+    def score(sequence: AnnotatedSequence) -> SequenceScore | PartsScore | InputError:
+        try:
+            scored = score_sequence(dataset, sequence, results / dataset.mask_folder(sequence.name))
+        except InputError as error:
+            if partial:
+                return error
+            raise type(error)(f"{error}; --partial leaves out what cannot be scored") from error
+        finally:
+            on_sequence(sequence.name)
         return scored
 
     with ThreadPoolExecutor(jobs or processors(), "vosrt-score") as pool:
         try:
-            scores = list(pool.map(score, there))
+            outcomes = dict(zip((s.name for s in there), pool.map(score, there), strict=True))
         finally:
             pool.shutdown(cancel_futures=True)
-    return DatasetScore(dataset, scores, missing)
+    errors = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, InputError)}
+    if len(errors) == len(outcomes):
+        raise next(iter(errors.values()))
+    scores = [outcome for outcome in outcomes.values() if not isinstance(outcome, InputError)]
+    reasons = {name: str(error).removeprefix(f"{name}: ") for name, error in errors.items()}
+    return DatasetScore(dataset, scores, dict.fromkeys(missing, "has no masks") | reasons)
 
 
 def score_sequence(dataset: Dataset, sequence: AnnotatedSequence, masks: Path) -> SequenceScore | PartsScore:
     """Score the masks of one sequence.
 
     Args:
-        dataset: that it belongs to.
-        sequence: with its annotations.
         masks: folder with one mask per annotated frame that counts, named like it.
 
     Raises:
-        InputError: there are too few annotations, or no object in those that count.
+        InputError: too few annotations, or no object in those that count.
         MaskError: a mask is missing, cannot be read, or has another size than its annotation.
     """
-    files = {path.stem: path for path in list_images(masks, MASK_SUFFIXES)}
+    files = {name_key(path.stem): path for path in list_images(masks, MASK_SUFFIXES)}
+    first = next(iter(sequence.annotations.values()))
+    numbered = not dataset.parts and dataset.numbers(first, *_size(first))
     scorer = PartsScorer(sequence.name) if dataset.parts else SequenceScorer(sequence.name)
     for stem in counted_frames(dataset, sequence):
         if stem not in files:
             raise MaskError(f"{masks / stem}.png: no such mask; expected one per annotated frame")
         width, height = _size(sequence.annotations[stem])
-        annotation = dataset.read(sequence.annotations[stem], width, height)
+        annotation = dataset.read(sequence.annotations[stem], width, height, numbered=numbered)
         scorer.feed(stem, dataset.read(files[stem], width, height), annotation)
     scored = scorer.conclude()
     if isinstance(scored, SequenceScore) and not scored.objects:
@@ -275,7 +280,7 @@ def _mean_figures(objects: Iterable[ObjectScore]) -> dict[str, float | None]:
 
 def _size(path: Path) -> tuple[int, int]:
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return image.size
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError) as error:
         raise MaskError(f"{path}: the mask cannot be read ({error}); expected a whole PNG") from error

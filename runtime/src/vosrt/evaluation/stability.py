@@ -3,7 +3,7 @@
 After Perazzi et al. 2016, section 5: points along the outlines of two frames are described by shape contexts (Belongie,
 Malik and Puzicha 2002) and matched in order by dynamic time warping; T is the mean cost of a matched pair, 0 to 1, and
 0 for an outline that only moves or grows. Lower is steadier. True objects deform too, so T is to be read beside that
-of the annotation. Numbers of points and the cost's scale are chosen here; values of other tools differ.
+of the annotation. Numbers of points and the cost's scale are our choice; values of other tools differ.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _outline(mask: BoolArray) -> F64Array | None:
 
 
 def _shape_contexts(points: F64Array) -> F64Array:
-    """Where the other points lie, seen from each: histograms [64, 60] over direction and log distance, sum 1."""
+    """Return where the other points lie from each point: histograms [64, 60] over direction and log distance, sum 1."""
     offset = points[None] - points[:, None]
     distance = np.hypot(offset[..., 0], offset[..., 1])
     others = ~np.eye(len(points), dtype=bool)

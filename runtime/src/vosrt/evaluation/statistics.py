@@ -26,7 +26,7 @@ def recall(values: Sequence[float]) -> float:
 
 
 def decay(values: Sequence[float]) -> float:
-    """Mean of the first quarter of the frames minus that of the last: what is lost along the sequence.
+    """Mean of the first quarter of the frames minus that of the last: the loss along the sequence.
 
     The quarters are those of the DAVIS toolkit, which share their border frames.
     """
@@ -37,7 +37,7 @@ def decay(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Whether two runs differ by more than chance, over the sequences that both have.
+    """Test of whether two runs differ by more than chance, over the sequences that both have.
 
     Attributes:
         n: number of sequences.
@@ -77,7 +77,7 @@ def paired_test(differences: Sequence[float], seed: int = 0) -> PairedTest:
         seed: of the random draws.
 
     Raises:
-        InputError: there is no difference.
+        InputError: all differences are zero.
     """
     values = np.asarray(differences, np.float64)
     if not values.size:

@@ -9,7 +9,7 @@ _NAME, _BAR, _ROW = 150, 360, 24  # pixels: names, longest bar, height of a row
 
 
 def bars(rows: Sequence[tuple[str, Sequence[float]]], labels: Sequence[str], title: str) -> str:
-    """Horizontal bars from 0 to 100, one group a row; the last label's value is a tick on the bar if there are two.
+    """Horizontal bars from 0 to 100, one group a row; the last of two labels is a tick on the bar.
 
     Args:
         rows: name, and a value in percent per label.
@@ -44,7 +44,6 @@ def line(values: Sequence[float], names: Sequence[str], marked: Sequence[int], t
 
     Args:
         values: in percent per frame.
-        names: of the frames.
         marked: positions of the frames that are shown, the first one's number being 1.
         title: for those who hear the page.
     """

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table as RichTable
-
-from vosrt.evaluation.parsing import PARTS, PartsScore, total_of
+from vosrt.console import Column, RichTable, table
+from vosrt.evaluation.human_parts import PARTS, PartsScore, total_of
 from vosrt.evaluation.scoring import DatasetScore, SequenceScore
 
 SCHEMA = 1
@@ -20,7 +19,7 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of names and figures; figures are percent, None where there is none.
+    """Rows of names and figures; figures are percent; None stands for a missing one.
 
     Attributes:
         title: in a few words.
@@ -35,20 +34,18 @@ class Table:
     mean: bool = False
 
     def to_rich(self) -> RichTable:
-        """As a table for the terminal."""
-        table = RichTable(title=self.title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        """Return a table for the terminal."""
+        columns = []
         for position, name in enumerate(self.head):
             # Heads may break between words and figures nowhere.
             words = [*name.split(), *(text_of(row[position]) for row in self.rows)]
             widest = max(map(len, words), default=0)
-            table.add_column(name, justify="left" if position == 0 else "right", min_width=widest)
-        for position, row in enumerate(self.rows):
-            last = self.mean and position == len(self.rows) - 1
-            table.add_row(*map(text_of, row), style="bold" if last else None)
-        return table
+            columns.append(Column(name, justify="left" if position == 0 else "right", min_width=widest))
+        rows = [list(map(text_of, row)) for row in self.rows]
+        return table(columns, rows, title=self.title, bold_end=self.mean)
 
     def to_csv(self) -> str:
-        """As comma-separated values with a head, three decimals."""
+        """Return comma-separated values with a head, three decimals."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(self.head)
@@ -93,7 +90,6 @@ def to_document(score: DatasetScore, settings: dict[str, Any] | None) -> dict[st
     """Everything as plain values, scores 0 to 1; ``compare`` reads it.
 
     Args:
-        score: of a data set.
         settings: what the masks were made with, None where that is not known.
     """
     sequences: dict[str, dict[str, Any]] = {}

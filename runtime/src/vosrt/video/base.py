@@ -1,16 +1,29 @@
-"""What every source of frames and every sink for results looks like."""
+"""Interfaces of frame sources and result sinks, and the types they exchange."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+import math
+import os
+import stat
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
 from typing import Protocol
 
-from vosrt.cuda_queue import download
-from vosrt.engines.device import DeviceTensor
-from vosrt.types import U8Array
+import numpy as np
+
+from vosrt.arrays import DeviceTensor
+from vosrt.core.native import measure_objects
+from vosrt.cuda import download
+from vosrt.errors import OptionError, SourceError
+from vosrt.types import F32Array, ObjectResult, StepResult, U8Array
+from vosrt.video.key_frames import KeyFrames
+from vosrt.video.levels import Levels
+from vosrt.video.rle import LabelRuns
+
+STDIN = "-"
 
 
 @dataclass(frozen=True)
@@ -40,14 +53,11 @@ class FrameOnGpu(Frame):
 
     Args:
         tensor: u8 [H, W, 3], BGR, upright, in memory of its own.
-        index: as of every frame.
-        time_s: likewise.
-        name: likewise.
     """
 
     def __init__(self, tensor: DeviceTensor, index: int, time_s: float, name: str) -> None:
-        for field, value in (("_tensor", tensor), ("index", index), ("time_s", time_s), ("name", name)):
-            object.__setattr__(self, field, value)
+        for name_of, value in (("_tensor", tensor), ("index", index), ("time_s", time_s), ("name", name)):
+            object.__setattr__(self, name_of, value)
 
     @cached_property
     def image(self) -> U8Array:
@@ -64,7 +74,7 @@ class FrameOnGpu(Frame):
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What is known of a source before it is read.
+    """Description of a source before it is read.
 
     Attributes:
         name: how the user named it.
@@ -74,6 +84,7 @@ class SourceInfo:
         frame_count: number of frames that will be yielded, None where unknown.
         live: frames arrive at their own pace (a camera, a network stream).
         stems: file stems of the frames, in order, for a folder of images.
+        pixel_aspect: width of a pixel by its height, as it is to be shown; frames and masks keep their pixels.
     """
 
     name: str
@@ -83,15 +94,16 @@ class SourceInfo:
     frame_count: int | None
     live: bool = False
     stems: tuple[str, ...] | None = None
+    pixel_aspect: Fraction = Fraction(1)
 
 
 @dataclass(frozen=True)
 class FrameRange:
-    """The part of a source that is wanted: frames ``start`` to ``end - 1``.
+    """Range of frames to read: ``start`` to ``end - 1``.
 
     Attributes:
         start: first frame, from 0.
-        end: first frame that is not wanted; None reads to the end.
+        end: first frame that is not read; None reads to the end.
     """
 
     start: int = 0
@@ -102,19 +114,75 @@ class FrameRange:
         return max(0, min(count, count if self.end is None else self.end) - self.start)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """Options of reading a source.
+
+    Attributes:
+        levels: for values of more than 8 bits: ``"auto"``, ``"full"`` or ``"LO,HI"``; see `vosrt.video.levels.Levels`;
+            or levels that several readings of one source share.
+        max_megapixels: size of the largest frame that is decoded.
+        reconnect_s: seconds for which a live source that drops is tried again; 0 ends there.
+        ready: called once by a live source with its first picture, u8 [H, W, 3] BGR, before the frame that counts as
+            its first is taken: a network is compiled for the size meanwhile, and no frame waits for that.
+        keys: key frames that several readings of one video file share, so that later ones need not decode it from its
+            start; None always does.
+    """
+
+    levels: str | Levels = "auto"
+    max_megapixels: float = 64.0
+    reconnect_s: float = 0.0
+    ready: Callable[[U8Array], None] | None = None
+    keys: KeyFrames | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        for option, value in (("--max-megapixels", self.max_megapixels), ("--reconnect", self.reconnect_s)):
+            if not 0 <= value < math.inf:
+                raise OptionError(f"{option} is {value:g}; expected a number from 0")
+
+    @property
+    def max_pixels(self) -> int:
+        """Pixels of the largest buffer that a decoder may allocate: frames are padded to whole blocks."""
+        return round(1.5 * self.max_megapixels * 1e6) + (1 << 16)
+
+
+def check_pixels(name: str, width: int, height: int, max_megapixels: float) -> None:
+    """Refuse a frame that would take too much memory.
+
+    Args:
+        name: of the source or file.
+        width: of the frame, in pixels.
+        height: likewise.
+        max_megapixels: what is allowed.
+
+    Raises:
+        SourceError: it is larger.
+    """
+    if width * height > max_megapixels * 1e6:
+        raise SourceError(
+            f"{name}: a frame is {width}×{height}, {width * height / 1e6:.1f} megapixels; expected at most "
+            f"{max_megapixels:g}; --max-megapixels raises that"
+        )
+
+
 class FrameSource(Protocol):
     """An opened source. Iterate once; opening has already read the first frame."""
 
     @property
     def info(self) -> SourceInfo:
-        """What is known before reading."""
+        """Return the description of the source."""
 
     @property
     def first(self) -> Frame:
-        """The first wanted frame; iteration yields it again."""
+        """The first frame of the range; iteration yields it again."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """One line for each fault of the source that was met so far and survived: complete after the last frame."""
 
     def __iter__(self) -> Iterator[Frame]:
-        """Yield the frames in order.
+        """Yield the frames in order. Where frames are lost, the next one keeps its number.
 
         Raises:
             BrokenVideoError: the source broke half-way; every frame before was yielded.
@@ -128,8 +196,18 @@ class FrameSource(Protocol):
         """
 
 
+def is_pipe(source: str) -> bool:
+    """Return whether ``source`` is ``-`` or a FIFO, which are read once and from the start."""
+    if source == STDIN:
+        return True
+    try:
+        return stat.S_ISFIFO(os.stat(source).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def is_reading(frames: Generator[Frame, None, None]) -> bool:
-    """Whether a thread is inside this generator at the moment."""
+    """Return whether a thread is inside this generator at the moment."""
     return inspect.getgeneratorstate(frames) == inspect.GEN_RUNNING
 
 
@@ -138,16 +216,39 @@ class SegmentedFrame:
     """A frame with its result, as sinks receive it.
 
     Attributes:
-        frame: the decoded picture.
         labels: u8 [H, W]; 0 is background, otherwise an object id.
         object_ids: ids tracked at this frame, ascending.
-        object_confidence: mean confidence over each object's pixels, 0 to 1.
+        object_confidence: by id, the mean confidence over the object's pixels where it is known; else it is measured.
+        measured: `StepResult.objects` where ``labels`` are those of the stream; None: measured on demand.
+        confidence: f32 [H, W], of each pixel's label, 0 to 1; None where it is unknown.
     """
 
     frame: Frame
     labels: U8Array
     object_ids: tuple[int, ...]
-    object_confidence: dict[int, float]
+    object_confidence: Mapping[int, float] = field(default_factory=dict)
+    measured: Mapping[int, ObjectResult] | None = None
+    confidence: F32Array | None = None
+
+    @classmethod
+    def of(cls, frame: Frame, step: StepResult) -> SegmentedFrame:
+        """A frame with what a stream gave for it."""
+        means = step.object_confidence
+        return cls(frame, step.labels, step.object_ids, means, step.objects or None, step.confidence)
+
+    @cached_property
+    def objects(self) -> Mapping[int, ObjectResult]:
+        """Area, box, centroid, confidence and state of every object in ``object_ids``; shared by all sinks."""
+        if self.measured is not None:
+            return self.measured
+        found = measure_objects(np.ascontiguousarray(self.labels), self.object_ids, self.confidence)
+        known = self.object_confidence
+        return {each: replace(of, confidence=known.get(each, of.confidence)) for each, of in found.items()}
+
+    @cached_property
+    def runs(self) -> LabelRuns:
+        """The labels as runs, for run-length encoding; shared by all sinks."""
+        return LabelRuns(self.labels)
 
 
 class FrameSink(Protocol):

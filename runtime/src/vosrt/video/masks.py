@@ -2,91 +2,80 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from vosrt.errors import MaskError
 from vosrt.types import MAX_OBJECT_ID, U8Array
 from vosrt.video.base import SourceInfo
 from vosrt.video.images import list_images
+from vosrt.video.mask_images import read_pixels
+from vosrt.video.soft_edges import distinct
 
-MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm"})
+MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".pbm", ".pgm", ".webp"})
 
-_INDEX_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
-_HOW_TO_SAVE = "save an 8-bit palette or greyscale PNG whose pixel values are object numbers (0 = background, 1, 2, …)"
-# An antialiased black-and-white drawing has shades of grey along its edges and almost nowhere else.
-_SHADES, _PURE_SHARE = 8, 0.9
+VOID = 255  # in numbered masks: pixels of which the annotation says nothing
 
 
-def read_mask(path: Path, width: int, height: int) -> U8Array:
-    """Read a palette, index or binary image as object ids.
+@dataclass(frozen=True)
+class Mask:
+    """A mask file.
 
-    A mask that holds nothing but 0 and its format's white (255 or 65535) is binary: white means object 1.
+    Attributes:
+        labels: u8 [H, W], object ids; may be empty (all background).
+        numbered: the pixel values number the objects; a black-and-white mask numbers none, and its object is 1.
+        void: pixels of 255 beside other ids, which are void (a border as in PASCAL VOC), became background.
+    """
+
+    labels: U8Array
+    numbered: bool
+    void: bool
+
+
+def read_mask(path: Path, width: int, height: int, *, numbered: bool = False, keep_void: bool = False) -> U8Array:
+    """Return the labels of :func:`read_mask_file`, which takes the same arguments, u8 [height, width]."""
+    return read_mask_file(path, width, height, numbered=numbered, keep_void=keep_void).labels
+
+
+def read_mask_file(path: Path, width: int, height: int, *, numbered: bool = False, keep_void: bool = False) -> Mask:
+    """Read the object ids of an image; see :mod:`vosrt.video.mask_images` for what its pixels mean.
 
     Args:
         path: an image file without lossy compression.
         width: expected width in pixels, that of the frames.
         height: expected height in pixels.
-
-    Returns:
-        u8 [height, width]; may be empty (all background).
+        numbered: the mask belongs to a series whose values number objects: 0 and 255 are background and void, and not
+            black and white.
+        keep_void: leave 255 where it is void.
 
     Raises:
-        MaskError: not an image, of colours, of another size, or with ids above 255.
+        MaskError: not an image, of another size, with soft edges, of unclear colours, or with ids above 255.
     """
-    return read_single_mask(path, width, height)[0]
-
-
-def read_single_mask(path: Path, width: int, height: int) -> tuple[U8Array, bool]:
-    """Like :func:`read_mask`, and whether the pixel values number the objects (a binary mask numbers none)."""
-    values = _read_values(path)
-    if values.shape != (height, width):
-        raise MaskError(
-            f"{path}: the mask is {values.shape[1]}×{values.shape[0]} but the frames are {width}×{height}; "
-            "expected the same size"
-        )
-    ids = _distinct(values)
-    if ids[-1] in (255, 65535) and not ids[:-1].any():
-        return (values > 0).astype(np.uint8), False
+    pixels = read_pixels(path, width, height, numbered=numbered)
+    ids = distinct(pixels.values)
     objects = int(np.count_nonzero(ids))
-    if ids[0] < 0 or objects > MAX_OBJECT_ID:
+    if ids[0] < 0:
+        raise MaskError(f"{path}: holds the number {ids[0]}; expected 0 for the background and 1 to {MAX_OBJECT_ID}")
+    if objects > MAX_OBJECT_ID:
         raise MaskError(f"{path}: holds {objects} objects; expected at most {MAX_OBJECT_ID}")
     if ids[-1] > MAX_OBJECT_ID:
-        raise MaskError(f"{path}: holds object number {ids[-1]}; expected numbers from 1 to {MAX_OBJECT_ID}")
-    if ids[-1] == 255 and objects > _SHADES and np.isin(values, (0, 255)).mean() > _PURE_SHARE:
         raise MaskError(
-            f"{path}: looks like a black-and-white drawing with soft edges ({objects} grey values would be "
-            f"{objects} objects); save it without antialiasing"
+            f"{path}: holds object number {ids[-1]}; expected numbers from 1 to {MAX_OBJECT_ID} (renumber them)"
         )
-    return values.astype(np.uint8), True
+    labels = pixels.values.astype(np.uint8)
+    # All of 1 to 254 beside it say that 255 is one more object.
+    void = pixels.numbered and ids[-1] == VOID and (numbered or 1 < objects < MAX_OBJECT_ID)
+    if void and not keep_void:
+        labels[labels == VOID] = 0
+    return Mask(labels, pixels.numbered, void)
 
 
-def _distinct(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Ascending, like np.unique, which takes five times as long for the few values of a mask."""
-    if values.min() < 0 or values.max() > 65535:
-        return np.unique(values)
-    return np.flatnonzero(np.bincount(values.reshape(-1))).astype(np.int64)
-
-
-def _read_values(path: Path) -> NDArray[np.int64]:
-    try:
-        with Image.open(path) as image:
-            if image.format in ("JPEG", "WEBP", "MPO"):
-                raise MaskError(f"{path}: {image.format} changes pixel values; {_HOW_TO_SAVE}")
-            if image.mode not in _INDEX_MODES:
-                colours = "an RGB image" if image.mode in ("RGB", "RGBA") else f"an image of mode {image.mode}"
-                raise MaskError(f"{path}: is {colours}, not a mask; {_HOW_TO_SAVE}")
-            return np.asarray(image).astype(np.int64)
-    except FileNotFoundError:
-        raise MaskError(f"{path}: no such mask") from None
-    except UnidentifiedImageError:
-        raise MaskError(f"{path}: is not an image; expected a mask as PNG") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MaskError(f"{path}: the mask cannot be read ({error}); expected a whole PNG") from error
+def name_key(stem: str) -> str:
+    """Return what two file stems have in common that read the same: one form of Unicode (macOS writes another)."""
+    return unicodedata.normalize("NFC", stem)
 
 
 @dataclass(frozen=True)
@@ -94,12 +83,12 @@ class MaskFolder:
     """The annotations of a folder.
 
     Attributes:
-        masks: per frame index, u8 [H, W] with the objects that start there and nothing else.
-        unmatched: names of mask files that belong to no frame.
+        masks: per frame index, u8 [H, W] with the objects that start on that frame.
+        warnings: one line each on what was left out or looks wrong.
     """
 
     masks: dict[int, U8Array]
-    unmatched: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def read_mask_folder(folder: Path, source: SourceInfo, start: int = 0, end: int | None = None) -> MaskFolder:
@@ -115,40 +104,67 @@ def read_mask_folder(folder: Path, source: SourceInfo, start: int = 0, end: int 
         end: masks of this and later frames are ignored.
 
     Raises:
-        MaskError: there is no mask, none belongs to a frame, all are empty, or one cannot be used.
+        MaskError: no mask exists or belongs to a frame, all are empty, or one cannot be used.
     """
     files = list_images(folder, MASK_SUFFIXES)
     if not files:
-        raise MaskError(f"{folder}: holds no masks; expected PNG files named like the frames")
-    numbers = {stem: index for index, stem in enumerate(source.stems)} if source.stems is not None else None
-    masks: dict[int, U8Array] = {}
-    unmatched: list[str] = []
-    known = np.zeros(256, bool)
-    known[0] = True
-    wanted = 0
-    for path in files:
-        index = _frame_number(path) if numbers is None else numbers.get(path.stem)
-        if index is None:
-            unmatched.append(path.name)
-            continue
-        if index < start or (end is not None and index >= end):
-            continue
-        wanted += 1
-        mask = read_mask(path, source.width, source.height)
-        mask[known[mask]] = 0
-        if mask.any():
-            masks[index] = mask
-            known[np.unique(mask)] = True
-    if len(unmatched) == len(files):
-        expected = "frame files" if numbers is not None else "frame numbers such as 00037.png"
+        lossy = "JPEG changes pixel values" if any(folder.glob("*.[jJ][pP]*[gG]")) else "holds no masks"
+        raise MaskError(f"{folder}: {lossy}; expected PNG files named like the frames")
+    matched, unmatched = _match(files, source)
+    if not matched:
+        expected = "frame files" if source.stems is not None else "frame numbers such as 00037.png"
         raise MaskError(
             f"{folder}: no mask is named like a frame ({files[0].name} …); expected the names of the {expected}"
         )
+    chosen = {index: path for index, path in matched.items() if index >= start and (end is None or index < end)}
+    masks: dict[int, U8Array] = {}
+    known = np.zeros(256, bool)
+    known[0] = True
+    numbered, void = False, 0
+    for index, path in chosen.items():
+        mask = read_mask_file(path, source.width, source.height, numbered=numbered)
+        numbered |= mask.numbered and bool(mask.labels.any())
+        void += mask.void
+        labels = np.where(known[mask.labels], 0, mask.labels).astype(np.uint8)
+        if labels.any():
+            masks[index] = labels
+            known[np.unique(labels)] = True
     if not masks:
-        what = "all masks are empty" if wanted else "no mask lies between --start and --end"
+        what = "all masks are empty" if chosen else "no mask lies between --start and --end"
         raise MaskError(f"{folder}: {what}; expected at least one object")
-    return MaskFolder(masks, tuple(unmatched))
+    warnings = []
+    if unmatched:
+        warnings.append(f"{folder}: {len(unmatched)} masks belong to no frame, unused: {unmatched[0]} …")
+    if start == 0 and 0 not in matched and 1 in matched:
+        warnings.append(
+            f"{folder}: has {matched[1].name} but no mask of the first frame, which is number 0; if the masks are "
+            "numbered from 1, each lies on the frame after its own: rename them, or give the first one as "
+            f"--mask {matched[1]}"
+        )
+    if void:
+        warnings.append(void_warning(folder))
+    return MaskFolder(masks, tuple(warnings))
 
 
-def _frame_number(path: Path) -> int | None:
-    return int(path.stem) if path.stem.isdecimal() else None
+def void_warning(path: Path) -> str:
+    """Return the line that says what became of 255."""
+    return f"{path}: {VOID} beside other object numbers means void and is left out; give an object another number"
+
+
+def _match(files: list[Path], source: SourceInfo) -> tuple[dict[int, Path], list[str]]:
+    """Per frame index, ascending as the files, its mask; and names of masks that belong to no frame."""
+    numbers = None
+    if source.stems is not None:
+        numbers = {name_key(stem): index for index, stem in enumerate(source.stems)}
+    matched: dict[int, Path] = {}
+    unmatched = []
+    for path in files:
+        if numbers is not None:
+            index = numbers.get(name_key(path.stem))
+        else:
+            index = int(path.stem) if path.stem.isdecimal() else None
+        if index is None or index in matched:
+            unmatched.append(path.name)
+        else:
+            matched[index] = path
+    return matched, unmatched

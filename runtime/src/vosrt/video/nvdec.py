@@ -7,39 +7,40 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from vosrt.cuda_library import load_cuda_library
-from vosrt.cuda_queue import CudaQueue, TensorPool
-from vosrt.engines.device import DeviceTensor
+from vosrt.arrays import DeviceTensor
+from vosrt.cuda.device import load_cuda_library
+from vosrt.cuda.runtime import TensorPool, open_queue
 from vosrt.errors import BrokenVideoError, MissingExtraError, OptionError, VosrtError
-from vosrt.video.av import VideoSource, is_url
-from vosrt.video.base import Frame, FrameOnGpu, FrameRange, is_reading
+from vosrt.video.av import VideoSource
+from vosrt.video.base import Frame, FrameOnGpu, FrameRange, SourceOptions, is_reading
+from vosrt.video.container import is_url
 
 PACKAGE = "PyNvVideoCodec"
 _EXTRA = "nvdec"
 
 
-def why_not_nvdec(device: int) -> str | None:
-    """Why videos cannot be decoded on a GPU here, None if nothing is known against it.
+def check_nvdec(device: int) -> None:
+    """Refuse a machine on which videos cannot be decoded with NVDEC, without importing the package.
 
     Args:
         device: number of the GPU.
+
+    Raises:
+        MissingExtraError: the package is not installed.
+        OptionError: the GPU cannot be used.
     """
     if importlib.util.find_spec(PACKAGE) is None:
-        return str(MissingExtraError(PACKAGE, _EXTRA))
-    try:
-        load_cuda_library().device(device)
-    except VosrtError as error:
-        return str(error)
-    return None
+        raise MissingExtraError(PACKAGE, _EXTRA)
+    load_cuda_library().device(device)
 
 
 def nvdec_version() -> str:
-    """Of the package, for people.
+    """Name and version of the package.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -55,7 +56,8 @@ class NvdecSource:
 
     Args:
         source: path of a file.
-        frames: the part that is wanted.
+        frames: range of frames to read.
+        options: how it is read.
         device: number of the GPU.
 
     Raises:
@@ -68,6 +70,7 @@ class NvdecSource:
         self,
         source: str,
         frames: FrameRange = FrameRange(),  # noqa: B008 (frozen)
+        options: SourceOptions = SourceOptions(),  # noqa: B008 (frozen)
         *,
         device: int = 0,
     ) -> None:
@@ -75,13 +78,15 @@ class NvdecSource:
         if is_url(source):
             raise OptionError(f"{source} is a URL; NVDEC reads files here: use --decoder cpu")
         self._name, self._range = source, frames
-        self._queue = CudaQueue(load_cuda_library(), device)
+        self._queue = open_queue(device)
         self._pool = TensorPool("the frames")
-        self._file = VideoSource(source, frames)
+        self._file = VideoSource(source, frames, options)
         try:
             self.info, self.first = self._file.info, self._file.first
             if self._file.turned:
                 raise self._refused("its frames are to be turned")
+            if self._file.trimmed:
+                raise self._refused("an edit list hides some of its frames")
             try:
                 self._demuxer = self._codec.CreateDemuxer(filename=source)
                 self._decoder = self._codec.CreateDecoder(
@@ -98,7 +103,13 @@ class NvdecSource:
             raise
         self._bt709 = self._demuxer.ColorSpace() == self._codec.ColorSpace.BT_709  # unknown is BT.601, as on the CPU
         self._full_range = self._demuxer.ColorRange() == self._codec.ColorRange.JPEG
+        self._timeline = self._file.packets.new_timeline()
         self._frames = self._decode()
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Joined recordings; see `FrameSource`."""
+        return self._timeline.warnings(self._name)
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames in order; see `vosrt.video.base.FrameSource`."""
@@ -113,16 +124,19 @@ class NvdecSource:
 
     def _decode(self) -> Generator[Frame, None, None]:
         ticks = self._demuxer.GetTimebaseNum() / max(self._demuxer.GetTimebaseDen(), 1)
-        step, index, time_s = 1 / self.info.fps, 0, -np.inf
+        timeline = self._timeline
+        end_s = -np.inf
         for picture in self._pictures():
+            stamp_s = float(picture.getPTS()) * ticks
+            end_s = max(end_s, stamp_s + timeline.step_s)
+            index, time_s = timeline.place(stamp_s - self._file.began_s)
             if self._range.end is not None and index >= self._range.end:
                 return
-            time_s = max(float(picture.getPTS()) * ticks, time_s + step / 100)
             if index >= self._range.start:
                 yield FrameOnGpu(self._to_bgr(picture, index), index, time_s, f"{index:05d}")
-            index += 1
-        if (missing := self._file.what_is_missing(time_s)) is not None:
-            raise BrokenVideoError(f"{self._name}: the video breaks at frame {index} ({missing})", index)
+        if (missing := self._file.packets.what_is_missing(timeline.step_s, timeline.count, end_s)) is not None:
+            at = timeline.count
+            raise BrokenVideoError(f"{self._name}: the video breaks at frame {at} ({missing})", at)
 
     def _pictures(self) -> Iterator[Any]:
         """Decoded pictures in the order of display; each is good until the next packet is decoded."""
@@ -154,7 +168,7 @@ class NvdecSource:
         self._queue.nv12_to_bgr(
             luma["data"][0], chroma["data"][0], stride, image, bt709=self._bt709, full_range=self._full_range
         )
-        self._queue.wait()  # the decoder writes its pictures anew
+        self._queue.wait()  # the decoder reuses its pictures
         return image
 
     def _refused(self, why: str) -> OptionError:
@@ -168,4 +182,5 @@ def _load() -> Any:
         raise MissingExtraError(PACKAGE, _EXTRA) from None
     except Exception as error:  # it looks for the driver's libraries when it is imported
         words = " ".join(str(error).split())
-        raise OptionError(f"{PACKAGE} does not load ({words[:160]}); use --decoder cpu") from error
+        reason, remedy = f"{PACKAGE} does not load ({words[:160]})", "use --decoder cpu"
+        raise OptionError(f"{reason}; {remedy}", reason=reason, remedy=remedy) from error

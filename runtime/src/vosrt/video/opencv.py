@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import cv2
 import numpy as np
 
 from vosrt.errors import BrokenVideoError, SourceError
-from vosrt.video.base import Frame, FrameRange, SourceInfo, is_reading
+from vosrt.types import U8Array
+from vosrt.video.base import Frame, FrameRange, SourceInfo, SourceOptions, is_reading
 
 _DEFAULT_FPS = 30.0
+_KEPT_BY_DRIVER = 4  # pictures, in V4L2
 _PATIENCE = 30  # reads that may fail in a row before the camera counts as gone
 
 
@@ -20,13 +22,19 @@ class WebcamSource:
 
     Args:
         camera: index of the camera, from 0.
-        frames: the part that is wanted; without an end it runs until interrupted.
+        frames: range of frames to read; without an end it runs until interrupted.
+        options: how it is read; of them, ``ready`` counts.
 
     Raises:
-        SourceError: there is no such camera, or it gives no picture.
+        SourceError: the camera does not exist or gives no picture.
     """
 
-    def __init__(self, camera: int, frames: FrameRange = FrameRange()) -> None:  # noqa: B008 (frozen)
+    def __init__(
+        self,
+        camera: int,
+        frames: FrameRange = FrameRange(),  # noqa: B008 (frozen)
+        options: SourceOptions = SourceOptions(),  # noqa: B008 (frozen)
+    ) -> None:
         self._camera = camera
         self._range = frames
         level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # reported below, in one line
@@ -38,6 +46,8 @@ class WebcamSource:
             cv2.utils.logging.setLogLevel(level)
         if not self._capture.isOpened():
             raise SourceError(f"camera {camera}: cannot be opened; is it connected, and free?")
+        if options.ready is not None:
+            self._prepare(options.ready)
         self._began = time.monotonic()
         self._decoder = self._read()
         try:
@@ -59,6 +69,19 @@ class WebcamSource:
         """Yield pictures as they arrive; see `FrameSource`."""
         yield self.first
         yield from self._decoder
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """None: a camera that fails ends the run."""
+        return ()
+
+    def _prepare(self, ready: Callable[[U8Array], None]) -> None:
+        """Let ``ready`` see a picture, then discard those that the driver has kept meanwhile."""
+        ok, image = self._capture.read()
+        if ok:
+            ready(np.asarray(image, np.uint8))
+            for _ in range(_KEPT_BY_DRIVER):
+                self._capture.grab()
 
     def _read(self) -> Generator[Frame, None, None]:
         index, failures = 0, 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import ImageColor
 
+from vosrt.errors import OptionError
 from vosrt.types import U8Array
 
 
@@ -25,6 +27,26 @@ def fill_colours() -> U8Array:
 
 def line_colours() -> U8Array:
     """Return colours to outline objects with, u8 [256, 3] BGR: the hue of the fill, light enough to stand out."""
-    colours = davis_palette()[:, ::-1].astype(np.float32)
-    strongest = np.maximum(colours.max(axis=1, keepdims=True), 1)
-    return np.asarray(0.75 * colours * (255 / strongest) + 0.25 * 255, np.uint8)
+    return lighten(davis_palette()[:, ::-1])
+
+
+def lighten(colours: U8Array) -> U8Array:
+    """Return colours of the same hue that are light enough for lines, u8 [n, 3] BGR."""
+    values = colours.astype(np.float32)
+    strongest = np.maximum(values.max(axis=1, keepdims=True), 1)
+    return np.asarray(0.75 * values * (255 / strongest) + 0.25 * 255, np.uint8)
+
+
+def parse_colour(text: str) -> tuple[int, int, int]:
+    """Return a colour such as ``#ff8800``, ``#f80`` or ``orange`` (any name of CSS) as BGR.
+
+    Raises:
+        OptionError: it is none.
+    """
+    try:
+        red, green, blue, *rest = ImageColor.getrgb(text.strip())
+    except ValueError:
+        rest = [-1]
+    if rest:
+        raise OptionError(f"{text!r} is no colour; expected a name such as orange, or #rrggbb")
+    return blue, green, red

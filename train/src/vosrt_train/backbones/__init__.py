@@ -1,7 +1,7 @@
-"""Encoders beyond our own: each file here is a kind, named like the file, that checkpoints and exports know at once.
+"""Further encoders, for export: each module of this package is a kind that checkpoints may name.
 
-Such a file holds a dataclass ``Config`` (a `VisualConfig`) and a class ``Network`` (a `VisualEncoder`) that is made
-from it. The kind that training makes, ``resnet18``, is `vosrt_train.model`.
+Such a module holds a dataclass ``Config`` (a `VisualConfig`) and a class ``Network`` (a `VisualEncoder`) built from it.
+The kind that training makes, ``resnet18``, is `vosrt_train.model`.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ DEFAULT_KIND = "resnet18"
 
 
 def kinds() -> tuple[str, ...]:
-    """All kinds of encoders, our own first."""
+    """Return all kinds of encoders, resnet18 first."""
     return DEFAULT_KIND, *sorted(each.name for each in pkgutil.iter_modules(__path__))
 
 
 def default_config(kind: str) -> VisualConfig:
-    """The configuration of a kind with all values at their defaults.
+    """Return the default configuration of a kind.
 
     Raises:
-        OptionError: there is no such kind.
+        OptionError: the kind does not exist.
     """
     return EncoderConfig() if kind == DEFAULT_KIND else cast(VisualConfig, _module_of(kind).Config())
 
 
 def kind_of(config: VisualConfig) -> str:
-    """The kind that a configuration belongs to."""
+    """Return the kind of a configuration."""
     return DEFAULT_KIND if isinstance(config, EncoderConfig) else type(config).__module__.rpartition(".")[2]
 
 
 def empty_network(config: VisualConfig) -> VisualEncoder:
-    """An encoder whose weights are still to be filled in; draws no random numbers."""
+    """Build an encoder without weights; draw no random numbers."""
     with torch.device("meta"):
         if isinstance(config, EncoderConfig):
             network: VisualEncoder = Encoder(config)
@@ -52,11 +52,11 @@ def empty_network(config: VisualConfig) -> VisualEncoder:
 
 
 def build_network(config: VisualConfig, *, seed: int) -> VisualEncoder:
-    """An untrained encoder whose weights depend on the configuration and the seed alone."""
+    """Build an untrained encoder whose weights depend on the configuration and the seed alone."""
     return initialise(empty_network(config), seed)
 
 
 def _module_of(kind: str) -> ModuleType:
-    if kind not in kinds()[1:]:  # a name from a checkpoint: nothing else may be imported by it
+    if kind not in kinds()[1:]:  # the name comes from a checkpoint, which must not import other modules
         raise OptionError(f"no encoder of kind {str(kind)[:40]!r}; this vosrt knows {', '.join(kinds())}")
     return importlib.import_module(f"{__name__}.{kind}")

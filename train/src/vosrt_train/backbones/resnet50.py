@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vosrt.errors import OptionError
-from vosrt_train.model.contract import VisualEncoder
+from vosrt_train.model.contract import Normalised, VisualEncoder
 from vosrt_train.model.encoder import Features
+from vosrt_train.ranges import limited
 
 _EXPANSION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Normalised):
     """The shape of the network.
 
     Attributes:
@@ -26,14 +26,8 @@ class Config:
         reduction: channels of the key, a 1x1 convolution of layer3; 0 has no key.
     """
 
-    width: int = 64
-    reduction: int = 512
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.width <= 256 or not 0 <= self.reduction <= 4096:
-            raise OptionError(
-                f"width is {self.width}, reduction {self.reduction}; expected 1 to 256 and 0 to 4096 channels"
-            )
+    width: int = limited(64, 1, 256, "channels")
+    reduction: int = limited(512, 0, 4096, "channels")
 
     @property
     def channels(self) -> dict[str, int]:
@@ -101,7 +95,7 @@ class Network(VisualEncoder):
 
     @property
     def stem(self) -> nn.Conv2d:
-        """The convolution that sees the frame."""
+        """The convolution on the frame."""
         return self.backbone.conv1
 
     def forward(self, rgb: Tensor) -> Features:

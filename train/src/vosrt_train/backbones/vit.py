@@ -1,27 +1,33 @@
 """A vision transformer (Dosovitskiy et al. 2021) whose patches are the cells.
 
 The class token and the registers (Darcet et al. 2024) take part in attention and are dropped at the end. Position
-embeddings are interpolated to the grid of the frame inside the network. A frame whose sides are no multiples of the
-patch is continued to the right and below with the mean colour (0 after normalisation): the last patches are whole.
+embeddings are interpolated to the grid of the frame inside the network, or queries and keys are rotated by the place
+of their patch (DINOv3). A frame whose sides are no multiples of the patch is continued to the right and below with the
+mean colour (0 after normalisation): the last patches are whole.
 
-Module names are those of DINO, so that weights in that naming fit as they are.
+Module names are those of DINO and DINOv2, so that weights in that naming fit as they are.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from vosrt.errors import OptionError
-from vosrt_train.model.contract import VisualEncoder
+from vosrt_train.model.contract import Normalised, VisualEncoder
+from vosrt_train.ranges import limited
 
 _EXPANSION = 4
+_CUBIC = -0.5  # the coefficient of antialiased bicubic interpolation, in PyTorch as in Pillow
+
+Rotation = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Normalised):
     """The shape of the network; the defaults are those of ViT-S/16.
 
     Attributes:
@@ -30,29 +36,36 @@ class Config:
         depth: number of blocks.
         heads: of attention; they share the width.
         registers: tokens that belong to no patch, besides the class token.
-        positions: side of the grid that the position embeddings were learnt on.
+        positions: side of the grid that the position embeddings were learnt on; 0 has none.
+        antialias: whether a smaller grid gets averaged positions (DINOv2 with registers), not single ones.
+        rotary: base of the periods by which queries and keys are rotated (DINOv3); 0 rotates nothing.
+        hidden: channels inside an MLP; 0 is four times the width.
+        gated: whether the MLP is a SwiGLU (Shazeer 2020).
+        scaled: whether each branch is multiplied by learnt factors (LayerScale, Touvron et al. 2021).
+        epsilon: of the normalisations.
     """
 
-    patch: int = 16
-    width: int = 384
-    depth: int = 12
-    heads: int = 6
-    registers: int = 0
-    positions: int = 14
+    patch: int = limited(16, 2, 64)
+    width: int = limited(384, 1, 4096)
+    depth: int = limited(12, 1, 64)
+    heads: int = limited(6, 1, 64)
+    registers: int = limited(0, 0, 64)
+    positions: int = limited(14, 0, 256)
+    antialias: bool = False
+    rotary: float = limited(0.0, 1, 1e6, zero="for none")
+    hidden: int = limited(0, 0, 32768, "channels")
+    gated: bool = False
+    scaled: bool = False
+    epsilon: float = limited(1e-6, 1e-12, 1e-2)
 
     def __post_init__(self) -> None:
-        for name, value, low, high in (
-            ("patch", self.patch, 2, 64),
-            ("width", self.width, 1, 4096),
-            ("depth", self.depth, 1, 64),
-            ("heads", self.heads, 1, 64),
-            ("registers", self.registers, 0, 64),
-            ("positions", self.positions, 1, 256),
-        ):
-            if not low <= value <= high:
-                raise OptionError(f"{name} is {value}; expected {low} to {high}")
+        super().__post_init__()
         if self.width % self.heads:
             raise OptionError(f"width is {self.width}, heads {self.heads}; expected a width that they divide")
+        if self.rotary and self.width // self.heads % 4:
+            raise OptionError(
+                f"heads have {self.width // self.heads} channels; expected a multiple of 4 to rotate them"
+            )
 
     @property
     def channels(self) -> dict[str, int]:
@@ -67,7 +80,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What the network gives.
+    """Features of the network.
 
     Attributes:
         key: f32 [n, width, h, w], the tokens of the patches after the last normalisation.
@@ -83,20 +96,29 @@ class _Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation | None) -> Tensor:
         """f32 [n, tokens, width] -> the same."""
         n, tokens, width = x.shape
         query, key, value = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        if rotation is not None:
+            query, key = _rotate(query, rotation), _rotate(key, rotation)
         attended = nn.functional.scaled_dot_product_attention(query, key, value)
         out: Tensor = self.proj(attended.transpose(1, 2).reshape(n, tokens, width))
         return out
 
 
+def _rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Rotate pairs of channels, i and i + d / 2 of d, of each token: f32 [n, heads, tokens, d] -> the same."""
+    cosine, sine = rotation
+    first, second = x.chunk(2, dim=-1)
+    return x * cosine + torch.cat([-second, first], dim=-1) * sine
+
+
 class _Mlp(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, _EXPANSION * width)
-        self.fc2 = nn.Linear(_EXPANSION * width, width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """f32 [..., width] -> the same."""
@@ -104,25 +126,51 @@ class _Mlp(nn.Module):
         return out
 
 
-class _Block(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+class _GatedMlp(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = _Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = _Mlp(width)
+        self.w12 = nn.Linear(width, 2 * hidden)
+        self.w3 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """f32 [..., width] -> the same."""
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        out: Tensor = self.w3(nn.functional.silu(gate) * value)
+        return out
+
+
+class _Scale(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f32 [..., width] -> the same."""
+        return x * self.gamma
+
+
+class _Block(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        width, hidden = config.width, config.hidden or _EXPANSION * config.width
+        self.norm1 = nn.LayerNorm(width, eps=config.epsilon)
+        self.attn = _Attention(width, config.heads)
+        self.ls1 = _Scale(width) if config.scaled else nn.Identity()
+        self.norm2 = nn.LayerNorm(width, eps=config.epsilon)
+        self.mlp = _GatedMlp(width, hidden) if config.gated else _Mlp(width, hidden)
+        self.ls2 = _Scale(width) if config.scaled else nn.Identity()
+
+    def forward(self, x: Tensor, rotation: Rotation | None) -> Tensor:
         """f32 [n, tokens, width] -> the same."""
-        x = x + self.attn(self.norm1(x))
-        out: Tensor = x + self.mlp(self.norm2(x))
+        x = x + self.ls1(self.attn(self.norm1(x), rotation))
+        out: Tensor = x + self.ls2(self.mlp(self.norm2(x)))
         return out
 
 
 class _PatchEmbedding(nn.Module):
     def __init__(self, patch: int, width: int) -> None:
         super().__init__()
-        # A frame that lacks up to patch - 1 pixels of its last patch gets them; more of them would make no patch.
+        # Complete the last patch; further padding is shorter than a patch and makes none.
         self.pad = nn.ZeroPad2d((0, patch - 1, 0, patch - 1))
         self.proj = nn.Conv2d(3, width, patch, patch)
 
@@ -141,27 +189,65 @@ class Network(VisualEncoder):
         self.patch_embed = _PatchEmbedding(config.patch, config.width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.width))
         self.register_tokens = nn.Parameter(torch.empty(1, config.registers, config.width))
-        self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.positions**2, config.width))
-        self.blocks = nn.Sequential(*(_Block(config.width, config.heads) for _ in range(config.depth)))
-        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        if config.positions:
+            self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.positions**2, config.width))
+        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=config.epsilon)
 
     @property
     def stem(self) -> nn.Conv2d:
-        """The convolution that sees the frame."""
+        """The convolution on the frame."""
         return self.patch_embed.proj
 
     def forward(self, rgb: Tensor) -> Tokens:
         """Compute the features; see `VisualEncoder`."""
         patches = self.patch_embed(rgb)
         n, width, height, columns = patches.shape
-        patches = (patches + self._positions(height, columns)).flatten(2).transpose(1, 2)
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(n, -1, -1)
-        tokens = torch.cat([first, self.register_tokens.expand(n, -1, -1), patches], dim=1)
-        tokens = self.norm(self.blocks(tokens))[:, 1 + self.config.registers :]
+        first: Tensor = self.cls_token
+        if self.config.positions:
+            patches = patches + self._positions(height, columns)
+            first = first + self.pos_embed[:, :1]
+        registers = self.register_tokens.expand(n, -1, -1)
+        tokens = torch.cat([first.expand(n, -1, -1), registers, patches.flatten(2).transpose(1, 2)], dim=1)
+        rotation = self._rotation(height, columns) if self.config.rotary else None
+        for block in self.blocks:
+            tokens = block(tokens, rotation)
+        tokens = self.norm(tokens)[:, 1 + self.config.registers :]
         return Tokens(tokens.transpose(1, 2).reshape(n, width, height, columns))
 
     def _positions(self, height: int, width: int) -> Tensor:
-        """Position embeddings f32 [1, width, h, w] for a grid."""
+        """Interpolate the position embeddings to a grid: f32 [1, width, h, w]."""
         side = self.config.positions
         learnt = self.pos_embed[:, 1:].transpose(1, 2).reshape(1, self.config.width, side, side)
-        return nn.functional.interpolate(learnt, size=(height, width), mode="bicubic", align_corners=False)
+        if not self.config.antialias:
+            return nn.functional.interpolate(learnt, size=(height, width), mode="bicubic", align_corners=False)
+        # Matrix products stand for the antialiased mode of `interpolate`, which TensorRT and OpenVINO lack.
+        return _averages(side, height) @ learnt @ _averages(side, width).T
+
+    def _rotation(self, height: int, width: int) -> Rotation:
+        """Cosine and sine f32 [tokens, d] of the angles of each token, d channels of a head; 0 but for patches.
+
+        The middle of a patch has coordinates from -1 to 1 in each direction (Simeoni et al. 2025).
+        """
+        d = self.config.width // self.config.heads
+        periods = self.config.rotary ** (torch.arange(d // 4) * (4 / d))
+        y, x = (
+            (2 * math.pi) * ((torch.arange(cells) + 0.5) * (2 / cells) - 1)[:, None] / periods
+            for cells in (height, width)
+        )
+        grid = (height, width, d // 4)
+        angles = torch.cat([y[:, None].expand(grid), x[None].expand(grid)], dim=-1).flatten(0, 1)
+        angles = nn.functional.pad(torch.cat([angles, angles], dim=-1), (0, 0, 1 + self.config.registers, 0))
+        return angles.cos(), angles.sin()
+
+
+def _averages(learnt: int, cells: int) -> Tensor:
+    """Weights of antialiased bicubic interpolation from `learnt` to `cells` places: f32 [cells, learnt]."""
+    scale = learnt / cells
+    middles = (torch.arange(cells) + 0.5)[:, None] * scale
+    support = torch.clamp(torch.ones(1) * scale, min=1)
+    x = ((torch.arange(learnt) + 0.5 - middles) / support).abs()
+    inner = ((_CUBIC + 2) * x - (_CUBIC + 3)) * x * x + 1
+    outer = _CUBIC * (((x - 5) * x + 8) * x - 4)
+    weights = torch.where(x < 1, inner, torch.where(x < 2, outer, torch.zeros_like(x)))
+    return weights / weights.sum(dim=1, keepdim=True)

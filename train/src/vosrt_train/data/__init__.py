@@ -1,1 +1,1 @@
-"""From a folder of videos to batches of clips. Decoding does without PyTorch, so that its processes start fast."""
+"""From a folder of videos to batches of clips. Decoding needs no PyTorch, so its processes start fast."""

@@ -1,13 +1,12 @@
 """The cache: every frame of every video, resized, as raw bytes that are memory-mapped.
 
-A directory with one file of frames per video and ``index.jsonl``, a line per video that is appended once its file
-is in place. A build that was killed goes on with the videos that have no line yet. The key of a video is made from
-its name, size, time of change and the settings: what was changed or is wanted differently is decoded again.
+The cache is a folder with one file of frames per video and ``index.jsonl``. The line of a video is appended once its
+file is in place, so that a killed build can continue with the videos that have no line. The key of a video consists of
+its name, size, modification time and the settings: a change of any decodes the video again.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -17,21 +16,24 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
 
+from vosrt._files import locked, open_new, replacing, sha256_of, write_all
+from vosrt._reading import JSON_BYTES, read_bytes
 from vosrt.errors import InputError, OutputError, SourceError, WorkError
 from vosrt.types import U8Array
+from vosrt.video.finding import Skipped, Source, find_sources
 from vosrt_train.data.config import CacheConfig
 from vosrt_train.data.decode import Entry, decode, estimate_size
-from vosrt_train.data.sources import Skipped, Source, find_sources
 
 FORMAT = 1
+_checked: set[Path] = set()  # files whose hash this process has compared
 _INDEX = "index.jsonl"
+_BUSY = "cache {folder}: another process is building it ({process}); wait until it is done"
 _PART = ".part"  # unfinished files; only the process that holds the lock may have any
 
 
@@ -46,7 +48,8 @@ class CachedVideo:
         height: of a frame, in pixels.
         width: of a frame, in pixels.
         fps: frames per second.
-        note: why it ends early, where it does.
+        note: why it ends early; empty where it does not.
+        sha256: of the file; empty if unknown.
     """
 
     name: str
@@ -56,15 +59,34 @@ class CachedVideo:
     width: int
     fps: float
     note: str = ""
+    sha256: str = ""
 
     def open(self) -> U8Array:
-        """Map the frames, u8 [frames, height, width, 3] RGB, read-only; nothing is read until it is used."""
-        return np.memmap(self.path, np.uint8, "r", shape=(self.frames, self.height, self.width, 3))
+        """Map the frames, u8 [frames, height, width, 3] RGB, read-only. Each process checks their hash once.
+
+        Raises:
+            InputError: the frames are damaged.
+        """
+        try:
+            frames = np.memmap(self.path, np.uint8, "r", shape=(self.frames, self.height, self.width, 3))
+        except (OSError, ValueError) as error:
+            raise self._damaged() from error
+        if self.sha256 and self.path not in _checked:
+            if hashlib.sha256(frames.data).hexdigest() != self.sha256:
+                raise self._damaged()
+            _checked.add(self.path)
+        return frames
+
+    def _damaged(self) -> InputError:
+        return InputError(
+            f"{self.path}: the cached frames of {self.name} are damaged; delete the file and start again (--resume), "
+            "which decodes them again"
+        )
 
 
 @dataclass(frozen=True)
 class Cache:
-    """The videos that can be used, in the order of their names, and those that cannot."""
+    """Usable videos and skipped ones, each in the order of their names."""
 
     videos: tuple[CachedVideo, ...]
     skipped: tuple[Skipped, ...]
@@ -77,16 +99,16 @@ class Cache:
 
 @dataclass(frozen=True)
 class CachePlan:
-    """What building a cache would do.
+    """Plan of building a cache.
 
     Attributes:
-        directory: of the cache.
-        config: what is kept of each video.
-        ready: entries that are there already.
-        missing: sources still to be decoded, with their keys.
+        directory: folder of the cache.
+        config: settings of the cache.
+        ready: entries in the cache.
+        missing: sources to decode, with their keys.
         skipped: sources that cannot be listed.
-        missing_bytes: about what decoding them will write, from the headers of the videos.
-        free_bytes: free space where the cache is.
+        missing_bytes: estimated size of the missing frames, from the headers of the videos.
+        free_bytes: free space on the disk of the cache.
     """
 
     directory: Path
@@ -97,8 +119,13 @@ class CachePlan:
     missing_bytes: int
     free_bytes: int
 
+    @property
+    def videos(self) -> int:
+        """Number of usable videos, as far as is known before decoding."""
+        return len([entry for entry in self.ready if not entry.reason]) + len(self.missing)
+
     def describe(self) -> str:
-        """One line for people."""
+        """Describe the plan in one line."""
         have, lack = len(self.ready), len(self.missing)
         if not lack:
             return f"cache {self.directory}: all {have} videos are there"
@@ -109,8 +136,8 @@ class CachePlan:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a build is: ``done`` of ``total`` videos, ``written`` bytes, and the video that was just done."""
+class BuildProgress:
+    """Progress of a build: ``done`` of ``total`` videos, ``written`` bytes, and the ``name`` of the latest video."""
 
     done: int
     total: int
@@ -119,15 +146,15 @@ class Progress:
 
 
 def plan_cache(root: Path, directory: Path, config: CacheConfig) -> CachePlan:
-    """Look which videos there are and which of them the cache lacks; decodes nothing.
+    """Find the videos, and those that the cache lacks; decode nothing.
 
     Args:
         root: directory of videos and folders of frames.
-        directory: of the cache; need not exist. One cache holds the videos of one ``root``.
-        config: what to keep of each video.
+        directory: folder of the cache; need not exist. One cache holds the videos of one ``root``.
+        config: settings of the cache.
 
     Raises:
-        SourceError: there are no videos.
+        SourceError: ``root`` has no videos.
         InputError: the cache's index cannot be read.
     """
     sources, skipped = find_sources(root)
@@ -145,18 +172,20 @@ def plan_cache(root: Path, directory: Path, config: CacheConfig) -> CachePlan:
     )
 
 
-def build_cache(plan: CachePlan, *, workers: int = 2, on_progress: Callable[[Progress], object] | None = None) -> Cache:
-    """Decode what the plan says is missing. May be killed at any moment and started again.
+def build_cache(
+    plan: CachePlan, *, workers: int = 2, on_progress: Callable[[BuildProgress], object] | None = None
+) -> Cache:
+    """Decode the missing videos of a plan. May be killed at any moment and started again.
 
     Args:
         plan: from `plan_cache`.
-        workers: processes that decode; 0 decodes in this one.
+        workers: processes that decode; 0 decodes in this process.
         on_progress: called after each video.
 
     Raises:
-        OutputError: there is not enough space, the place cannot be written, or another process is building there.
+        OutputError: the disk is too small, the folder cannot be written, or another process is building the cache.
         WorkError: a decoding process died.
-        SourceError: not one video can be used.
+        SourceError: no video can be used.
     """
     if plan.missing_bytes > plan.free_bytes:
         raise OutputError(
@@ -164,7 +193,7 @@ def build_cache(plan: CachePlan, *, workers: int = 2, on_progress: Callable[[Pro
             "are free; make space, or keep smaller or fewer frames (short_side, max_frames)"
         )
     try:
-        with _lock(plan.directory):
+        with locked(plan.directory, _BUSY):
             _tidy(plan)
             _decode_missing(plan, workers, on_progress or (lambda _: None))
     except OSError as error:
@@ -173,16 +202,16 @@ def build_cache(plan: CachePlan, *, workers: int = 2, on_progress: Callable[[Pro
 
 
 def open_cache(directory: Path, *, min_frames: int, skipped: Iterable[Skipped] = ()) -> Cache:
-    """Open a cache that was built.
+    """Open a cache.
 
     Args:
-        directory: of the cache.
+        directory: folder of the cache.
         min_frames: videos with fewer frames are skipped.
-        skipped: further videos to list as such.
+        skipped: further skipped videos to list.
 
     Raises:
-        InputError: its index cannot be read.
-        SourceError: not one video can be used.
+        InputError: the index cannot be read.
+        SourceError: no video can be used.
     """
     videos, unusable = [], list(skipped)
     for entry in _read_index(directory):
@@ -193,7 +222,7 @@ def open_cache(directory: Path, *, min_frames: int, skipped: Iterable[Skipped] =
         else:
             path = _frames_path(directory, entry.key)
             size = (entry.frames, entry.height, entry.width)
-            videos.append(CachedVideo(entry.name, path, *size, entry.fps, entry.note))
+            videos.append(CachedVideo(entry.name, path, *size, entry.fps, entry.note, entry.sha256))
     if not videos:
         reasons = f"; the first of {len(unusable)}: {unusable[0].name} {unusable[0].reason}" if unusable else ""
         raise SourceError(f"cache {directory}: holds no video that can be used{reasons}")
@@ -202,15 +231,15 @@ def open_cache(directory: Path, *, min_frames: int, skipped: Iterable[Skipped] =
 
 
 def process_context() -> BaseContext:
-    """How helper processes start: from a clean process, never a copy of one that has threads."""
+    """Return a context that starts processes from a clean one: a fork of a process with threads may deadlock."""
     methods = multiprocessing.get_all_start_methods()
     return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
 
 
 def end_with_parent() -> None:
-    """Have this helper process end when the process that uses it has died, in whichever way.
+    """End this worker process when its parent has died.
 
-    A killed process cannot tell its helpers, and those of a fork server would wait for it for ever.
+    A killed parent cannot stop its workers, and workers of a fork server would otherwise wait without end.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -222,14 +251,15 @@ def _end_after(wait: Callable[[], object]) -> None:
     os._exit(1)
 
 
-def _decode_missing(plan: CachePlan, workers: int, on_progress: Callable[[Progress], object]) -> None:
+def _decode_missing(plan: CachePlan, workers: int, on_progress: Callable[[BuildProgress], object]) -> None:
     written = 0
     with (plan.directory / _INDEX).open("a", encoding="utf-8") as index:
         for done, entry in enumerate(_decoded(plan, workers), start=1):
             index.write(_line(entry))
             index.flush()
+            os.fsync(index.fileno())
             written += entry.size
-            on_progress(Progress(done, len(plan.missing), written, entry.name))
+            on_progress(BuildProgress(done, len(plan.missing), written, entry.name))
 
 
 def _decoded(plan: CachePlan, workers: int) -> Iterator[Entry]:
@@ -258,11 +288,15 @@ def _decoded(plan: CachePlan, workers: int) -> Iterator[Entry]:
 def _decode_file(source: Source, key: str, path: Path, config: CacheConfig) -> Entry:
     """Decode one source into its file, which appears whole or not at all."""
     part = path.with_suffix(_PART)
+    part.unlink(missing_ok=True)
     try:
-        with part.open("wb") as file:
+        with open_new(part) as file:
             entry = decode(source, key, file, config)
-        if not entry.reason:
-            part.replace(path)
+            if entry.reason:
+                return entry
+            os.fsync(file.fileno())
+            entry = replace(entry, sha256=sha256_of(file))
+        part.replace(path)
         return entry
     finally:
         part.unlink(missing_ok=True)
@@ -282,20 +316,20 @@ def _is_whole(directory: Path, entry: Entry) -> bool:
     if entry.reason:
         return True
     try:
-        return _frames_path(directory, entry.key).stat().st_size == entry.size
+        return bool(entry.sha256) and _frames_path(directory, entry.key).stat().st_size == entry.size
     except OSError:
         return False
 
 
 def _line(entry: Entry) -> str:
-    return json.dumps(asdict(entry), ensure_ascii=False) + "\n"
+    return json.dumps(asdict(entry)) + "\n"
 
 
 def _read_index(directory: Path) -> list[Entry]:
-    """Read the index; the last line, cut short where a build was killed, is left out."""
+    """Read the index, without a last line that a killed build left incomplete."""
     path = directory / _INDEX
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        lines = read_bytes(path, JSON_BYTES).decode("utf-8", "replace").splitlines() if path.exists() else []
         entries = []
         for number, line in enumerate(lines, start=1):
             try:
@@ -311,12 +345,10 @@ def _read_index(directory: Path) -> list[Entry]:
 
 
 def _tidy(plan: CachePlan) -> None:
-    """Leave exactly the entries that are wanted: no torn line, unfinished file, or frames of videos that changed."""
+    """Keep the entries of the plan only: drop incomplete lines, unfinished files, and outdated frames."""
     names = {_frames_path(plan.directory, entry.key) for entry in plan.ready if not entry.reason}
-    index = plan.directory / _INDEX
-    part = index.with_suffix(_PART)
-    part.write_text("".join(map(_line, plan.ready)), encoding="utf-8")
-    part.replace(index)
+    with replacing(plan.directory / _INDEX) as index:
+        write_all(index, "".join(map(_line, plan.ready)).encode())
     for path in [*plan.directory.glob("*.rgb"), *plan.directory.glob(f"*{_PART}")]:
         if path not in names:
             path.unlink(missing_ok=True)
@@ -325,15 +357,3 @@ def _tidy(plan: CachePlan) -> None:
 def _free_bytes(directory: Path) -> int:
     place = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.is_dir())
     return shutil.disk_usage(place).free
-
-
-@contextmanager
-def _lock(directory: Path) -> Iterator[None]:
-    """Hold the cache alone; the system gives the lock back however the process ends."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"cache {directory}: another process is building it; wait until it is done") from error
-        yield

@@ -1,7 +1,7 @@
-"""Clips: a few frames of one video in random order, and batches of them from worker processes.
+"""Clips, a few frames of one video in random order, and batches of clips from worker processes.
 
-Every draw depends on the seed, the epoch and the clip's index alone. Batches are therefore the same with any
-number of workers and of training processes, and an epoch can be entered in its middle without any saved state.
+Every draw depends on the seed, the epoch and the index of the clip alone. Batches are therefore the same with any
+number of workers and of training processes, and a training can resume within an epoch without a saved generator.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from vosrt_train.data.views import View
 
 @dataclass(frozen=True)
 class ClipParameters:
-    """Everything that was drawn for a clip. Lengths are in pixels of the resized frame.
+    """Random parameters of a clip. Lengths are in pixels of the resized frame.
 
     Attributes:
-        video: its name.
-        frame_ids: numbers of its frames in the video, in the clip's order.
-        height: to which the frames were resized.
-        width: to which the frames were resized.
+        video: name of the video.
+        frame_ids: numbers of the frames in the video, in the order of the clip.
+        height: of the resized frames.
+        width: of the resized frames.
         top: of the crop.
         left: of the crop.
         flip: whether the crop was mirrored.
@@ -41,6 +41,7 @@ class ClipParameters:
         view_offset: top and left of the view as fractions of the clip's side.
         anchor_shift: two numbers in [0, 1), down and right: how far the anchors move within their cells.
         point_shift: the same for the points of the cross-view loss.
+        view_colour: factors of the view's brightness, contrast and saturation; None leaves its colours.
     """
 
     video: str
@@ -55,6 +56,7 @@ class ClipParameters:
     view_offset: tuple[float, float]
     anchor_shift: tuple[float, float]
     point_shift: tuple[float, float]
+    view_colour: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,6 @@ class Clip:
 
     Attributes:
         frames: u8 [T, crop, crop, 3], RGB.
-        parameters: how it came about.
     """
 
     frames: U8Array
@@ -79,7 +80,7 @@ class ClipBatch:
         view: the regularising view of each clip.
         anchor_shift: f32 [B, 2] in [0, 1), down and right, for `vosrt_train.losses.sample_anchors`.
         point_shift: f32 [B, 2] in [0, 1), for `vosrt_train.losses.sample_points`.
-        clips: how each clip came about.
+        clips: parameters of each clip.
         epoch: from 0.
         step: within the epoch, from 0.
     """
@@ -93,7 +94,7 @@ class ClipBatch:
     step: int
 
     def to(self, device: torch.device | str) -> ClipBatch:
-        """Copy to a device; without waiting, where the memory is pinned."""
+        """Copy to a device; asynchronously from pinned memory."""
         return replace(
             self,
             frames=self.frames.to(device, non_blocking=True),
@@ -103,19 +104,19 @@ class ClipBatch:
         )
 
     def pin_memory(self) -> ClipBatch:
-        """Move the frames to memory from which a GPU copies while others work. Called by the loader."""
+        """Move the frames to pinned memory. The loader calls this."""
         return replace(self, frames=self.frames.pin_memory())
 
 
 class ClipSampler:
     """Draws clips from a cache (Araslanov et al. 2021, section 4 and supplement B).
 
-    An epoch has one clip of each video, or of each segment of a long one, in random order. Where these are
-    fewer than a batch, they come up several times.
+    An epoch has one clip of each video, or of each segment of a long one, in random order. Where these are fewer than a
+    batch, each is drawn several times.
 
     Args:
-        config: how clips are drawn.
-        cache: where from.
+        config: settings of clips.
+        cache: the videos.
 
     Raises:
         OptionError: a video of the cache has fewer frames than a clip.
@@ -133,16 +134,16 @@ class ClipSampler:
         self._repeats = -(-config.batch // len(self._segments))
 
     def __len__(self) -> int:
-        """Clips of an epoch."""
+        """Number of clips in an epoch."""
         return len(self._segments) * self._repeats
 
     @property
     def steps(self) -> int:
-        """Whole batches of an epoch; what is left over is not used in that epoch."""
+        """Number of whole batches in an epoch; the remaining clips are not used in that epoch."""
         return len(self) // self.config.batch
 
     def order(self, epoch: int) -> list[int]:
-        """The indices of an epoch's clips, in the order of training."""
+        """Return the indices of the clips of an epoch in the order of training."""
         return [int(index) for index in self._random(epoch, 0).permutation(len(self))]
 
     def clip(self, epoch: int, index: int) -> Clip:
@@ -157,13 +158,13 @@ class ClipSampler:
         return Clip(_read(video, parameters, self.config.crop), parameters)
 
     def frames_shown(self, first: int, last: int, *, frames: int, clips: int, world: int) -> dict[str, frozenset[int]]:
-        """The frames that steps will show at the head of their clips, drawn without reading any.
+        """Return the frames at the head of the clips of some steps, without reading any frame.
 
         Args:
-            first: step of the training, from 0.
+            first: first step, from 0.
             last: the step after the last one.
-            frames: of each clip, from its frame 0 on.
-            clips: of each process's part of a batch, from its first one on.
+            frames: number of frames of each clip, from its frame 0 on.
+            clips: number of clips in the part of the batch of each process, from its first one on.
             world: number of training processes.
 
         Returns:
@@ -195,9 +196,9 @@ class ClipSampler:
         shortest = min(video.height, video.width)
         height, width = video.height * short // shortest, video.width * short // shortest
         view_scale = float(random.uniform(config.view_scale, 1))
-        return ClipParameters(
+        chosen = ClipParameters(
             video=video.name,
-            frame_ids=tuple(int(frame_id) for frame_id in frame_ids),
+            frame_ids=tuple(int(frame_id) for frame_id in (sorted(frame_ids) if config.order == "time" else frame_ids)),
             height=height,
             width=width,
             top=int(random.integers(height - config.crop + 1)),
@@ -209,14 +210,19 @@ class ClipSampler:
             anchor_shift=(float(random.random()), float(random.random())),
             point_shift=(float(random.random()), float(random.random())),
         )
+        if not config.photometric:
+            return chosen
+        # Drawn last, so that the option changes nothing but colours.
+        brightness, contrast, saturation = random.uniform(1 - config.photometric, 1 + config.photometric, 3).tolist()
+        return replace(chosen, view_colour=(brightness, contrast, saturation))
 
 
 def gap_frames(fps: float, gap: int) -> int:
-    """Frames between two frames of a clip: ``gap`` at 25 to 30 frames per second, else as long in time.
+    """Return the distance between two frames of a clip in frames: the same time at every frame rate.
 
     Args:
         fps: frames per second of the video.
-        gap: at 25 to 30 frames per second.
+        gap: distance at 25 to 30 frames per second.
     """
     return max(1, round(gap * fps / min(max(fps, 25), 30)))
 
@@ -233,23 +239,23 @@ def make_loader(
 ) -> DataLoader[ClipBatch]:
     """Load the batches of one or more epochs in worker processes.
 
-    One loader for many epochs keeps its workers busy across their borders. Process ``rank`` of ``world`` gets its
-    part of each batch; the parts, one after the other, are the batch that a single process would get.
+    One loader for many epochs keeps its workers busy at the end of each. Process ``rank`` of ``world`` gets its part of
+    each batch; the concatenated parts are the batch that a single process would get.
 
     Args:
-        config: how clips are drawn.
-        cache: where from.
+        config: settings of clips.
+        cache: the videos.
         epoch: the first epoch.
-        start_batch: first batch of that epoch; the number of batches already used, to resume.
-        epochs: how many epochs, the first included.
-        rank: of this process, from 0.
+        start_batch: first batch of that epoch; to resume, the number of batches already used.
+        epochs: number of epochs, the first included.
+        rank: number of this process, from 0.
         world: number of training processes.
 
     Returns:
-        A loader of `ClipBatch`, which says of each batch its epoch and step.
+        A loader of `ClipBatch`.
 
     Raises:
-        OptionError: the batch cannot be divided among the processes, or there is no such batch in an epoch.
+        OptionError: the processes cannot share the batch evenly, or an epoch has fewer batches than ``start_batch``.
     """
     sampler = ClipSampler(config, cache)
     if config.batch % world:
@@ -266,7 +272,7 @@ def make_loader(
         multiprocessing_context=_loading_context() if parallel else None,
         prefetch_factor=2 if parallel else None,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # or the loader would draw from the global one
+        generator=torch.Generator(),  # otherwise the loader draws from the global generator
     )
 
 
@@ -277,7 +283,7 @@ class _BatchKey(NamedTuple):
 
 
 class _Schedule:
-    """The batches of this process, in order: what a loader calls its sampler."""
+    """Keys of the batches of this process in order: the sampler of the loader."""
 
     def __init__(self, sampler: ClipSampler, epoch: int, start: int, epochs: int, rank: int, world: int) -> None:
         self._sampler, self._rank, self._world = sampler, rank, world
@@ -297,7 +303,7 @@ class _Schedule:
 
 
 class _Batches(Dataset[ClipBatch]):
-    """Whole batches by their keys."""
+    """Data set whose items are whole batches."""
 
     def __init__(self, sampler: ClipSampler) -> None:
         self._sampler = sampler
@@ -305,6 +311,7 @@ class _Batches(Dataset[ClipBatch]):
     def __getitem__(self, key: _BatchKey) -> ClipBatch:
         clips = [self._sampler.clip(key.epoch, index) for index in key.indices]
         parameters = tuple(clip.parameters for clip in clips)
+        colours = [each.view_colour for each in parameters]
         frames = torch.from_numpy(np.stack([clip.frames for clip in clips]))
         return ClipBatch(
             frames=frames.permute(0, 1, 4, 2, 3),
@@ -312,6 +319,7 @@ class _Batches(Dataset[ClipBatch]):
                 flip=torch.tensor([each.view_flip for each in parameters]),
                 scale=torch.tensor([each.view_scale for each in parameters]),
                 offset=torch.tensor([each.view_offset for each in parameters]),
+                colour=torch.tensor(colours) if all(colours) else None,
             ),
             anchor_shift=torch.tensor([each.anchor_shift for each in parameters]),
             point_shift=torch.tensor([each.point_shift for each in parameters]),
@@ -346,7 +354,7 @@ def _prepare_worker(_: int) -> None:
 
 
 def _loading_context() -> BaseContext:
-    """Let the process from which workers are forked import PyTorch once for all of them."""
+    """Let the fork server import PyTorch once for all workers."""
     context = process_context()
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload([__name__])

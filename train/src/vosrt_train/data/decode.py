@@ -1,4 +1,4 @@
-"""Decoding one video into resized RGB frames, and estimating beforehand how large they will be."""
+"""Decoding of one video into resized RGB frames, and an estimate of their size."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from PIL import Image
 
 from vosrt.errors import BrokenVideoError, InputError
 from vosrt.types import U8Array
+from vosrt.video.base import SourceOptions
+from vosrt.video.container import choose_stream, open_container
+from vosrt.video.finding import Source
 from vosrt.video.images import list_images
 from vosrt.video.source import open_source
 from vosrt_train.data.config import CacheConfig
-from vosrt_train.data.sources import Source
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the index says of a video.
+    """Entry of a video in the index.
 
     Attributes:
-        name: of the source.
-        key: under which its frames are kept.
+        key: names the file of its frames.
         frames: number of frames; 0 where the source cannot be used.
         height: of a frame, in pixels.
         width: of a frame, in pixels.
-        fps: frames per second, as measured from the times of the frames.
-        note: why the video ends early, where it does.
+        fps: frames per second, measured from the timestamps.
+        note: why the video ends early; empty where it does not.
         reason: why the source cannot be used; empty where it can.
+        sha256: of its frames; empty where the source cannot be used.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Entry:
     fps: float = 0.0
     note: str = ""
     reason: str = ""
+    sha256: str = ""
 
     @property
     def size(self) -> int:
@@ -50,16 +53,16 @@ class Entry:
 
 
 def decode(source: Source, key: str, file: BinaryIO, config: CacheConfig) -> Entry:
-    """Decode a source; a video that breaks half-way keeps what came before.
+    """Decode a source; of a damaged video, keep the frames before the damage.
 
     Args:
-        source: what to decode.
-        key: under which its frames will be kept.
+        source: file or folder to decode.
+        key: of the entry.
         file: receives u8 [frames, height, width, 3], RGB.
         config: size and number of the frames.
 
     Returns:
-        The entry for the index; with a reason where nothing could be decoded.
+        The entry for the index; it has a reason if no frame could be decoded.
 
     Raises:
         OSError: the file cannot be written.
@@ -89,10 +92,10 @@ def decode(source: Source, key: str, file: BinaryIO, config: CacheConfig) -> Ent
 
 
 def estimate_size(source: Source, config: CacheConfig) -> int:
-    """Estimate the bytes of a source's frames from its header; 0 where that cannot be read."""
+    """Estimate the size of the frames of a source in bytes from its header; 0 if the header cannot be read."""
     try:
         count, height, width = _folder_header(source) if source.images else _video_header(source.path)
-    except (InputError, OSError, ValueError, Image.DecompressionBombError, av.error.FFmpegError):
+    except (InputError, OSError, ValueError, Image.DecompressionBombError):
         return 0
     height, width = _cached_size(height, width, config)
     return min(count, config.max_frames) * height * width * 3
@@ -104,17 +107,16 @@ def _folder_header(source: Source) -> tuple[int, int, int]:
 
 
 def _video_header(path: Path) -> tuple[int, int, int]:
-    with av.open(str(path)) as container:
-        if not container.streams.video:
-            return 0, 1, 1
-        stream = container.streams.video[0]
+    options = SourceOptions()
+    with open_container(str(path), options.max_pixels) as container:
+        stream = choose_stream(container, str(path), options.max_megapixels)
         seconds = (container.duration or 0) / av.time_base
         count = stream.frames or round(seconds * float(stream.average_rate or 25))
         return count, max(1, stream.height), max(1, stream.width)
 
 
 def _cached_size(height: int, width: int, config: CacheConfig) -> tuple[int, int]:
-    """The size with the wanted short side, or the frame's own where that is smaller."""
+    """Return the size with the configured short side, or the size of the frame where that is smaller."""
     short = min(height, width)
     target = min(short, config.short_side)
     return max(1, round(height * target / short)), max(1, round(width * target / short))
@@ -127,5 +129,5 @@ def _resized_rgb(bgr: U8Array, height: int, width: int) -> U8Array:
 
 
 def _without_path(error: Exception, source: Source) -> str:
-    """The words of an error, which is listed beside the name of its source anyway."""
+    """Return the message of an error without the path, for lists that name the source already."""
     return str(error).removeprefix(f"{source.path}: ")

@@ -1,4 +1,4 @@
-"""The encoder: backbone and key head, with an initialisation that a seed determines."""
+"""The encoder: backbone and key head."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Features:
     key: Tensor | None = None
 
     def take(self, frames: Tensor) -> Features:
-        """The maps of some frames, i64 [m]. Gradient flows through."""
+        """Take the maps of some frames, i64 [m]. Gradient flows through."""
         maps = (self.res2, self.res3, self.res4, self.key)
         return Features(*(None if each is None else each[frames] for each in maps))  # type: ignore[arg-type]
 
@@ -63,7 +63,7 @@ class Encoder(VisualEncoder):
 
     @property
     def stem(self) -> nn.Conv2d:
-        """The convolution that sees the frame."""
+        """The convolution on the frame."""
         return self.backbone.conv1
 
     def forward(self, rgb: Tensor) -> Features:
@@ -77,20 +77,17 @@ class Encoder(VisualEncoder):
 
 
 def empty_encoder(config: EncoderConfig) -> Encoder:
-    """An encoder whose weights are still to be filled in; draws no random numbers."""
+    """Build an encoder without weights; draw no random numbers."""
     with torch.device("meta"):
         encoder = Encoder(config)
     return encoder.to_empty(device="cpu")
 
 
 def build_encoder(config: EncoderConfig, *, seed: int) -> Encoder:
-    """An untrained encoder whose weights depend on the configuration and the seed alone.
-
-    The distributions are those of torchvision's ResNet and of PyTorch's convolution. Each tensor has a
-    generator of its own, seeded by its name, so that the encoder without layer4 is a part of the whole one.
+    """Build an untrained encoder whose weights depend on the configuration and the seed alone; see `initialise`.
 
     Args:
-        config: its shape.
+        config: shape of the encoder.
         seed: any non-negative integer.
     """
     return initialise(empty_encoder(config), seed)

@@ -1,4 +1,4 @@
-"""Weights that a seed determines."""
+"""Initialisation of weights from a seed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def initialise(network: M, seed: int) -> M:
-    """Fill in the weights of a network, and return it.
+    """Initialise the weights of a network in place, and return it.
 
-    The distributions are those of torchvision's ResNet and of PyTorch's convolution; linear layers and parameters of a
-    transformer's own are normal with deviation 0.02 (Dosovitskiy et al. 2021). Each tensor has a generator of its
-    own, seeded by its name, so that a part of a network has the weights that it has in the whole.
+    The distributions are those of torchvision's ResNet and of PyTorch's convolution; linear layers and free parameters
+    of a transformer are normal with deviation 0.02 (Dosovitskiy et al. 2021). Each tensor has its own generator, seeded
+    by its name, so that an encoder without layer4 has the same weights as the whole one.
 
     Args:
-        network: of convolutions, linear layers, norms, and parameters of its own modules.
+        network: of convolutions, linear layers, norms, and free parameters.
         seed: any non-negative integer.
     """
     with torch.no_grad():
@@ -47,7 +47,7 @@ def _generator(seed: int, name: str) -> np.random.Generator:
 
 
 def _initialise_convolution(conv: nn.Conv2d, random: np.random.Generator) -> None:
-    """Without bias: He et al. 2015 by fan-out. With bias: uniform within 1 / sqrt(fan-in)."""
+    """Draw normal weights after He et al. 2015 by fan-out; with a bias, uniform ones within 1 / sqrt(fan-in)."""
     outputs, inputs, height, width = conv.weight.shape
     shape = tuple(conv.weight.shape)
     if conv.bias is None:

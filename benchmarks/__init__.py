@@ -1,0 +1,1 @@
+"""Scripts that measure vosrt; ``python -m benchmarks.FOLDER.SCRIPT`` runs one from the repository's root."""

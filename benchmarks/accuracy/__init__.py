@@ -1,0 +1,1 @@
+"""J&F of networks and settings on annotated sequences."""

@@ -1,0 +1,1 @@
+"""Attacks on the commands: kills, full disks, hostile files and misuse."""

@@ -1,0 +1,1 @@
+"""Matching, encoders and engines alone, on processors and GPUs."""

@@ -1,0 +1,165 @@
+"""Registers and spills of the compiled CUDA kernels, and the floor of their work; needs no GPU.
+
+    python -m benchmarks.kernels.cuda        # every architecture; minutes; writes results/cuda_kernels.jsonl
+    python -m benchmarks.kernels.cuda --toy  # one architecture, nothing written
+
+Per kernel and architecture: registers of a thread and bytes spilled to local memory. Below it the
+multiplications and bytes of match, counted from its tiling, and the times they take at a GPU's published peaks. A
+published peak is a bound, not a measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from benchmarks.machine import ROOT, write
+
+NATIVE = ROOT / "runtime" / "native"
+ARCHITECTURES = ("80", "86", "89", "90", "120")
+PEAKS = {  # dense bf16 with fp32 sums TFLOP/s, memory TB/s: NVIDIA's data sheets
+    "H100 SXM": (989.0, 3.35),
+    "H200": (989.0, 4.8),
+}
+TILE_KEYS, CHUNK, STAGES, ROW_BYTES = 128, 32, 4, 64  # match_tile.hpp, geometry.hpp
+PATCHES = {4: (8, 16), 2: (8, 8), 1: (4, 8)}  # rows and columns of a block's queries, by warps down
+
+
+def compile_for(architecture: str) -> list[dict[str, Any]]:
+    """Registers, spills and static shared memory of every kernel."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["nvcc", "-std=c++20", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "-Xptxas", "-v", "-cubin"]
+        command += [f"-arch=sm_{architecture}", *(f"-I{NATIVE / each}" for each in ("src", "include", "cuda"))]
+        command += ["-o", f"{folder}/kernels.cubin", str(NATIVE / "cuda" / "kernels.cu")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"nvcc failed for sm_{architecture}: {done.stderr.strip()}")
+    rows = []
+    pattern = re.compile(
+        r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+        r".*?Used (\d+) registers",
+        re.DOTALL,
+    )
+    for mangled, stack, stores, loads, registers in pattern.findall(done.stderr):
+        found = re.search(r"\d([A-Z][A-Za-z\d]+?Kernel)(?:ILi(\d+)ELi(\d+)E)?", mangled)
+        if found is None:
+            raise SystemExit(f"a kernel with a name that is not understood: {mangled}")
+        kernel = found[1].removesuffix("Kernel").lower() + (f" {found[2]} x {found[3]}" if found[2] else "")
+        rows.append(
+            {
+                "architecture": f"sm_{architecture}",
+                "kernel": kernel,
+                "registers": int(registers),
+                "stack_bytes": int(stack),
+                "spill_store_bytes": int(stores),
+                "spill_load_bytes": int(loads),
+            }
+        )
+    return rows
+
+
+def half_widths(radius: float) -> list[int]:
+    """Columns to either side that a circle holds, by row distance."""
+    rows = range(math.ceil(radius))
+    return [max(dx for dx in range(math.ceil(radius)) if dx * dx + dy * dy < radius * radius) for dy in rows]
+
+
+def count_match(height: int, width: int, channels: int, *, context: int, radius: float, down: int) -> dict[str, Any]:
+    """Work of one frame with one reference: the operations needed, those of the tiles, and the bytes they load.
+
+    Args:
+        height: grid rows.
+        width: grid columns.
+        channels: K.
+        context: recent frames.
+        radius: of the circle, cells.
+        down: variant of the kernel, see PATCHES.
+    """
+    cells, half = height * width, half_widths(radius)
+    useful, halo_keys, padded_keys = cells * cells, 0, 0
+    for y in range(height):
+        rows = [dy for dy in range(-len(half) + 1, len(half)) if 0 <= y + dy < height]
+        for x in range(width):
+            useful += context * sum(min(width - 1, x + half[abs(d)]) - max(0, x - half[abs(d)]) + 1 for d in rows)
+    patch_rows, patch_columns = PATCHES[down]
+    patches = 0
+    for top in range(0, height, patch_rows):
+        for left in range(0, width, patch_columns):
+            patches += 1
+            last = min(top + patch_rows, height) - 1
+            keys = 0
+            for y in range(max(0, top - len(half) + 1), min(height, last + len(half))):
+                reach = half[max(0, top - y, y - last)]
+                keys += min(width, min(left + patch_columns, width) + reach) - max(0, left - reach)
+            halo_keys += keys
+            padded_keys += math.ceil(keys / TILE_KEYS) * TILE_KEYS
+    queries = patch_rows * patch_columns
+    reference_keys = math.ceil(cells / TILE_KEYS) * TILE_KEYS * patches
+    tiles = queries * (context * padded_keys + reference_keys)
+    padded = math.ceil(channels / CHUNK) * CHUNK
+    rings = 2 if padded // CHUNK >= STAGES - 1 else STAGES
+    shared = queries * padded * 2 + STAGES * TILE_KEYS * ROW_BYTES + rings * TILE_KEYS * 8
+    shared += 4 * (min(patch_rows + 2 * (len(half) - 1), height) + 1)
+    return {
+        "grid": f"{height} x {width}",
+        "channels": channels,
+        "slots": 1 + context,
+        "queries_per_block": queries,
+        "shared_bytes": shared,
+        "useful_gmac": round(useful * channels / 1e9, 2),
+        "done_gmac": round(tiles * padded / 1e9, 2),
+        "memory_mb": round((context + 2) * cells * padded * 2 / 1e6, 1),
+        "loaded_from_cache_mb": round((context * halo_keys + patches * cells) * padded * 2 / 1e6),
+    }
+
+
+def floors(work: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Milliseconds at each GPU's published peaks: of the useful products, of those done, of the memory's bytes."""
+    return {
+        name: {
+            "useful_ms": round(2 * work["useful_gmac"] / tflops, 4),
+            "done_ms": round(2 * work["done_gmac"] / tflops, 4),
+            "memory_ms": round(work["memory_mb"] / 1e3 / terabytes, 4),
+        }
+        for name, (tflops, terabytes) in PEAKS.items()
+    }
+
+
+def main() -> None:
+    """Compile, count, print, write results/cuda_kernels.jsonl."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--toy", action="store_true", help="one architecture, nothing written")
+    toy = parser.parse_args().toy
+    if shutil.which("nvcc") is None:
+        print("no nvcc here; install the CUDA toolkit 12.8 or newer to compile the kernels", file=sys.stderr)
+        raise SystemExit(2)
+    rows = [row for architecture in (ARCHITECTURES[:1] if toy else ARCHITECTURES) for row in compile_for(architecture)]
+    print("| kernel | " + " | ".join(dict.fromkeys(row["architecture"] for row in rows)) + " |")
+    for kernel in dict.fromkeys(row["kernel"] for row in rows):
+        cells = [
+            f"{row['registers']}" + (f" (spills {row['spill_store_bytes']} B)" if row["spill_store_bytes"] else "")
+            for row in rows
+            if row["kernel"] == kernel
+        ]
+        print(f"| {kernel} | " + " | ".join(cells) + " |")
+    counted = []
+    for grid in ((60, 107), (135, 240)):
+        for channels in (512, 256, 128):
+            work = count_match(*grid, channels, context=20, radius=12.0, down=4)
+            counted.append({"kernel": "match", **work, "floor": floors(work)})
+            print(counted[-1])
+    if not toy:
+        version = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout.split(
+            "release "
+        )[1]
+        print(write("cuda_kernels", [*rows, *counted], nvcc=version.split(",")[0], measured_on_a_gpu=False))
+
+
+if __name__ == "__main__":
+    main()

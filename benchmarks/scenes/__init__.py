@@ -1,0 +1,1 @@
+"""Rendered scenes: the README's picture and the clip of ``vos-run demo``."""

@@ -1,0 +1,1 @@
+"""Whole frames: one stream, many streams, the C++ host, large videos."""

@@ -1,0 +1,1 @@
+"""Steps, curves and pseudo-masks of trainings."""

@@ -1,0 +1,415 @@
+#include "memory_cpu.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "isa.hpp"
+
+namespace vosrt {
+namespace {
+
+constexpr size_t kLine = 64;        // the bias of a bf16 key starts the last cache line of its row
+constexpr int32_t kRunCells = 256;  // cells of one job, where cells are independent
+
+}  // namespace
+
+std::unique_ptr<Memory> open_memory(const MemoryOptions &options) { return std::make_unique<CpuMemory>(options); }
+
+CpuMemory::CpuMemory(const MemoryOptions &options)
+    : Memory(options),
+      kernel_(*match_kernel(options.isa)),
+      pool_(options.threads),
+      search_(kernel_, options.channels, pool_.size()),
+      half_width_(window_half_widths(options)),
+      slots_(options.context + 1),
+      mean_(options.channels),
+      guide_(options.guided) {
+    build_window();
+    if (options_.centring != 0.0f) centred_.resize(static_cast<size_t>(cells()) * options_.channels);
+
+    patch_columns_ = (options_.width + kernel_.patch_width - 1) / kernel_.patch_width;
+    patch_rows_ = (options_.height + kernel_.patch_height - 1) / kernel_.patch_height;
+    // Patches of a group share keys in cache; smaller groups where threads would run short of work.
+    constexpr int32_t kGroupsPerThread = 6;
+    while (group_rows_ * group_columns_ > 1 &&
+           patch_columns_ * patch_rows_ < kGroupsPerThread * pool_.size() * group_columns_ * group_rows_)
+        (group_rows_ >= group_columns_ ? group_rows_ : group_columns_) /= 2;
+    workspace_.resize(pool_.size());
+    sums_.assign(pool_.size(), std::vector<float>(capacity_));
+    recent_keys_.reserve(options_.context);
+}
+
+// Which lanes of a patch attend to a cell near it, as bits.
+void CpuMemory::build_window() {
+    const auto reach = static_cast<int32_t>(half_width_.size()) - 1;
+    const int32_t columns = kernel_.patch_width + 2 * reach, rows = kernel_.patch_height + 2 * reach;
+    window_.assign(static_cast<size_t>(columns) * rows, 0);
+    for (int32_t row = 0; row < rows; ++row)
+        for (int32_t column = 0; column < columns; ++column)
+            for (int32_t lane = 0; lane < kernel_.patch_width * kernel_.patch_height; ++lane) {
+                const int32_t dy = std::abs(row - reach - lane / kernel_.patch_width);
+                const int32_t dx = std::abs(column - reach - lane % kernel_.patch_width);
+                if (dy <= reach && dx <= half_width_[dy]) window_[row * columns + column] |= 1u << lane;
+            }
+}
+
+CpuMemory::Slot CpuMemory::make_slot(size_t capacity) const {
+    Slot slot;
+    slot.keys.reserve(search_.keys_bytes(cells()));
+    slot.soft.assign(cells() * capacity, 0.0f);
+    return slot;
+}
+
+int64_t CpuMemory::bytes() const {
+    const auto of = [](const Slot &slot) { return slot.keys.bytes() + slot.soft.capacity() * sizeof(float); };
+    size_t total = search_.bytes() + candidates_.capacity() * sizeof(Candidate) + window_.size() * sizeof(uint32_t) + centred_.size() * sizeof(float) + guide_.bytes();
+    for (const Slot &slot : slots_) total += of(slot);
+    for (const ReferenceSlot &reference : references_) total += of(reference.slot);
+    for (const AlignedBuffer &buffer : workspace_) total += buffer.bytes();
+    return static_cast<int64_t>(total);
+}
+
+void CpuMemory::reserve_frames(int64_t first, int64_t end) {
+    for (int64_t frame = first; frame < end; ++frame)
+        if (Slot &slot = slot_of(frame); slot.soft.empty()) slot = make_slot(capacity_);
+}
+
+namespace {
+
+// The mean over all cells, [channels]; 0 in channels where it is not finite.
+std::vector<float> mean_of(const float *embedding, int32_t cells, int32_t channels) {
+    std::vector<double> sum(channels, 0.0);
+    for (int32_t cell = 0; cell < cells; ++cell)
+        for (int32_t c = 0; c < channels; ++c) sum[c] += embedding[static_cast<size_t>(cell) * channels + c];
+    std::vector<float> means(channels);
+    for (int32_t c = 0; c < channels; ++c) {
+        const auto mean = static_cast<float>(sum[c] / cells);
+        means[c] = std::isfinite(mean) ? mean : 0.0f;
+    }
+    return means;
+}
+
+// normalise(e - share * centre) of one cell. The norm is summed up in double, so that every core rounds to the same embedding
+// whatever its order of summation; the lanes let compilers use vectors.
+void centre_cell(const float *in, const float *centre, int32_t channels, float share, float *out) {
+    constexpr int32_t kLanes = 8;
+    double squares[kLanes] = {};
+    int32_t c = 0;
+    for (; c + kLanes <= channels; c += kLanes)
+        for (int32_t lane = 0; lane < kLanes; ++lane) {
+            const float rest = in[c + lane] - share * centre[c + lane];
+            out[c + lane] = rest;
+            squares[lane] += static_cast<double>(rest) * rest;
+        }
+    for (; c < channels; ++c) {
+        out[c] = in[c] - share * centre[c];
+        squares[0] += static_cast<double>(out[c]) * out[c];
+    }
+    double total = 0.0;
+    for (const double square : squares) total += square;
+    const auto norm = static_cast<float>(std::sqrt(total));
+    if (norm == 0.0f) return;  // nothing but the mean: zeros
+    for (c = 0; c < channels; ++c) out[c] /= norm;
+}
+
+// p_m^sharpness * e^(bias [m is an object]), divided by the sum over m; relative to the largest one, so that none overflows.
+void sharpen_cell(float *soft, const std::vector<int32_t> &channels, float sharpness, float object_factor) {
+    float largest = 0.0f, total = 0.0f;
+    for (const int32_t channel : channels) largest = std::max(largest, soft[channel]);
+    if (largest == 0.0f) return;
+    for (const int32_t channel : channels) {
+        float &value = soft[channel];
+        value = std::pow(value / largest, sharpness) * (channel == 0 ? 1.0f : object_factor);
+        total += value;
+    }
+    for (const int32_t channel : channels) soft[channel] /= total;
+}
+
+}  // namespace
+
+// The embedding as it is matched.
+const float *CpuMemory::centred(const float *embedding) {
+    if (options_.centring == 0.0f) return embedding;
+    if (centre_.empty()) centre_ = mean_of(embedding, cells(), options_.channels);
+    pool_.run((cells() + kRunCells - 1) / kRunCells, [&](int32_t job, int32_t) {
+        for (int32_t cell = job * kRunCells; cell < std::min((job + 1) * kRunCells, cells()); ++cell) {
+            const size_t at = static_cast<size_t>(cell) * options_.channels;
+            centre_cell(embedding + at, centre_.data(), options_.channels, options_.centring, centred_.data() + at);
+        }
+    });
+    return centred_.data();
+}
+
+// What is remembered of a propagated frame is not what is shown of it: it is changed when the next one comes, so that until then
+// labels, annotations and sessions see it as it was read. A reference stays as it was annotated.
+void CpuMemory::settle_newest() {
+    if (!options_.alters_masks() || objects().references().back().frame == objects().newest()) return;
+    const float object_factor = std::exp(options_.object_bias);
+    Slot &slot = newest();
+    pool_.run((cells() + kRunCells - 1) / kRunCells, [&](int32_t job, int32_t) {
+        for (int32_t cell = job * kRunCells; cell < std::min((job + 1) * kRunCells, cells()); ++cell)
+            sharpen_cell(slot.soft.data() + cell * capacity_, objects().order_channels(), options_.sharpness, object_factor);
+    });
+}
+
+void CpuMemory::set_means(const Means &means) {
+    mean_ = means.keys;
+    centre_ = means.centre;
+    set_mean_square();
+}
+
+void CpuMemory::set_mean_square() {
+    double square = 0.0;
+    for (const float mean : mean_) square += static_cast<double>(mean) * mean;
+    mean_square_ = static_cast<float>(square);
+}
+
+void CpuMemory::take(const float *embedding) {
+    embedding = centred(embedding);
+    if (objects().frames() == 0) {
+        // Means are fixed by the first frame: keys of all frames must be relative to the same one.
+        mean_ = mean_of(embedding, cells(), options_.channels);
+        set_mean_square();
+    }
+    if (!objects().references().empty()) {
+        settle_newest();
+        if (search_.learn(references_.front().slot.keys.data(), cells()) || search_.adapt()) make_all_heads();
+    }
+    begin_frame();
+    guide_.clear();
+    Slot &slot = newest();
+    const size_t row = kernel_.row_bytes(options_.channels);
+    pool_.run((cells() + kRunCells - 1) / kRunCells, [&](int32_t job, int32_t worker) {
+        const int32_t from = job * kRunCells, count = std::min(kRunCells, cells() - from);
+        kernel_.store(embedding + static_cast<size_t>(from) * options_.channels, count, options_.channels, mean_.data(),
+                      slot.keys.data() + from * row);
+        if (search_.ready()) search_.make_heads(slot.keys.data(), cells(), from, count, workspace_[worker].data());
+    });
+    if (objects().references().empty()) {
+        std::fill(slot.soft.begin(), slot.soft.end(), 0.0f);
+        for (int32_t cell = 0; cell < cells(); ++cell) slot.soft[cell * capacity_] = 1.0f;
+        return;
+    }
+    match_newest();
+}
+
+// Of every frame that a context may hold.
+void CpuMemory::make_all_heads() {
+    std::vector<std::byte *> keys;
+    const int64_t frames = objects().frames();
+    const int64_t oldest = std::max(references_.front().frame, frames - static_cast<int64_t>(slots_.size()));
+    for (int64_t frame = oldest; frame < frames; ++frame)
+        if (!slot_of(frame).soft.empty()) keys.push_back(slot_of(frame).keys.data());
+    for (ReferenceSlot &reference : references_) keys.push_back(reference.slot.keys.data());
+    const int32_t runs = (cells() + kRunCells - 1) / kRunCells;
+    pool_.run(runs * static_cast<int32_t>(keys.size()), [&](int32_t job, int32_t worker) {
+        const int32_t from = job % runs * kRunCells;
+        search_.make_heads(keys[job / runs], cells(), from, std::min(kRunCells, cells() - from), workspace_[worker].data());
+    });
+}
+
+void CpuMemory::match_newest() {
+    const int64_t now = objects().newest();
+    const auto count = static_cast<int32_t>(matched().size());
+    match_references_.clear();
+    // The youngest reference needs the fewest recent frames: matching goes from youngest to oldest.
+    for (int32_t i = count - 1; i >= 0; --i)
+        match_references_.push_back({references_[i].slot.keys.data(), matched()[i].recent, matched()[i].copies});
+    recent_keys_.clear();
+    for (int32_t age = 1; age <= matched().front().recent; ++age) recent_keys_.push_back(slot_of(now - age).keys.data());
+
+    const MatchTask task{.height = options_.height,
+                         .width = options_.width,
+                         .channels = options_.channels,
+                         .query = newest().keys.data(),
+                         .recent = recent_keys_.data(),
+                         .context = options_.context,
+                         .references = match_references_.data(),
+                         .reference_count = count,
+                         .reach = static_cast<int32_t>(half_width_.size()) - 1,
+                         .half_width = half_width_.data(),
+                         .window = window_.data(),
+                         .top_k = options_.top_k,
+                         .mean_square = mean_square_,
+                         .heads_at = search_.heads_at(cells()),
+                         .result = candidates_.data()};
+    MatchTask bounded = task;
+    bounded.head = search_.head();
+    search_.start_frame();
+    Slot &slot = newest();
+    const int32_t across = (patch_columns_ + group_columns_ - 1) / group_columns_;
+    const int32_t down = (patch_rows_ + group_rows_ - 1) / group_rows_;
+    pool_.run(across * down, [&](int32_t job, int32_t worker) {
+        PatchGroup group{job % across * group_columns_, job / across * group_rows_, group_columns_, group_rows_};
+        group.columns = std::min(group.columns, patch_columns_ - group.left);
+        group.rows = std::min(group.rows, patch_rows_ - group.top);
+        kernel_.match(search_.bounds(job, worker) ? bounded : task, group, workspace_[worker].data(), search_.counts(worker));
+        const int32_t bottom = std::min((group.top + group.rows) * kernel_.patch_height, options_.height);
+        const int32_t right = std::min((group.left + group.columns) * kernel_.patch_width, options_.width);
+        for (int32_t y = group.top * kernel_.patch_height; y < bottom; ++y)
+            for (int32_t x = group.left * kernel_.patch_width; x < right; ++x) {
+                const int32_t cell = y * options_.width + x;
+                propagate(cell, sums_[worker].data(), slot.soft.data() + cell * capacity_);
+            }
+    });
+}
+
+// Every reference's context gives the channels annotated there, the first one background too. The first reference may
+// show as background what was marked only later, so background yields to later objects.
+void CpuMemory::propagate(int32_t cell, float *sums, float *soft) const {
+    std::fill_n(soft, capacity_, 0.0f);
+    float later = 0.0f;
+    for (size_t r = matched().size(); r-- > 0;) {
+        read_out(r, cell, sums);
+        for (const uint8_t id : objects().references()[r].ids) {
+            const int32_t channel = objects().channel(id);
+            soft[channel] = sums[channel];
+            if (r > 0) later += sums[channel];
+        }
+    }
+    soft[0] = sums[0];
+    if (options_.yield_background) soft[0] *= std::max(0.0f, 1.0f - later);
+}
+
+// Softmax of the kept similarities, then the weighted sum of their soft masks (Araslanov et al. 2021, eq. 1 and 2 of
+// appendix C). `sums` receives every channel; a context contributes only those annotated in its reference.
+void CpuMemory::read_out(size_t reference, int32_t cell, float *sums) const {
+    const Candidate *list =
+        candidates_.data() + ((matched().size() - 1 - reference) * cells() + cell) * options_.top_k;
+    const Matched &context = matched()[reference];
+    const Slot &slot = references_[reference].slot;
+    std::fill_n(sums, capacity_, 0.0f);
+    float weights[64];
+    float total = 0.0f;
+    int32_t count = 0;
+    for (; count < options_.top_k && list[count].cell >= 0; ++count) {
+        weights[count] = std::exp((list[count].similarity - list[0].similarity) / options_.temperature);
+        total += weights[count];
+    }
+    const int64_t now = objects().newest();
+    for (int32_t i = 0; i < count; ++i) {
+        const int32_t position = list[i].position;
+        const Slot &from = position <= context.copies ? slot : slot_of(now - (options_.context + 1 - position));
+        const float *soft = from.soft.data() + list[i].cell * capacity_;
+        const float weight = weights[i] / total;
+        for (size_t c = 0; c < capacity_; ++c) sums[c] += weight * soft[c];
+    }
+}
+
+void CpuMemory::reserve_work(size_t references) {
+    candidates_.resize(std::max(candidates_.size(), references * cells() * options_.top_k));
+    match_references_.reserve(references);
+    for (AlignedBuffer &buffer : workspace_)
+        buffer.reserve(kernel_.workspace_bytes(options_.channels, options_.top_k, static_cast<int32_t>(references),
+                                               group_columns_ * group_rows_));
+}
+
+void CpuMemory::reserve_objects(const ObjectTable &table) {
+    grow_channels(table.order_channels().size());
+    references_.reserve(table.references().size() + 1);
+    for (const ObjectTable::Reference &reference : table.references())
+        if (references_.empty() || references_.back().frame < reference.frame)
+            references_.push_back({reference.frame, make_slot(capacity_)});
+}
+
+void CpuMemory::grow_channels(size_t channels) {
+    size_t capacity = capacity_;
+    while (capacity < channels) capacity *= 2;
+    if (capacity == capacity_) return;
+    // Everything is allocated before anything changes.
+    std::vector<std::vector<float>> wider;
+    for_each_slot([&](Slot &slot) {
+        std::vector<float> soft(cells() * capacity, 0.0f);
+        for (int32_t cell = 0; cell < cells(); ++cell)
+            std::copy_n(slot.soft.data() + cell * capacity_, capacity_, soft.data() + cell * capacity);
+        wider.push_back(std::move(soft));
+    });
+    std::vector<std::vector<float>> sums(sums_.size(), std::vector<float>(capacity));
+    size_t i = 0;
+    for_each_slot([&](Slot &slot) { slot.soft = std::move(wider[i++]); });
+    sums_ = std::move(sums);
+    capacity_ = capacity;
+}
+
+template <class Body>
+void CpuMemory::for_each_slot(const Body &body) {
+    for (Slot &slot : slots_)
+        if (!slot.soft.empty()) body(slot);
+    for (ReferenceSlot &reference : references_) body(reference.slot);
+}
+
+void CpuMemory::with_slot(Place place, Part, Access, const std::function<void(const HostSlot &)> &use) {
+    Slot &slot = place.reference ? reference_slot(place.frame) : slot_of(place.frame);
+    const size_t row = kernel_.row_bytes(options_.channels);
+    std::byte *keys = slot.keys.data();
+    use({keys, row, isa_is_bf16(options_.isa) ? keys + row - kLine : nullptr, row, slot.soft.data()});
+}
+
+CpuMemory::Slot &CpuMemory::reference_slot(int64_t frame) {
+    return std::find_if(references_.begin(), references_.end(), [&](const ReferenceSlot &each) { return each.frame == frame; })->slot;
+}
+
+void CpuMemory::keep_reference() {
+    Slot &slot = reference_slot(objects().newest());
+    std::memcpy(slot.keys.data(), newest().keys.data(), slot.keys.bytes());
+    std::copy(newest().soft.begin(), newest().soft.end(), slot.soft.begin());
+}
+
+void CpuMemory::release(int32_t channel) {
+    for_each_slot([&](Slot &slot) {
+        for (int32_t cell = 0; cell < cells(); ++cell) {
+            float *soft = slot.soft.data() + cell * capacity_;
+            soft[0] += soft[channel];
+            soft[channel] = 0.0f;
+        }
+    });
+}
+
+void CpuMemory::objects_changed() {
+    std::erase_if(references_, [&](const ReferenceSlot &each) { return !objects().has_reference(each.frame); });
+}
+
+const Candidate *CpuMemory::neighbours(size_t reference) {
+    return candidates_.data() + (matched().size() - 1 - reference) * cells() * options_.top_k;
+}
+
+Memory::GuidePicture CpuMemory::guide_picture() const {
+    if (!guide_.ready()) return {};
+    return {guide_.height(), guide_.width(), guide_.pixels()};
+}
+
+void CpuMemory::labels(int32_t height, int32_t width, uint8_t *labels, float *confidence) {
+    require_frame("labelling");
+    LabelTask task{.height = options_.height,
+                   .width = options_.width,
+                   .soft = newest().soft.data(),
+                   .stride = static_cast<int64_t>(capacity_),
+                   .channels = objects().order_channels().data(),
+                   .ids = objects().order_ids().data(),
+                   .count = static_cast<int32_t>(objects().order_ids().size()),
+                   .out_height = height,
+                   .out_width = width,
+                   .rows = &rows_,
+                   .columns = &columns_,
+                   .labels = labels,
+                   .confidence = confidence};
+    Alignment alignment = options_.alignment;
+    if (guide_.ready() && task.count > 1) {
+        const GridSoft masks{task.height, task.width, task.soft, task.stride, objects().order_channels(), alignment};
+        guided_channels_.resize(task.count);
+        std::iota(guided_channels_.begin(), guided_channels_.end(), 0);
+        task.soft = guide_.run(masks, pool_);
+        task.stride = task.count;
+        task.channels = guided_channels_.data();
+        task.height = guide_.height();
+        task.width = guide_.width();
+        alignment = Alignment::half_pixel;
+    }
+    rows_.set(task.height, height, alignment);
+    columns_.set(task.width, width, alignment);
+    pool_.run(task.height, [&](int32_t row, int32_t) { label_rows(task, row); });
+}
+
+}  // namespace vosrt

@@ -1,0 +1,96 @@
+// The memory's arrays on the processor, and how a new frame reads them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "aligned.hpp"
+#include "guided.hpp"
+#include "memory.hpp"
+#include "search.hpp"
+#include "thread_pool.hpp"
+
+namespace vosrt {
+
+class CpuMemory final : public Memory {
+   public:
+    explicit CpuMemory(const MemoryOptions &options);
+
+    void labels(int32_t height, int32_t width, uint8_t *labels, float *confidence) override;
+    int32_t threads() const override { return pool_.size(); }
+    bool has_threads() const override { return pool_.size() > 1; }
+    int64_t bytes() const override;
+    int32_t head() const override { return search_.head(); }
+    float survivors() const override { return search_.survivors(); }
+
+   private:
+    struct Slot {
+        AlignedBuffer keys;
+        std::vector<float> soft;  // [cells][capacity_]
+    };
+    struct ReferenceSlot {
+        int64_t frame;
+        Slot slot;
+    };
+
+    void take(const float *embedding) override;
+    void reserve_frames(int64_t first, int64_t end) override;
+    void reserve_objects(const ObjectTable &table) override;
+    void reserve_work(size_t references) override;
+    void with_slot(Place place, Part part, Access access, const std::function<void(const HostSlot &)> &use) override;
+    size_t capacity() const override { return capacity_; }
+    void keep_reference() override;
+    void release(int32_t channel) override;
+    void objects_changed() override;
+    const Candidate *neighbours(size_t reference) override;
+    Means means() const override { return {mean_, centre_}; }
+    void set_means(const Means &means) override;
+    void set_guide(const uint8_t *bgr, int32_t height, int32_t width, int64_t stride) override { guide_.set(bgr, height, width, stride); }
+    GuidePicture guide_picture() const override;
+    void restore_guide(const GuidePicture &guide) override { guide_.restore(guide.pixels, guide.height, guide.width); }
+
+    Slot &slot_of(int64_t frame) { return slots_[frame % slots_.size()]; }
+    const Slot &slot_of(int64_t frame) const { return slots_[frame % slots_.size()]; }
+    Slot &newest() { return slot_of(objects().newest()); }
+    Slot &reference_slot(int64_t frame);
+
+    void build_window();
+    const float *centred(const float *embedding);
+    void set_mean_square();
+    void settle_newest();
+    void make_all_heads();
+    void match_newest();
+    void propagate(int32_t cell, float *sums, float *soft) const;
+    void read_out(size_t reference, int32_t cell, float *sums) const;
+    Slot make_slot(size_t capacity) const;
+    void grow_channels(size_t channels);
+    template <class Body>
+    void for_each_slot(const Body &body);  // that has been made
+
+    const MatchKernel &kernel_;
+    ThreadPool pool_;
+    Search search_;
+    const std::vector<int32_t> half_width_;
+    std::vector<uint32_t> window_;
+
+    std::vector<Slot> slots_;                // context + 1, frame t in slot t mod their number
+    std::vector<ReferenceSlot> references_;  // oldest first, as in objects()
+    std::vector<float> mean_;                // of the first frame's embedding as it is matched, [channels]
+    std::vector<float> centre_;              // of the first frame's embedding as it came, [channels], if it is removed
+    std::vector<float> centred_;             // the newest embedding without it, [cells][channels]
+    float mean_square_ = 0.0f;
+    size_t capacity_ = 4;  // channels that soft masks have room for
+
+    int32_t patch_columns_, patch_rows_;
+    int32_t group_columns_ = 2, group_rows_ = 4;  // patches of one job
+    std::vector<AlignedBuffer> workspace_;        // per worker
+    std::vector<std::vector<float>> sums_;        // per worker, [capacity_]
+    std::vector<Candidate> candidates_;           // [references][cells][top_k], youngest reference first
+    std::vector<const std::byte *> recent_keys_;
+    std::vector<MatchReference> match_references_;
+    SampleAxis rows_, columns_;
+    Guide guide_;
+    std::vector<int32_t> guided_channels_;  // 0, 1, …: guided masks have no gaps
+};
+
+}  // namespace vosrt

@@ -1,0 +1,478 @@
+"""Bundles: the directory that export writes and the runtime reads.
+
+    bundle/
+        manifest.json     what the network is, how to run it, SHA-256 of every graph
+        encoder.onnx      frames u8 [n, height, width, 3] BGR -> embedding f32 [n, h, w, K]
+        encoder_int8.onnx the same network quantised, where the bundle has it: takes and gives the same
+
+Nothing in a bundle is code. Reading one trusts nothing: the manifest's types and ranges are checked, keys that
+this version does not know are refused, files must lie inside the directory and match their hash, and graphs must be
+plain and self-contained (`vosrt.onnx_file`) and made of known operators (`vosrt.onnx_rules`). Each graph is read once:
+what was hashed and checked is what engines are given, whatever happens to the file meanwhile. A bundle is a directory
+and never an archive, so nothing is unpacked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from vosrt._files import replacing, write_all
+from vosrt.bundle.schema import RULES, check_document
+from vosrt.errors import BundleError, OptionError
+from vosrt.onnx_file import FLOAT, UINT8, Graph, TensorType, UnsafeError, read_graph, refused
+from vosrt.onnx_rules import check_graph
+from vosrt.text import quoted
+from vosrt.types import PropagationOptions
+
+SCHEMA = 1
+MANIFEST_NAME = "manifest.json"
+DEFAULT_NAME = "default"
+_PACKAGED = Path(__file__).parents[1] / "bundles"
+
+Feature = Literal["res3", "res4", "key"]
+Family = Literal["correspondence", "mask-embedding"]
+
+# Maps that the encoder of a mask-embedding bundle hands out besides the embedding, by the names of its outputs.
+CONTEXT, RES3, RES2 = "context", "res3", "res2"
+WeightPrecision = Literal["fp32", "fp16"]
+Quantised = Literal["int8", "fp8"]
+NO_FP8 = "vos-export quantise makes int8 alone, since what fp8 loses shows only on GPUs that have it (from Ada on)"
+GraphPrecision = Literal["fp32", "fp16", "int8", "fp8"]
+
+MAX_ROUNDS = RULES["masks"]["rounds"].limits[1]
+
+# The graphs that a bundle of each family must hold.
+_ROLES: dict[str, tuple[str, ...]] = {
+    "correspondence": ("encoder",),
+    "mask-embedding": ("encoder", "mask_encoder", "decoder"),
+}
+_NEWER = ("bundle", "adds")  # keys of graphs
+_MAX_MANIFEST_BYTES = 1 << 20
+_MAX_DEPTH = 32  # of objects and lists in a manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec:
+    """The encoder graph: frames in, one embedding per grid cell out.
+
+    Attributes:
+        channels: K, embedding channels.
+        feature: the layer that the embedding comes from.
+        stride: pixels of the working frame per grid cell.
+        align_corners: where its features look: True, as published, if the corner cells do at the corner pixels; False
+            if every cell does at the middle of its ``stride`` x ``stride`` pixels. Working frames are then whole
+            numbers of cells.
+        input_name: tensor u8 [n, height, width, 3], BGR.
+        output_name: tensor f32 [n, h, w, K]; every cell has unit length.
+        min_side: shortest side of a working frame, in pixels, that the graph accepts.
+        max_side: longest side, in pixels.
+    """
+
+    channels: int
+    feature: Feature
+    stride: int = 8
+    align_corners: bool = True
+    input_name: str = "frames"
+    output_name: str = "embedding"
+    min_side: int = 16
+    max_side: int = 4096
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Grid (h, w) of a working frame of height x width pixels: strided convolutions round up."""
+        return -(-height // self.stride), -(-width // self.stride)
+
+    def whole_cells(self, side: int) -> int:
+        """A side of a working frame, in pixels, as this encoder wants it."""
+        return side if self.align_corners else max(1, (2 * side + self.stride) // (2 * self.stride)) * self.stride
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSpec:
+    """Mask encoder and decoder of a mask-embedding bundle, whose encoder does not align corners.
+
+    Their graphs take and give, for one frame and its M objects:
+    ``mask_encoder``: frames u8 [1, height, width, 3], masks f32 [M, height, width], context -> values f32 [M, h, w, V];
+    ``decoder``: readout and values f32 [M, h, w, V], res3, res2 -> logits f32 [M, h2, w2] at a quarter of the frame.
+
+    Attributes:
+        value_channels: V.
+        context: the encoder's output that is the mask encoder's ``context``.
+        rounds: of refinement, unless the caller says otherwise.
+        residual: whether the logits correct the coarse mask, instead of drawing a mask from nothing.
+        feedback: whether refined masks are what later frames read. Without it they are shown alone, and each frame is
+            refined from what was propagated: errors of the decoder cannot feed themselves.
+    """
+
+    value_channels: int
+    context: Literal["context", "res3"]
+    rounds: int = 2
+    residual: bool = False
+    feedback: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphPart:
+    """A file of a bundle.
+
+    Attributes:
+        file: its name relative to the bundle, with ``/`` between parts.
+        sha256: hash of its content, 64 lower-case hexadecimal digits.
+        bytes: its size.
+    """
+
+    file: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphFile(GraphPart):
+    """One ONNX graph of a bundle.
+
+    Attributes:
+        precision: of the stored weights; arithmetic is the engine's choice, but for ``"int8"`` and ``"fp8"``,
+            where quantisation is part of the graph.
+        bundle: the bundle that ``file`` belongs to, by the name of its folder, which lies beside this one's; None is
+            this bundle.
+        adds: a file of this bundle with further nodes and outputs. The graph is both files one after the other:
+            protobuf merges them, as it does all parts of a message.
+    """
+
+    precision: GraphPrecision
+    bundle: str | None = None
+    adds: GraphPart | None = None
+
+    @property
+    def quantised(self) -> Quantised | None:
+        """The number format that quantisation has put into the graph; None where it has not."""
+        return self.precision if self.precision in ("int8", "fp8") else None
+
+
+def encoder_role(precision: str) -> str:
+    """Role of the graph that an encoder runs in a precision, beside the one that is not quantised."""
+    return f"encoder_{precision}" if precision in get_args(Quantised) else "encoder"
+
+
+ENCODER_ROLES = ("encoder", *map(encoder_role, get_args(Quantised)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What ``manifest.json`` says.
+
+    Attributes:
+        name: short name of the model, one line.
+        trained: False for a network with random weights.
+        summary: one line for people.
+        encoder: contract of the encoder graph.
+        graphs: files by role; ``"encoder"`` is always there. ``"encoder_int8"`` is the same network quantised; it is
+            there if the bundle's maker measured that it is good enough. An older vosrt passes it over.
+        inference: how labels are propagated unless the caller says otherwise.
+        size: default short side of the working frame in pixels, to which frames are shrunk, never enlarged; None is
+            `vosrt.types.DEFAULT_SIZE`.
+        verification: figures of the comparison that the export ended with.
+        provenance: checkpoint hash, training, tool versions, licence.
+        family: the method.
+        masks: contract of the further graphs; None for correspondence.
+        schema: version of this format.
+    """
+
+    name: str
+    trained: bool
+    summary: str
+    encoder: EncoderSpec
+    graphs: Mapping[str, GraphFile]
+    inference: PropagationOptions = field(default_factory=PropagationOptions)
+    size: int | None = None
+    verification: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    family: Family = "correspondence"
+    masks: MaskSpec | None = None
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was checked.
+
+    Attributes:
+        path: its directory.
+        manifest: what it holds.
+        graphs: content of the ONNX files by role, as it was checked.
+    """
+
+    path: Path
+    manifest: Manifest
+    graphs: Mapping[str, Graph] = field(default_factory=dict, repr=False, compare=False)
+
+    def graph(self, name: str) -> Graph:
+        """A graph as it was read and checked, for an engine.
+
+        Raises:
+            BundleError: the bundle has no graph of this name.
+        """
+        return self.graphs.get(name) or _read_graph(self.path, self._file(name), verify_hashes=False)
+
+    @property
+    def encoders(self) -> tuple[Graph, ...]:
+        """The encoder in each of its precisions, as stored first; each says what it is quantised in."""
+        graphs = self.manifest.graphs
+        have = [role for role in ENCODER_ROLES if role in graphs]
+        return tuple(replace(self.graph(role), quantised=graphs[role].quantised) for role in have)
+
+    def encoder_for(self, precision: str) -> Graph:
+        """The encoder's graph that is quantised in a precision; the one that ``"encoder"`` names where none is."""
+        return next((each for each in self.encoders if each.quantised == precision), self.encoders[0])
+
+    def graph_path(self, name: str) -> Path:
+        """Path of a graph's ONNX file, without what the bundle adds to that: :meth:`graph` has all of it.
+
+        Raises:
+            BundleError: the bundle has no graph of this name.
+        """
+        file = self._file(name)
+        return _folder_of(self.path, file) / file.file
+
+    def _file(self, name: str) -> GraphFile:
+        if name not in self.manifest.graphs:
+            have = ", ".join(sorted(self.manifest.graphs))
+            raise BundleError(f"bundle {self.path} has no graph {name!r}; it has: {have}")
+        return self.manifest.graphs[name]
+
+
+def load_bundle(path: Path | str, *, verify_hashes: bool = True) -> Bundle:
+    """Read a bundle and check it.
+
+    Args:
+        path: the directory, or the name of a bundle that comes with the package, as a string: ``"default"`` and
+            those of `packaged_bundles`. A directory of the same name is meant by ``"./default"``.
+        verify_hashes: compare the SHA-256 of every file (sizes, and hashes of other bundles' files, always are).
+
+    Raises:
+        BundleError: it is missing, altered, unsafe, malformed or made by a newer vosrt.
+    """
+    root = _PACKAGED / path if is_packaged(path) else Path(path)
+    if path == DEFAULT_NAME and not root.is_dir():
+        raise BundleError("this installation has no default bundle; name a bundle directory or reinstall vosrt")
+    try:
+        manifest = _parse(_read_manifest(root), root / MANIFEST_NAME)
+        graphs = {role: _read_graph(root, file, verify_hashes=verify_hashes) for role, file in manifest.graphs.items()}
+        _check_graphs(graphs, manifest)
+    except OSError as error:
+        raise BundleError(f"bundle {root} cannot be read: {error.strerror or error}") from error
+    return Bundle(root, manifest, graphs)
+
+
+def packaged_bundles() -> tuple[str, ...]:
+    """Names of the bundles that come with the package, the default one first."""
+    names = {folder.name for folder in _PACKAGED.iterdir() if folder.is_dir()} if _PACKAGED.is_dir() else set()
+    return tuple(sorted(names, key=lambda name: (name != DEFAULT_NAME, name)))
+
+
+def is_packaged(path: Path | str) -> bool:
+    """Whether this is the name of a bundle that comes with the package, rather than a directory."""
+    return path == DEFAULT_NAME or (isinstance(path, str) and path in packaged_bundles())
+
+
+def packaged_name(folder: Path) -> str | None:
+    """The name of the packaged bundle that a folder is; None for all others."""
+    inside = folder.resolve()
+    return inside.name if inside.parent == _PACKAGED.resolve() else None
+
+
+def bundle_word(folder: Path) -> str:
+    """What a person types for a bundle: the name of a packaged one, else its folder."""
+    return packaged_name(folder) or str(folder)
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write a manifest to the file ``path``: the same manifest always gives the same bytes.
+
+    Raises:
+        BundleError: the manifest would not be accepted when read back.
+        OSError: it cannot be written; an earlier one stands.
+    """
+    document = asdict(manifest)
+    document["inference"]["size"] = document.pop("size")
+    for values, key in (
+        (document, "masks"),
+        *((graph, key) for graph in document["graphs"].values() for key in _NEWER),
+    ):
+        if values[key] is None:  # so that an older vosrt reads all bundles but those that need it
+            del values[key]
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    _parse(text, path)
+    with replacing(path) as file:
+        write_all(file, text.encode())
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content as 64 lower-case hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_manifest(root: Path) -> str:
+    if not root.exists():
+        raise BundleError(f"no such bundle: {root}; expected a directory with {MANIFEST_NAME}")
+    if not root.is_dir():
+        raise BundleError(f"{root} is a file; a bundle is a directory with {MANIFEST_NAME}")
+    path = root / MANIFEST_NAME
+    if not path.is_file():
+        raise BundleError(f"{root} is not a bundle: it has no {MANIFEST_NAME}; make one with vos-export")
+    _check_inside(root, path)
+    with path.open("rb") as file:
+        content = file.read(_MAX_MANIFEST_BYTES + 1)
+    if len(content) > _MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path} has {path.stat().st_size} bytes; a manifest has at most {_MAX_MANIFEST_BYTES}")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def _read_graph(root: Path, file: GraphFile, *, verify_hashes: bool) -> Graph:
+    """Read a graph, whose content is that of its file and of what the bundle adds."""
+    folder = _folder_of(root, file)
+    shared = file.bundle is not None
+    # A link must not lead to files that are no neighbours of this bundle.
+    graph = _read_part(root, folder, file, inside=folder.parent if shared else root, verify=shared or verify_hashes)
+    if file.adds is None:
+        return graph
+    added = _read_part(root, root, file.adds, inside=root, verify=verify_hashes)
+    return replace(added, content=graph.content + added.content)
+
+
+def _folder_of(root: Path, file: GraphFile) -> Path:
+    """The bundle that a graph's file belongs to."""
+    return root if file.bundle is None else Path(os.path.realpath(root)).parent / file.bundle
+
+
+def _read_part(root: Path, folder: Path, part: GraphPart, *, inside: Path, verify: bool) -> Graph:
+    path = folder / part.file
+    _check_inside(inside, path)
+    if not path.is_file():
+        if folder != root:
+            raise BundleError(f"bundle {root} lacks {part.file} of the bundle {folder}; copy both, side by side")
+        raise BundleError(f"bundle {root} lacks its file {part.file}; copy the whole directory again")
+    graph = read_graph(path, part.bytes)
+    if verify and graph.sha256 != part.sha256:
+        raise BundleError(
+            f"{path} was altered: its SHA-256 is {graph.sha256[:12]}…, the manifest says {part.sha256[:12]}…; "
+            "copy the bundle again"
+        )
+    return graph
+
+
+def _check_graphs(graphs: Mapping[str, Graph], manifest: Manifest) -> None:
+    """Have every graph be one that may be run, and the encoder's take and give what the manifest says."""
+    for graph in graphs.values():
+        try:
+            check_graph(graph.parsed)
+        except UnsafeError as error:
+            raise refused(graph.path, error) from None
+    spec = manifest.encoder
+    for encoder, (kind, name, element, last) in product(
+        (graphs[role] for role in ENCODER_ROLES if role in graphs),
+        (("input", spec.input_name, UINT8, 3), ("output", spec.output_name, FLOAT, spec.channels)),
+    ):
+        declared = encoder.parsed.inputs if kind == "input" else encoder.parsed.outputs
+        tensor = declared.get(name, TensorType(0, ()))
+        if tensor.element != element or len(tensor.shape) != 4 or tensor.shape[3] != last:
+            wanted = f"{'uint8' if element == UINT8 else 'float32'} [n, height, width, {last}]"
+            have = ", ".join(f"{quoted(key)} {quoted(list(value.shape))}" for key, value in [*declared.items()][:3])
+            raise BundleError(
+                f"{encoder.path}: its {kind}s are {have or 'none'}; the manifest says "
+                f"{name!r} {wanted}; export the bundle again"
+            )
+
+
+def _check_inside(root: Path, path: Path) -> None:
+    # Not Path.resolve, which raises RuntimeError for links in a circle before Python 3.13.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise BundleError(f"{path} leads out of the bundle through a link; files must lie inside {root}")
+
+
+def _parse(text: str, path: Path) -> Manifest:
+    document = _load_json(text, path)
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if type(schema) is int and schema > SCHEMA:
+        raise BundleError(
+            f"{path} was made by a newer vosrt (schema {schema}; this one reads up to {SCHEMA}); upgrade vosrt"
+        )
+    check_document(document, path)
+    encoder, masks = EncoderSpec(**document.pop("encoder")), document.pop("masks", None)
+    inference, graphs = document.pop("inference"), document.pop("graphs")
+    if masks is not None and encoder.align_corners:
+        raise BundleError(f"{path}: a mask-embedding bundle has encoder.align_corners false; export it again")
+    if encoder.min_side > encoder.max_side:
+        raise BundleError(f"{path}: 'encoder.min_side' is {encoder.min_side}; expected at most max_side")
+    for role in _ROLES[document["family"]]:
+        if role not in graphs:
+            raise BundleError(f"{path}: 'graphs.{role}' is missing; expected the {role.replace('_', ' ')}'s file")
+    for precision in get_args(Quantised):
+        role = encoder_role(precision)
+        if role in graphs and (found := graphs[role]["precision"]) != precision:
+            raise BundleError(f"{path}: 'graphs.{role}.precision' is {quoted(found)}; expected {precision!r}")
+    size = inference.pop("size")
+    inference.pop("window", None)  # bundles of earlier versions name the one shape of windows and reach of references
+    if not inference.pop("global_reference", True):
+        raise BundleError(f"{path}: 'inference.global_reference' is false; expected true")
+    try:
+        options = PropagationOptions(**inference)
+    except OptionError as error:
+        raise BundleError(f"{path}: inference: {error}") from error
+    return Manifest(
+        **document,
+        encoder=encoder,
+        masks=None if masks is None else MaskSpec(**masks),
+        inference=options,
+        size=size,
+        graphs={role: _graph_file(entry) for role, entry in graphs.items()},
+    )
+
+
+def _graph_file(entry: dict[str, Any]) -> GraphFile:
+    adds = entry.pop("adds", None)
+    return GraphFile(**entry, adds=None if adds is None else GraphPart(**adds))
+
+
+def _load_json(text: str, path: Path) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ValueError(f"the key {quoted(key)} occurs twice in one object")
+            found[key] = value
+        return found
+
+    def finite(number: str) -> float:
+        value = float(number)
+        if not -1e300 < value < 1e300:
+            raise ValueError(f"{quoted(number)} is not a finite number")
+        return value
+
+    try:
+        document = json.loads(text, object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
+        _check_depth(document)
+        return document
+    except json.JSONDecodeError as error:
+        raise BundleError(f"{path} is not JSON: {error}; copy the bundle again") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} cannot be used: {error}") from error
+
+
+def _check_depth(document: Any) -> None:
+    level = [document]
+    for _ in range(_MAX_DEPTH):
+        lists = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = [value for values in lists for value in values]
+    if level:
+        raise ValueError(f"it is nested deeper than {_MAX_DEPTH} levels")

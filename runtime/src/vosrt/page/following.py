@@ -1,0 +1,127 @@
+"""Objects followed through the kept frames of a page: `vosrt.directions.follow` with those frames as its source."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, count
+from typing import Literal
+
+from vosrt.directions import Direction, follow
+from vosrt.page.frames import FrameStore
+from vosrt.stream import Stream
+from vosrt.types import U8Array
+from vosrt.video.base import Frame, SegmentedFrame
+
+Way = Literal["forward", "backward"]
+
+_REFERENCES = 4  # earlier marked frames that a stream sees before the one that it starts from
+_WAIT_S = 0.2
+
+
+class KeptFrames:
+    """Kept frames as a source; a frame's index is its position.
+
+    Args:
+        frames: where they are kept.
+        positions: of the frames, ascending; the source ends where one is not kept.
+        stop: ends the wait for a frame.
+    """
+
+    warnings: Sequence[str] = ()
+
+    def __init__(self, frames: FrameStore, positions: Iterable[int], stop: threading.Event) -> None:
+        self._frames, self._positions, self._stop = frames, iter(positions), stop
+        self.first = self._frame(next(self._positions))
+        self.info = replace(frames.info, frame_count=None)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames, and wait for those that are not decoded yet."""
+        yield self.first
+        for position in self._positions:
+            while not self._frames.wait(position, _WAIT_S):
+                if self._frames.done or self._stop.is_set():
+                    return
+            yield self._frame(position)
+
+    def close(self) -> None:
+        """Leave the frames where they are."""
+
+    def _frame(self, position: int) -> Frame:
+        return replace(self._frames.frame(position), index=position, name=str(position))
+
+
+class _Into:
+    """A sink that calls a function."""
+
+    def __init__(self, write: Callable[[SegmentedFrame], None]) -> None:
+        self.write = write
+
+    def close(self) -> None:
+        """Do nothing: whoever follows sees the end."""
+
+
+def follow_kept(
+    frames: FrameStore,
+    marks: Mapping[int, U8Array],
+    start: int,
+    way: Way,
+    *,
+    open_stream: Callable[[], Stream],
+    on_result: Callable[[int, SegmentedFrame], None],
+    stop: threading.Event,
+) -> None:
+    """Follow the objects of one frame through the kept ones.
+
+    Forward goes to the end, through marked frames. Backward goes to the marked frame before, from which the objects are
+    followed as well: what lies between is fused from both. A frame gets the result of the way back first.
+
+    Args:
+        frames: of the clip.
+        marks: per position of a marked frame u8 [H, W], that of ``start`` among them; each shows an object.
+        start: position of the frame where following starts.
+        way: from there.
+        open_stream: opens a stream for one direction.
+        on_result: called with the position and the result of a frame, in other threads.
+        stop: ends the run when it is set.
+
+    Raises:
+        VosrtError: the objects cannot be followed.
+    """
+    earlier = sorted(each for each in marks if each < start)
+    positions: Iterable[int]
+    if way == "forward":
+        direction: Direction = "forward"
+        positions = chain(earlier[-_REFERENCES:], count(start))
+        used = {each: marks[each] for each in marks if each >= start or each in earlier[-_REFERENCES:]}
+    else:
+        direction = "both" if earlier else "backward"
+        first = earlier[-1] if earlier else 0
+        positions, used = range(first, start + 1), {each: marks[each] for each in marks if first <= each <= start}
+
+    whole: set[int] = set()
+
+    def found(item: SegmentedFrame) -> None:
+        position = int(item.frame.name)
+        whole.add(position)
+        if way == "backward" or position >= start:
+            on_result(position, item)
+
+    def found_backward(item: SegmentedFrame) -> None:
+        if (position := int(item.frame.name)) not in whole:  # then it is what only the way forward found
+            on_result(position, item)
+
+    report = follow(
+        KeptFrames(frames, positions, stop),
+        direction,
+        open_stream=open_stream,
+        reopen=lambda begin, end: KeptFrames(frames, range(begin, end), stop),
+        annotations=used,
+        sink=_Into(found),
+        beside=frames.folder,
+        on_result=found_backward if way == "backward" else None,
+        stop=stop,
+    )
+    if report.error is not None:
+        raise report.error

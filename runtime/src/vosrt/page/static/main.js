@@ -1,0 +1,431 @@
+// The page: holds what the server says, and turns buttons and keys into requests.
+
+import { get, listen, post, upload } from "./api.js";
+import { Timeline } from "./timeline.js";
+import { View } from "./view.js";
+
+const at = (id) => document.getElementById(id);
+const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+const WAIT_MS = 350; // a frame that is looked at so long is encoded, so that the first click is quick
+
+const page = { state: null, frame: 0, chosen: 0, playing: false, watching: false, owner: true, asked: 0, run: 0, downloaded: "", folder: "", sent: Promise.resolve() };
+const rows = new Map();
+
+const view = new View(at("picture"), {
+  click: (point, positive) => mark("click", { x: point[0], y: point[1], positive }, !positive),
+  box: (box) => mark("click", { box }),
+  brush: (points, radius, positive) => mark("paint", { points, radius, add: positive }, !positive),
+  polygon: (points, positive) => mark("paint", { points, add: positive }, !positive),
+});
+const timeline = new Timeline(at("timeline"), (frame) => { pause(); seek(frame); });
+timeline.rows = rows;
+
+let toastTimer = 0;
+function toast(message, bad = false) {
+  const element = at("toast");
+  element.textContent = message;
+  element.className = bad ? "shown bad" : "shown";
+  clearTimeout(toastTimer);
+  toastTimer = setTimeout(() => { element.className = ""; }, bad ? 6000 : 3500);
+}
+
+// Requests go one after the other, in the order of what the person did.
+function send(path, body, waiting = "") {
+  const sent = page.sent.then(async () => {
+    page.asked++;
+    if (waiting) busy(waiting);
+    try {
+      return await post(path, body);
+    } catch (error) {
+      if (error.status === 401) at("locked").showModal();
+      else toast(error.message, true);
+      return null;
+    } finally {
+      if (!--page.asked) busy("");
+    }
+  });
+  page.sent = sent;
+  return sent;
+}
+
+let busyTimer = 0;
+function busy(text) {
+  clearTimeout(busyTimer);
+  if (!text) { at("busy").hidden = true; return; }
+  at("busy").lastElementChild.textContent = text;
+  busyTimer = setTimeout(() => { at("busy").hidden = false; }, 250);
+}
+
+async function mark(path, body, removes = false) {
+  pause();
+  page.watching = false;
+  const frame = page.frame;
+  if (!page.chosen) {
+    if (removes) return toast("Click the object first; remove from it afterwards");
+    const added = await send("object", {});
+    if (!added) return undefined;
+    page.chosen = added.object;
+  }
+  const loading = page.state?.model.state === "loading";
+  return send(path, { frame, object: page.chosen, ...body }, loading ? "Loading the network …" : "Looking …");
+}
+
+// -- frames ------------------------------------------------------------------------------------------------------------
+
+let prepareTimer = 0;
+function seek(frame) {
+  const clip = page.state?.clip;
+  if (!clip || !clip.frames) return;
+  page.frame = Math.min(Math.max(frame, 0), clip.frames - 1);
+  timeline.frame = page.frame;
+  timeline.draw();
+  showMarks();
+  view.show(page.frame);
+  at("position").textContent = `${page.frame + 1} / ${clip.expected}`;
+  showFrame();
+  clearTimeout(prepareTimer);
+  if (!page.playing && !page.watching && page.owner) prepareTimer = setTimeout(() => page.owner && post("prepare", { frame: page.frame }).catch(() => {}), WAIT_MS);
+}
+
+function pause() {
+  page.playing = false;
+  at("play").firstElementChild.firstElementChild.setAttribute("href", "#i-play");
+}
+
+function play() {
+  const clip = page.state?.clip;
+  if (!clip) return;
+  if (page.playing) { pause(); seek(page.frame); return; }
+  if (page.frame >= clip.frames - 1) seek(0);
+  page.playing = true;
+  page.watching = false;
+  at("play").firstElementChild.firstElementChild.setAttribute("href", "#i-pause");
+  let [from, began] = [page.frame, performance.now()];
+  const tick = async () => {
+    if (!page.playing) return;
+    const next = from + Math.floor(((performance.now() - began) * clip.fps) / 1000);
+    if (next > page.frame) {
+      const last = page.state.clip.frames - 1;
+      // Wait for pictures rather than jump: a clip that loads slowly plays slowly.
+      await Promise.all([view.picture(Math.min(next, last)), view.label(Math.min(next, last))]).catch(() => {});
+      if (!page.playing) return;
+      seek(next);
+      for (let ahead = 1; ahead < 6; ahead++) if (next + ahead <= last) view.picture(next + ahead).catch(() => {});
+      if (next >= last) { pause(); return; }
+      if (performance.now() - began > ((next + 2 - from) * 1000) / clip.fps) [from, began] = [next, performance.now()];
+    }
+    requestAnimationFrame(tick);
+  };
+  tick();
+}
+
+// -- what the server says ----------------------------------------------------------------------------------------------
+
+function onLine(line) {
+  if (line.owner !== undefined) {
+    page.owner = line.owner;
+    if (line.owner) at("other").close();
+    else if (!at("other").open) at("other").showModal();
+  }
+  if (line.frames) {
+    if (line.all) rows.clear();
+    for (const [frame, row] of Object.entries(line.frames)) {
+      if (row.length) rows.set(Number(frame), row);
+      else rows.delete(Number(frame));
+    }
+    view.changed(line.all ? null : Object.keys(line.frames).map(Number));
+    timeline.draw();
+  }
+  if (line.state) onState(line.state);
+  if (line.frames) { showObjects(); showFrame(); }
+}
+
+function onState(state) {
+  const before = page.state;
+  page.state = state;
+  const clip = state.clip;
+  const isNew = clip && clip.number !== before?.clip?.number;
+  if (isNew) {
+    [page.frame, page.chosen, page.watching] = [0, 0, false];
+    pause();
+    view.reset(clip);
+    at("welcome").hidden = true;
+    at("upload").hidden = true;
+  }
+  if (!clip && !before) welcome();
+  view.objects = new Map(state.objects.map((each) => [each.object_id, each]));
+  if (!view.objects.has(page.chosen)) page.chosen = state.objects.at(-1)?.object_id ?? 0;
+  view.chosen = page.chosen;
+  timeline.objects = state.objects;
+  timeline.count = clip?.expected ?? 0;
+  timeline.kept = clip?.frames ?? 0;
+  at("clip-name").textContent = clip?.name ?? "Open a clip";
+  document.title = clip ? `${clip.name} – vosrt` : "vosrt";
+  at("undo").disabled = !state.can.undo;
+  at("redo").disabled = !state.can.redo;
+  const task = state.task;
+  const running = task.kind !== "idle";
+  if (task.kind === "follow" && page.watching && task.at !== page.frame) seek(task.at);
+  else if (isNew || (clip && before?.clip?.frames === 0)) seek(0);
+  at("stop").hidden = !running;
+  at("follow").hidden = running;
+  const total = clip?.expected ?? 0;
+  at("progress").textContent = task.kind === "follow" ? `Following … frame ${task.at + 1}` : task.kind === "export" ? `Writing … ${Math.round((100 * task.at) / Math.max(1, total))} %` : clip && !clip.decoded ? `Opening … ${plural(clip.frames, "frame")}` : "";
+  if (before && !running && task.run !== page.run) ended(task, task.was); // a short run may never be seen running
+  if (!running) page.run = task.run;
+  if (clip?.note && clip.note !== before?.clip?.note) toast(clip.note);
+  if (state.model.state === "failed" && before?.model.state !== "failed") toast(state.model.error, true);
+  showMarks();
+  view.restyle();
+  timeline.draw();
+  showObjects();
+  showFrame();
+  if (clip) at("position").textContent = `${page.frame + 1} / ${clip.expected}`;
+}
+
+function ended(task, kind) {
+  if (page.watching && task.at !== undefined) seek(task.at);
+  page.watching = false;
+  if (task.error) toast(task.error, true);
+  else if (task.download && task.download !== page.downloaded) {
+    page.downloaded = task.download;
+    const link = document.createElement("a");
+    link.href = task.download;
+    link.download = "";
+    link.click();
+    toast("Exported");
+  } else if (kind === "follow") toast(task.stopped ? `Stopped after ${plural(task.followed, "frame")}` : `Followed through ${plural(task.followed, "frame")}`);
+}
+
+function showMarks() {
+  view.marks = (page.state?.clicks ?? []).filter((each) => each.frame === page.frame);
+  view.chosen = page.chosen;
+}
+
+function showObjects() {
+  const list = at("objects");
+  const objects = page.state?.objects ?? [];
+  if (list.contains(document.activeElement) && document.activeElement.classList.contains("name")) return; // being renamed
+  const row = new Map((rows.get(page.frame)?.[1] ?? []).map(([id, area, confidence]) => [id, { area, confidence }]));
+  list.replaceChildren(...objects.map((object) => {
+    const item = document.createElement("li");
+    item.dataset.id = object.object_id;
+    item.setAttribute("aria-selected", String(object.object_id === page.chosen));
+    const colour = Object.assign(document.createElement("input"), { type: "color", value: object.colour, title: "Colour" });
+    colour.onchange = () => send("object", { object: object.object_id, colour: colour.value });
+    const name = Object.assign(document.createElement("input"), { className: "name", value: object.name, maxLength: 60, title: "Name" });
+    name.setAttribute("aria-label", "Name");
+    name.onchange = () => name.value.trim() && send("object", { object: object.object_id, name: name.value });
+    name.onkeydown = (event) => { if (event.key === "Enter") name.blur(); event.stopPropagation(); };
+    const here = row.get(object.object_id);
+    const state = document.createElement("span");
+    state.className = here && !here.area ? "state lost" : "state";
+    state.textContent = !here ? "" : here.area ? `${Math.round(100 * here.confidence)} %` : "lost";
+    state.title = here?.area ? `${here.area} pixels; how sure the masks are` : "";
+    const remove = Object.assign(document.createElement("button"), { className: "icon delete", title: "Delete", innerHTML: '<svg><use href="#i-trash"/></svg>' });
+    remove.setAttribute("aria-label", `Delete ${object.name}`);
+    remove.onclick = (event) => { event.stopPropagation(); send("remove", { object: object.object_id }); };
+    item.append(colour, name, state, remove);
+    item.onclick = () => choose(object.object_id);
+    return item;
+  }));
+}
+
+function choose(id) {
+  page.chosen = id;
+  for (const item of at("objects").children) item.setAttribute("aria-selected", String(Number(item.dataset.id) === id));
+  showMarks();
+  view.restyle();
+}
+
+function showFrame() {
+  const row = rows.get(page.frame);
+  const visible = row?.[1].some(([, area]) => area) ?? false;
+  const idle = page.state?.task.kind === "idle";
+  at("frame-note").textContent = !page.state?.clip ? "" : !row ? "Nothing is known here yet." : row[0] ? "A reference: following starts from and passes through it." : "Found by following. Click to correct it, or accept it.";
+  at("accept").disabled = !row || !page.state?.clip;
+  at("accept").classList.toggle("on", Boolean(row?.[0]));
+  at("accept").lastElementChild.textContent = row?.[0] ? "Accepted" : "Accept";
+  at("follow").disabled = !visible || !idle;
+  at("back").disabled = !visible || !idle || page.frame === 0;
+  at("export").disabled = !rows.size || !idle;
+  const hint = at("hint");
+  const texts = { click: "Click the object", box: "Draw a box around the object", brush: "Paint over the object", polygon: "Click its corners; the first one closes" };
+  hint.textContent = texts[view.tool];
+  hint.hidden = !page.state?.clip || rows.size > 0 || !at("welcome").hidden;
+}
+
+// -- opening -----------------------------------------------------------------------------------------------------------
+
+function welcome() {
+  at("welcome").hidden = false;
+  at("welcome-close").hidden = !page.state?.clip;
+  list(page.folder);
+  showFrame();
+}
+
+async function list(folder) {
+  try {
+    const found = await (await get(`/api/files?folder=${encodeURIComponent(folder)}`)).json();
+    page.folder = folder;
+    at("folder").textContent = found.folder;
+    const lines = found.entries.map((entry) => line(entry.name, entry.folder ? "folder" : "film", () => (entry.folder ? list(entry.path) : open(entry.path)), entry.folder ? () => open(entry.path) : null));
+    if (found.above !== null) lines.unshift(line("..", "folder", () => list(found.above === "." ? "" : found.above)));
+    if (!lines.length) lines.push(Object.assign(document.createElement("li"), { className: "empty", textContent: "No videos here." }));
+    at("files").replaceChildren(...lines);
+  } catch (error) {
+    if (error.status !== 401) toast(error.message, true);
+  }
+}
+
+function line(name, icon, onClick, onUse = null) {
+  const item = document.createElement("li");
+  const button = document.createElement("button");
+  button.innerHTML = `<svg><use href="#i-${icon}"/></svg><span></span>`;
+  button.lastElementChild.textContent = name;
+  button.onclick = onClick;
+  item.append(button);
+  if (onUse) {
+    const use = Object.assign(document.createElement("button"), { className: "use", textContent: "Open frames", title: "Open the images of this folder as a clip" });
+    use.onclick = onUse;
+    item.append(use);
+  }
+  return item;
+}
+
+const open = (path) => send("open", { path }, "Opening …");
+
+async function take(file) {
+  if (!file) return;
+  const box = at("upload");
+  box.hidden = false;
+  box.lastElementChild.textContent = file.name;
+  try {
+    await upload(file, (share) => { box.firstElementChild.value = share; });
+  } catch (error) {
+    toast(error.message, true);
+  }
+  box.hidden = true;
+  at("file").value = "";
+}
+
+// -- buttons and keys --------------------------------------------------------------------------------------------------
+
+function tool(name) {
+  view.tool = name;
+  view.cancel();
+  for (const button of document.querySelectorAll("[data-tool]")) button.setAttribute("aria-pressed", String(button.dataset.tool === name));
+  at("brush-size").hidden = name !== "brush";
+  showFrame();
+}
+
+function sign(positive) {
+  view.positive = positive;
+  at("plus").setAttribute("aria-pressed", String(positive));
+  at("minus").setAttribute("aria-pressed", String(!positive));
+}
+
+function brush(radius) {
+  view.radius = Math.min(Math.max(radius, 2), 80);
+  at("brush-size").firstElementChild.value = view.radius;
+  view.draw();
+}
+
+function follow(direction) {
+  if (page.state?.task.kind !== "idle") return;
+  pause();
+  page.watching = true;
+  send("follow", { frame: page.frame, direction }, page.state.model.state === "loading" ? "Loading the network …" : "");
+}
+
+function stop() {
+  if (view.cancel()) return;
+  page.watching = false;
+  if (page.state?.task.kind !== "idle") send("stop");
+}
+
+async function exportAll() {
+  const dialog = at("export-dialog");
+  if (!rows.size || dialog.open) return;
+  dialog.returnValue = "";
+  dialog.showModal();
+}
+
+at("export-dialog").addEventListener("close", (event) => {
+  if (event.target.returnValue !== "go") return;
+  const kinds = [...event.target.querySelectorAll("input:checked")].map((each) => each.name);
+  send("export", { kinds });
+});
+for (const button of document.querySelectorAll("[data-tool]")) button.onclick = () => tool(button.dataset.tool);
+at("plus").onclick = () => sign(true);
+at("minus").onclick = () => sign(false);
+at("brush-size").firstElementChild.oninput = (event) => brush(Number(event.target.value));
+at("play").onclick = play;
+at("previous").onclick = () => { pause(); seek(page.frame - 1); };
+at("next").onclick = () => { pause(); seek(page.frame + 1); };
+at("follow").onclick = () => follow("forward");
+at("back").onclick = () => follow("backward");
+at("stop").onclick = stop;
+at("undo").onclick = () => send("undo");
+at("redo").onclick = () => send("redo");
+at("accept").onclick = () => send("accept", { frame: page.frame, marked: !rows.get(page.frame)?.[0] });
+at("add").onclick = addObject;
+at("export").onclick = exportAll;
+at("keys").onclick = () => at("keys-dialog").showModal();
+at("open").onclick = welcome;
+at("welcome-close").onclick = () => { at("welcome").hidden = true; showFrame(); };
+at("take").onclick = async () => { await post("take"); };
+at("file").onchange = (event) => take(event.target.files[0]);
+at("other").addEventListener("cancel", (event) => event.preventDefault());
+at("locked").addEventListener("cancel", (event) => event.preventDefault());
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    at("drop").classList.toggle("over", kind === "dragover");
+    if (kind === "drop") take(event.dataTransfer.files[0]);
+  });
+}
+
+async function addObject() {
+  const added = await send("object", {});
+  if (added) choose(added.object);
+}
+
+const keys = {
+  " ": play,
+  ArrowLeft: (event) => { pause(); seek(page.frame - (event.shiftKey ? 10 : 1)); },
+  ArrowRight: (event) => { pause(); seek(page.frame + (event.shiftKey ? 10 : 1)); },
+  Home: () => { pause(); seek(0); },
+  End: () => { pause(); seek(Infinity); },
+  c: () => tool("click"), b: () => tool("box"), r: () => tool("brush"), p: () => tool("polygon"),
+  x: () => sign(!view.positive),
+  "[": () => brush(view.radius * 0.8), "]": () => brush(view.radius * 1.25),
+  n: addObject,
+  f: (event) => follow(event.shiftKey ? "backward" : "forward"),
+  a: () => at("accept").disabled || at("accept").click(),
+  e: exportAll, o: welcome, Escape: stop, Enter: () => view.closePolygon(), "?": () => at("keys-dialog").showModal(),
+};
+document.addEventListener("keydown", (event) => {
+  const field = event.target.closest?.("input, dialog");
+  if (field && field.type !== "checkbox" && field.type !== "range" && field.type !== "color") return;
+  if (document.querySelector("dialog[open]")) return;
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (event.ctrlKey || event.metaKey) {
+    if (key !== "z" && key !== "y") return;
+    event.preventDefault();
+    send(key === "y" || event.shiftKey ? "redo" : "undo");
+    return;
+  }
+  if (event.altKey) return;
+  const chosen = page.state?.objects[Number(key) - 1];
+  const action = keys[key] ?? (/^[1-9]$/.test(key) && chosen ? () => choose(chosen.object_id) : null);
+  if (!action || (event.target.closest?.("button") && (key === " " || key === "Enter"))) return;
+  event.preventDefault();
+  action(event);
+});
+
+let lost = false;
+listen((line) => { if (lost) { lost = false; toast("Connected again"); } onLine(line); }, (error) => {
+  if (error.status === 401) { if (!at("locked").open) at("locked").showModal(); }
+  else if (!lost) { lost = true; toast("The connection to vos-run ui ended; waiting for it …", true); }
+});

@@ -1,0 +1,1 @@
+"""From clicks and boxes to a mask of one frame."""

@@ -1,0 +1,394 @@
+"""Centring, sharpness and object bias: what they mean, held against every core, every path and the emulated GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tests.fakes.memories import load_session, save_session
+from vosrt.core import reference
+from vosrt.core.memory import Memory
+from vosrt.core.reference import NumpyMemory
+from vosrt.cuda.memory import CudaMemory
+from vosrt.cuda.runtime import open_queue
+from vosrt.errors import OptionError
+from vosrt.types import RANGES, F32Array, PropagationOptions, U8Array
+
+Video = Callable[[int], list[F32Array]]
+Mark = Callable[..., U8Array]
+H, W, K = 9, 14, 40
+ALTERED = PropagationOptions(context=3, radius=4, centring=0.8, sharpness=1.5, object_bias=0.1, guided=2)
+FP32_ISAS, BF16_ISAS = ("generic", "avx2", "avx512"), ("avx512bf16", "amx", "amx-emulated")
+
+
+def make_native(native: Any, isa: str, shape: tuple[int, int, int], options: PropagationOptions) -> Memory:
+    if not native.isa_available(isa):
+        pytest.skip(f"this processor lacks {isa}")
+    memory: Memory = native.Memory(*shape, **vars(options), isa=isa, threads=2)
+    return memory
+
+
+@st.composite
+def videos(draw: st.DrawFn) -> tuple[PropagationOptions, list[F32Array], dict[int, U8Array], int]:
+    """Options, embeddings with a mean, annotations by frame, and the frame before which object 1 is removed."""
+    height, width, channels = draw(st.integers(1, 9)), draw(st.integers(1, 13)), draw(st.integers(2, 70))
+    options = PropagationOptions(
+        context=draw(st.integers(0, 3)),
+        radius=draw(st.sampled_from((1.0, 3.0, 12.0))),
+        top_k=draw(st.sampled_from((1, 5, 20))),
+        yield_background=draw(st.booleans()),
+        centring=draw(st.sampled_from((0.0, 0.5, 0.8, 1.0))),
+        sharpness=draw(st.sampled_from((0.1, 1.0, 1.5, 3.0, 100.0))),
+        object_bias=draw(st.sampled_from((-10.0, 0.0, 0.1, 10.0))),
+    )
+    random = np.random.default_rng(draw(st.integers(0, 2**20)))
+    scene = random.standard_normal((height, width, channels)) + draw(st.sampled_from((0.0, 1.0)))
+    noisy = [scene + 0.5 * random.standard_normal(scene.shape) for _ in range(6)]
+    embeddings = [(f / np.linalg.norm(f, axis=-1, keepdims=True)).astype(np.float32) for f in noisy]
+    marks: dict[int, U8Array] = {}
+    for frame, ids in ((0, (1, 2)), (draw(st.integers(1, 4)), (draw(st.sampled_from((1, 2, 9))),))):
+        mask = np.zeros((height, width), np.uint8)
+        mask.flat[random.permutation(mask.size)[: len(ids)]] = ids[: mask.size]
+        marks.setdefault(frame, mask.repeat(8, axis=0).repeat(8, axis=1))
+    return options, embeddings, marks, draw(st.integers(2, 6))
+
+
+def chosen_alike(ours: Memory, theirs: Memory) -> Any:
+    """Cells, bool [h*w], that chose the same neighbours for every reference."""
+    keys = []
+    for memory in (ours, theirs):
+        found = memory.top_k()
+        keys.append(np.sort(found.frame * found.cell.shape[1] + found.cell, axis=-1))
+    return (keys[0] == keys[1]).all(axis=(0, 2))
+
+
+@pytest.mark.parametrize("isa", [*FP32_ISAS, *BF16_ISAS])
+@given(video=videos())
+@settings(derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_path_gives_what_the_twin_gives(
+    native: Any, isa: str, video: tuple[PropagationOptions, list[F32Array], dict[int, U8Array], int]
+) -> None:
+    """From the same masks, similarities are within the path's bound, and masks agree where neighbours do."""
+    options, embeddings, marks, removal = video
+    height, width, channels = embeddings[0].shape
+    shape = height, width, channels
+    twin, memory = NumpyMemory(*shape, options), make_native(native, isa, shape, options)
+    mean = reference.mean_embedding(embeddings[0])
+    centred = [reference.centre(e, mean, options.centring) if options.centring else e for e in embeddings]
+    rest = max(np.square(e - centred[0].mean(axis=(0, 1))).sum(axis=-1).max() for e in centred)
+    bound = 1e-5 if isa in FP32_ISAS else 1.01 * 2.0**-7 * rest + 1e-5
+    for t, embedding in enumerate(embeddings):
+        if t == removal and 1 in twin.object_ids:
+            twin.remove(1)
+            memory.remove(1)
+        twin.push(embedding)
+        memory.push(embedding)
+        np.testing.assert_allclose(memory.top_k().similarity, twin.top_k().similarity, atol=bound, equal_nan=True)
+        if t > 0:
+            difference = np.abs(memory.soft_masks() - twin.soft_masks()).reshape(shape[0] * shape[1], -1)
+            # Weights are exponentials of similarity / temperature, which bf16 moves.
+            assert difference[chosen_alike(memory, twin)].max(initial=0) <= 1e-4 + 40 * (bound - 1e-5)
+        memory.set_soft_masks(twin.soft_masks())
+        if t in marks:
+            twin.annotate(marks[t])
+            memory.annotate(marks[t])
+        assert memory.object_ids == twin.object_ids
+
+
+@pytest.fixture(params=["numpy", "native", "cuda"])
+def alter(request: pytest.FixtureRequest) -> Callable[[PropagationOptions], Memory]:
+    """Creates memories of H x W x K on each core."""
+    if request.param == "numpy":
+        return lambda options: NumpyMemory(H, W, K, options)
+    if request.param == "cuda":
+        request.getfixturevalue("cuda_emulated")
+        return lambda options: CudaMemory(H, W, K, options)
+    module = request.getfixturevalue("native")
+    return lambda options: make_native(module, "generic", (H, W, K), options)
+
+
+def test_what_is_remembered_is_altered_and_what_is_shown_is_not(
+    alter: Callable[[PropagationOptions], Memory], video: Video, mark: Mark
+) -> None:
+    """Masks are the sum, by a frame's own neighbours, of p^1.5 e^0.1 / Σ of earlier ones; of marked ones as marked."""
+    options = replace(ALTERED, centring=0.0, yield_background=False)
+    memory = alter(options)
+    remembered: list[NDArray[np.float64]] = []
+    for t, embedding in enumerate(video(7)):
+        memory.push(embedding)
+        if t == 0:
+            memory.annotate(mark(1, 2))
+        else:
+            found = memory.top_k()
+            for position, channels in enumerate([[0, 1], [2]] if t > 3 else [[0, 1, 2]]):
+                chosen, near, cell = found.similarity[position], found.frame[position], found.cell[position]
+                weight = np.exp((chosen.astype(np.float64) - chosen[:, :1]) / options.temperature)
+                weight /= weight.sum(axis=1, keepdims=True)
+                read = np.einsum("qk,qkm->qm", weight, np.stack(remembered)[near, cell])
+                np.testing.assert_allclose(
+                    memory.soft_masks().reshape(H * W, 3)[:, channels], read[:, channels], atol=2e-4
+                )
+        if t == 3:
+            memory.annotate(np.where(mark(1, 2) == 2, 2, 0).astype(np.uint8))
+        shown = memory.soft_masks().reshape(H * W, 3).astype(np.float64)
+        altered = shown**1.5 * [1, np.exp(0.1), np.exp(0.1)]
+        remembered.append(shown if t in (0, 3) else altered / altered.sum(axis=1, keepdims=True))
+
+
+def test_altered_embeddings_are_those_of_a_stream_that_was_given_them(
+    alter: Callable[[PropagationOptions], Memory], video: Video, mark: Mark
+) -> None:
+    """Centring is a matter of embeddings alone: pushed as they are after it, without the option, they give the same."""
+    frames = video(5)
+    mean = frames[0].astype(np.float64).mean(axis=(0, 1))
+    rest = [frame - 0.8 * mean for frame in frames]
+    given_so = [(each / np.linalg.norm(each, axis=-1, keepdims=True)).astype(np.float32) for each in rest]
+    inside, outside = (
+        alter(PropagationOptions(context=3, radius=4, centring=0.8)),
+        alter(PropagationOptions(context=3, radius=4)),
+    )
+    for t, (frame, other) in enumerate(zip(frames, given_so, strict=True)):
+        inside.push(frame)
+        outside.push(other)
+        for memory in (inside, outside):
+            if t == 0:
+                memory.annotate(mark(1))
+        np.testing.assert_allclose(inside.top_k().similarity, outside.top_k().similarity, atol=1e-5)
+        np.testing.assert_allclose(inside.soft_masks(), outside.soft_masks(), atol=1e-3)
+        outside.set_soft_masks(inside.soft_masks())
+
+
+def test_one_and_zero_remember_masks_as_they_are(
+    alter: Callable[[PropagationOptions], Memory], video: Video, mark: Mark
+) -> None:
+    """Not even their sum becomes 1; and nothing of it depends on naming the defaults."""
+    plain = PropagationOptions(context=1, radius=4)
+    named, unnamed = alter(replace(plain, centring=0.0, sharpness=1.0, object_bias=0.0)), alter(plain)
+    altered = alter(replace(plain, object_bias=1e-6))
+    frames = video(4)
+    for memory in (named, unnamed, altered):
+        for t, frame in enumerate(frames[:3]):
+            memory.push(frame)
+            if t == 0:
+                memory.annotate(mark(1))
+        memory.set_soft_masks(memory.soft_masks() * 4)
+        memory.push(frames[3])
+    np.testing.assert_array_equal(named.soft_masks(), unnamed.soft_masks())
+    assert named.soft_masks().sum(axis=-1).max() > 1.5
+    np.testing.assert_allclose(altered.soft_masks().sum(axis=-1), 1, atol=1e-4)
+
+
+def test_odd_masks_and_embeddings_are_remembered_without_harm(
+    alter: Callable[[PropagationOptions], Memory], mark: Mark
+) -> None:
+    """Masks without mass, huge and tiny ones, a scene that is its own mean, and cells that are not numbers."""
+    memory = alter(PropagationOptions(context=2, centring=1.0, sharpness=100.0, object_bias=10.0))
+    still = np.full((H, W, K), K**-0.5, np.float32)
+    memory.push(still)
+    memory.annotate(mark(1))
+    memory.push(still)
+    for value in (0.0, 3e38, 1e-45):
+        masks = np.full((H, W, 2), value, np.float32)
+        masks[0, 0] = (1, 0)
+        memory.set_soft_masks(masks)
+        memory.push(still)
+        assert np.isfinite(memory.soft_masks()).all()
+    broken = still.copy()
+    broken[3] = np.nan
+    memory.push(broken)
+    memory.push(still)
+    assert np.isfinite(memory.soft_masks()).all()
+
+
+@pytest.mark.parametrize("isa", ["generic", "amx-emulated", "cuda"])
+@pytest.mark.parametrize("pause", [1, 3, 6])
+def test_a_session_continues_bit_for_bit(
+    request: pytest.FixtureRequest, native: Any, isa: str, pause: int, video: Video, mark: Mark
+) -> None:
+    """It is saved after an annotated or a propagated frame; what is still to be altered is altered after loading."""
+    if isa == "cuda":
+        request.getfixturevalue("cuda_emulated")
+    memory: Memory = CudaMemory(H, W, K, ALTERED) if isa == "cuda" else make_native(native, isa, (H, W, K), ALTERED)
+    frames = video(pause + 4)
+    picture = np.random.default_rng(3).integers(0, 256, (8 * H, 8 * W, 3), dtype=np.uint8)
+    for t, frame in enumerate(frames[:pause]):
+        memory.push(frame)
+        memory.guide(picture)
+        if t in (0, 2):
+            memory.annotate(mark(1, 2) if t == 0 else mark(7))
+    session = save_session(memory, 8 * H, 8 * W)
+    again = load_session(session, **({"device": "cuda"} if isa == "cuda" else {"isa": isa})).memory
+    assert save_session(again, 8 * H, 8 * W) == session
+    for ours, theirs in zip(again.labels(50, 70), memory.labels(50, 70), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for frame in frames[pause:]:
+        for each in (memory, again):
+            each.push(frame)
+        np.testing.assert_array_equal(again.soft_masks(), memory.soft_masks())
+
+
+def test_the_gpu_gives_what_the_twin_gives_also_where_frames_are_recorded(
+    cuda_core: str, video: Video, mark: Mark
+) -> None:
+    """Replays of a CUDA graph leave the frame that was annotated in between as it was marked."""
+    twin, pushed, queued = NumpyMemory(H, W, K, ALTERED), *(CudaMemory(H, W, K, ALTERED) for _ in range(2))
+    queue = open_queue(0)
+    embedding = queue.allocate((H, W, K), np.float32, "an embedding")
+    labels = queue.allocate((50, 70), np.uint8, "labels")
+    for t, array in enumerate(video(14)):
+        queue.upload(array, embedding)
+        queued.frame(embedding, labels=labels)
+        pushed.push(array)
+        twin.push(array)
+        np.testing.assert_array_equal(queued.soft_masks(), pushed.soft_masks())
+        if t > 0:
+            np.testing.assert_allclose(pushed.top_k().similarity, twin.top_k().similarity, atol=1e-2)
+            different = pushed.labels(8 * H, 8 * W)[0] != twin.labels(8 * H, 8 * W)[0]
+            assert different.mean() < 3e-3
+            twin.set_soft_masks(pushed.soft_masks())
+        if t in (0, 7):
+            for memory in (twin, pushed, queued):
+                memory.annotate(mark(1, 2) if t == 0 else np.where(mark(1, 2) == 2, 2, 0).astype(np.uint8))
+    assert queued.recordings == 2
+
+
+@given(
+    grid=st.tuples(st.integers(1, 7), st.integers(1, 9)),
+    frame=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    radius=st.sampled_from((1, 4, 32)),
+    flat=st.booleans(),
+    align_corners=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+@settings(derandomize=True, max_examples=60)
+def test_guided_labels_are_the_twins(
+    native: Any,
+    grid: tuple[int, int],
+    frame: tuple[int, int],
+    radius: int,
+    flat: bool,
+    align_corners: bool,
+    seed: int,
+) -> None:
+    """Confidence is within 1e-4, and labels agree but where two channels are as close."""
+    random = np.random.default_rng(seed)
+    picture = random.integers(0, 256, (1, 1, 3) if flat else (*frame, 3), dtype=np.uint8)
+    picture = np.ascontiguousarray(np.broadcast_to(picture, (*frame, 3)))
+    mask = np.zeros(grid, np.uint8)
+    mask.flat[: min(2, mask.size)] = (7, 3)[: mask.size]
+    soft = random.random((*grid, 1 + min(2, mask.size))) * (random.random((*grid, 1)) < 0.5)
+    soft[..., 0] = 1 - soft[..., 1:].sum(axis=-1).clip(0, 1)
+    options = PropagationOptions(guided=radius)
+    results = []
+    for memory in (
+        NumpyMemory(*grid, 2, options, align_corners=align_corners),
+        native.Memory(*grid, 2, **vars(options), align_corners=align_corners, threads=2),
+    ):
+        memory.push(np.ones((*grid, 2), np.float32))
+        memory.annotate(mask)
+        memory.set_soft_masks(soft.astype(np.float32))
+        memory.guide(picture)
+        results.append(memory.labels(50, 60))
+        np.testing.assert_array_equal(memory.soft_masks(), soft.astype(np.float32))
+    (theirs, expected), (ours, confidence) = results
+    np.testing.assert_allclose(confidence, expected, atol=1e-4)
+    assert (ours != theirs).mean() < 5e-3
+
+
+def test_guided_masks_end_where_the_picture_has_an_edge(native: Any, mark: Mark) -> None:
+    """The edge is four pixels beside the border that the masks show; the rest of the stream is unchanged."""
+    options = PropagationOptions(guided=4)
+    picture = np.full((8 * H, 8 * W, 3), 30, np.uint8)
+    picture[:, 8 * 7 + 4 :] = (200, 120, 80)
+    mask = np.zeros((8 * H, 8 * W), np.uint8)
+    mask[:, 8 * 7 :] = 5
+    edge = {}
+    for memory in (
+        NumpyMemory(H, W, K, options, align_corners=False),
+        native.Memory(H, W, K, **vars(options), align_corners=False),
+    ):
+        memory.push(np.ones((H, W, K), np.float32))
+        memory.annotate(mask)
+        edge["as they are"] = int((memory.labels(8 * H, 8 * W)[0] == 0).sum(axis=1)[20])
+        memory.guide(picture)
+        edge["guided"] = int((memory.labels(8 * H, 8 * W)[0] == 0).sum(axis=1)[20])
+        assert edge["as they are"] == 56
+        assert abs(edge["guided"] - 60) <= 1
+        memory.push(np.ones((H, W, K), np.float32))
+        plain = memory.soft_masks()
+        memory.guide(picture)
+        np.testing.assert_array_equal(memory.soft_masks(), plain)
+        with pytest.raises(OptionError, match="frame is float32"):
+            memory.guide(picture.astype(np.float32))
+
+
+def test_a_gpu_shows_masks_as_they_are(cuda_emulated: Path, video: Video, mark: Mark) -> None:
+    """Guided output is the processor's alone, and the memory says so."""
+    guided, plain = CudaMemory(H, W, K, replace(ALTERED, guided=4)), CudaMemory(H, W, K, replace(ALTERED, guided=0))
+    picture = np.random.default_rng(3).integers(0, 256, (8 * H, 8 * W, 3), dtype=np.uint8)
+    for memory in (guided, plain):
+        memory.push(video(1)[0])
+        memory.annotate(mark(1))
+        memory.guide(picture)
+    np.testing.assert_array_equal(guided.labels(50, 70)[0], plain.labels(50, 70)[0])
+    assert "guided output is not computed on GPUs" in guided.describe()
+    assert "guided" not in plain.describe()
+
+
+@given(
+    masks=st.lists(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3), min_size=1, max_size=8),
+    sharpness=st.floats(0.125, 8, width=32),
+    bias=st.floats(-2, 2, width=32),
+)
+def test_sharpened_masks_are_masks(masks: list[list[float]], sharpness: float, bias: float) -> None:
+    """They sum to 1 or are empty, keep the order of objects, and are surer where sharpness exceeds 1."""
+    soft = np.array(masks, np.float32)[None]
+    sharp = reference.sharpen(soft, sharpness, bias)
+    mass = soft.sum(axis=-1) > 0
+    np.testing.assert_allclose(sharp.sum(axis=-1)[mass], 1, atol=1e-5)
+    assert not sharp[~mass].any()
+    assert ((sharp[..., 1] >= sharp[..., 2]) >= (soft[..., 1] >= soft[..., 2])).all()
+    if sharpness >= 1 and bias == 0:
+        total = np.where(mass, soft.sum(axis=-1), 1)
+        assert (sharp.max(axis=-1) >= soft.max(axis=-1) / total - 1e-5).all()
+
+
+def one(name: str, value: float) -> PropagationOptions:
+    """The defaults but for one option."""
+    given: dict[str, Any] = {name: value}
+    return PropagationOptions(**given)
+
+
+@pytest.mark.parametrize("name", ["centring", "sharpness", "object_bias"])
+def test_values_beyond_the_range_are_refused_everywhere(request: pytest.FixtureRequest, native: Any, name: str) -> None:
+    """Python, the native core and the GPU's refuse them and NaN, and take the ends of the range."""
+    request.getfixturevalue("cuda_emulated")
+    allowed = RANGES[name]
+    for value in (allowed.lowest, allowed.highest):
+        options = one(name, value)
+        native.Memory(3, 4, 5, **{name: value})
+        CudaMemory(3, 4, 5, options)
+    for value in (allowed.lowest - 0.01, allowed.highest + 0.01, float("nan"), float("inf"), float("-inf")):
+        with pytest.raises(OptionError, match=f"{name} is .*; expected {allowed.text}"):
+            one(name, value)
+        with pytest.raises(OptionError, match=f"{name} is .*; expected {allowed.text}"):
+            native.Memory(3, 4, 5, **{name: value})
+        smuggled = PropagationOptions()
+        object.__setattr__(smuggled, name, value)
+        with pytest.raises(OptionError, match=f"{name} is .*; expected {allowed.text}"):
+            CudaMemory(3, 4, 5, smuggled)
+    for radius in (-1, 33):
+        for refused in (
+            lambda radius=radius: PropagationOptions(guided=radius),
+            lambda radius=radius: native.Memory(3, 4, 5, guided=radius),
+        ):
+            with pytest.raises(OptionError, match=f"guided is {radius}; expected 0 to 32 half-resolution pixels"):
+                refused()

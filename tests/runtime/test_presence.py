@@ -1,0 +1,187 @@
+"""What became of an object: present, lost, back or unsure, from its area and confidence in frame after frame."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vosrt import Model
+from vosrt._results import open_results
+from vosrt.bundle import EncoderSpec, Manifest
+from vosrt.core.native import Presence
+from vosrt.engines.fake import FakeEngine
+from vosrt.errors import OptionError
+from vosrt.types import ObjectResult, U8Array
+from vosrt.video.base import Frame, SegmentedFrame
+from vosrt.video.sinks import ResultFolder, RleLines
+from vosrt.video.tables import Absence, ObjectTable
+
+SPEC = EncoderSpec(channels=32, feature="res4", min_side=16, max_side=256)
+LETTERS = {"present": "P", "lost": "L", "back": "B", "unsure": "U"}
+
+
+@pytest.fixture
+def model() -> Model:
+    """Tells cells apart by their colour."""
+    manifest = Manifest(name="fake", trained=False, summary="", encoder=SPEC, graphs={})
+    return Model(manifest, {"encoder": FakeEngine(SPEC)})
+
+
+def letters(objects: Sequence[ObjectResult]) -> str:
+    return "".join(LETTERS[each.state] for each in objects)
+
+
+def follow(areas: Sequence[int], confidences: Sequence[float] | None = None) -> list[ObjectResult]:
+    """What is said of one object with these areas."""
+    presence = Presence()
+    return [
+        presence.follow(t, {7: ObjectResult(7, area, confidence=confidences[t] if confidences else 0.8)})[7]
+        for t, area in enumerate(areas)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("areas", "expected"),
+    [
+        ([1000] * 4 + [0, 0] + [900] * 7, "PPPPLLBBBBBPP"),
+        ([1000] * 4 + [0, 20, 0, 30], "PPPPLLLL"),  # ghosts bring nothing back
+        ([1000] * 4 + [20, 20, 20, 800], "PPPPULLB"),  # it leaves ghosts behind
+        ([1000] * 4 + [20, 1000, 20, 1000], "PPPPUPUP"),  # one bad frame is no event
+        ([1000] * 4 + [100] * 3 + [900], "PPPPUUUP"),  # partly covered
+        ([1000] * 4 + [0, 0] + [100] * 4 + [110] * 4, "PPPPLLLLBBBBBP"),  # smaller after its return
+        ([round(1000 * 0.9**t) for t in range(40)], "P" * 40),  # it walks away and stays in the picture
+        ([round(100 * 1.2**t) for t in range(30)], "P" * 30),
+        ([0, 0, 0, 500, 500], "LLLPP"),  # never seen before: it does not come back
+        ([1000] * 4 + [0, 0, 0], "PPPPLLL"),
+    ],
+)
+def test_states_follow_the_area(areas: list[int], expected: str) -> None:
+    objects = follow(areas)
+    assert letters(objects) == expected
+    assert all(0 <= each.state_confidence <= 1 for each in objects)
+
+
+def test_the_confidence_says_how_clear_a_state_is() -> None:
+    clear, faint, gone = (follow([1000, area], [1.0, sure])[1] for area, sure in ((900, 0.9), (900, 0.5), (0, 0.0)))
+    assert clear.state_confidence == pytest.approx(0.9)
+    assert faint.state_confidence == pytest.approx(0.5)
+    assert gone.state_confidence == 1
+
+
+def test_an_annotation_says_how_large_the_object_is() -> None:
+    """It is marked smaller than it was followed, and after it was lost; annotated pixels have confidence 1."""
+    assert letters(follow([1000] * 4 + [30, 30, 30], [0.8] * 4 + [1.0, 0.8, 0.8])) == "PPPPPPP"
+    assert letters(follow([1000, 0, 30, 30], [0.8, 0.0, 1.0, 0.8])) == "PLBB"
+
+
+def test_the_newest_frame_may_come_again_and_older_ones_may_not() -> None:
+    """A correction after the fact is judged as if it had come first."""
+    presence = Presence()
+    for t in range(3):
+        presence.follow(t, {1: ObjectResult(1, 100, confidence=0.8)})
+    assert presence.follow(3, {1: ObjectResult(1)})[1].state == "lost"
+    assert presence.follow(3, {1: ObjectResult(1, 100, confidence=0.8)})[1].state == "present"
+    with pytest.raises(OptionError, match="frame is 2; expected one from 3"):
+        presence.follow(2, {1: ObjectResult(1)})
+
+
+def test_what_is_remembered_can_be_kept_and_forgotten() -> None:
+    presence, other = Presence(), Presence()
+    presence.follow(0, {1: ObjectResult(1, 100, confidence=0.8), 2: ObjectResult(2, 100, confidence=0.8)})
+    presence.follow(1, {1: ObjectResult(1)})
+    other.restore(json.loads(json.dumps(presence.keep())))
+    both = [each.follow(2, {i: ObjectResult(i, 90, confidence=0.8) for i in (1, 2)}) for each in (presence, other)]
+    assert both[0] == both[1]
+    assert letters(list(both[0].values())) == "BP"  # 2 was removed, and is another object
+    other.restore({"1": "00" * 160})
+    with pytest.raises(OptionError, match=r"presence.struct_size is 0; expected 160"):
+        other.follow(0, {1: ObjectResult(1)})
+
+
+def picture(place: int | None, side: int = 24) -> U8Array:
+    """A grey frame [64, 96, 3] with a red square at this column, or covered."""
+    image = np.full((64, 96, 3), 90, np.uint8)
+    if place is not None:
+        image[16 : 16 + side, place : place + side] = (20, 20, 240)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ([24] * 3 + [None] * 3 + [24] * 3, "PPPLLLBBB"),
+        ([24, 40, 56, 72, 88, 96, 96, 88, 72, 56], None),
+    ],
+)
+def test_streams_tell_that_a_square_left_and_came_back(
+    model: Model, places: list[int | None], expected: str | None
+) -> None:
+    """One square is covered, and one moves out of the picture and in again."""
+    with model.stream() as stream:
+        assert stream.step(picture(None)).objects == {}
+        assert stream.step(picture(None)).objects == {}
+        mask = np.where(picture(places[0])[..., 2] == 240, 1, 0).astype(np.uint8)
+        steps = [stream.step(picture(place), mask if not t else None) for t, place in enumerate(places)]
+    found = letters([step.objects[1] for step in steps])
+    assert all((step.objects[1].state == "lost") >= (step.objects[1].area_px == 0) for step in steps)
+    if expected:
+        assert found == expected
+    else:
+        assert found.strip("PU").startswith("L"), found
+        assert "B" in found.split("L")[-1], found
+
+
+def test_a_shrinking_square_stays_present(model: Model) -> None:
+    with model.stream() as stream:
+        mask = np.where(picture(24)[..., 2] == 240, 1, 0).astype(np.uint8)
+        steps = [stream.start(picture(24), mask), *(stream.step(picture(24, side)) for side in (22, 20, 18, 17, 16))]
+    assert letters([step.objects[1] for step in steps]) == "PPPPPP"
+
+
+def write(path: Path, areas: Sequence[int], restart: int | None = None) -> ObjectTable:
+    """Results of an object with these areas in frames of 40 x 50; at ``restart`` the run is killed and resumed."""
+    path.mkdir()
+    frames = []
+    for t, area in enumerate(areas):
+        labels = np.zeros(2000, np.uint8)
+        labels[:area] = 4
+        picture = Frame(np.zeros((40, 50, 3), np.uint8), t, t / 4, f"{t}")
+        frames.append(SegmentedFrame(picture, labels.reshape(40, 50), (4,), {4: 0.75 * (area > 0)}))
+    begin = 0
+    while True:
+        with open_results(path, "test", {}, resume=begin > 0) as results:
+            table = ObjectTable(results, "objects.csv")
+            folder = ResultFolder(results, {"table": table, "rle": RleLines(results, "masks.jsonl")})
+            if begin:
+                folder.restore()
+            for frame in frames[begin : restart if not begin else None]:
+                folder.write(frame)
+            if restart is not None and not begin:
+                begin = restart
+                folder.keep(begin - 1, b"")
+                continue
+            folder.close()
+            return table
+
+
+def test_results_say_what_became_of_objects(tmp_path: Path) -> None:
+    """Table, lines and summary agree; ghosts are no return; a run that was killed says the same."""
+    areas = [1000] * 4 + [20, 20, 20, 0, 20, 900, 900]
+    table = write(tmp_path / "a", areas)
+    rows = list(csv.DictReader((tmp_path / "a/objects.csv").read_text().splitlines()))
+    assert list(rows[0])[-3:] == ["present", "state", "state_confidence"]
+    assert "".join(LETTERS[row["state"]] for row in rows) == "PPPPULLLLBB"
+    lines = [json.loads(line)["objects"][0] for line in (tmp_path / "a/masks.jsonl").read_text().splitlines()]
+    for row, line in zip(rows, lines, strict=True):
+        assert (line["state"], f"{line['state_confidence']:.4f}") == (row["state"], row["state_confidence"])
+    assert table.absences() == [Absence(4, 5, 1.25, 9, 2.25)]
+    for restart in (4, 5, 8):
+        again = write(tmp_path / f"b{restart}", areas, restart)
+        assert again.absences() == table.absences()
+        for name in ("objects.csv", "masks.jsonl"):
+            assert (tmp_path / f"b{restart}" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
