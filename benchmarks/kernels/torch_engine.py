@@ -183,7 +183,8 @@ def torch_model(bundle: str, *, recorded: bool = True) -> Model:
         role: TorchEngine(
             OnnxInTorch(opened.graph(role).content, device, half=device.type == "cuda"), device, recorded=recorded
         )
-        for role in opened.manifest.graphs
+        for role, file in opened.manifest.graphs.items()
+        if file.quantised is None  # PyTorch has the network in fp16 on a GPU
     }
     return Model(opened.manifest, engines, source=bundle, device="cuda")
 

@@ -9,16 +9,21 @@ namespace {
 
 // Registers 0-3 hold sums (key tile, query tile), 4-5 keys, 6-7 queries. The intrinsics take literal numbers only.
 struct HardwareTiles {
+    struct alignas(64) Shape {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t column_bytes[16];
+        uint8_t rows[16];
+    };
+    static_assert(sizeof(Shape) == 64);
+    // GCC knows only of the first 8 of the bytes that the instruction reads, and leaves the rest of a local unwritten.
+    static constexpr Shape kShape = {1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+
     // Tile shapes are per thread and cost other code nothing once released.
     struct Configured {
         Configured() {
-            struct alignas(64) {
-                uint8_t palette = 1, start_row = 0, reserved[14] = {};
-                uint16_t column_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-                uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-            } shape;
-            static_assert(sizeof shape == 64);
-            _tile_loadconfig(&shape);
+            _tile_loadconfig(&kShape);
+            // Nor does it know that tiles are loaded from memory: what was written must be there.
+            __asm__ volatile("" ::: "memory");
         }
         ~Configured() { _tile_release(); }
         Configured(const Configured &) = delete;
