@@ -215,7 +215,6 @@ def test_an_engine_is_inspected_where_there_is_a_driver(bundle: Path) -> None:
     [
         ({"capabilities": ("90",)}, r"does not build for sm_90; it builds for sm_\d+, "),
         ({"capabilities": ()}, "no NVIDIA driver here .*; name the GPUs to build for, such as --compute-capability"),
-        ({"precision": "int8"}, "the graph is not quantised"),
         ({"precision": "fp8"}, "the graph is not quantised"),
         ({"profiles": parse_sizes("8x64")}, "size is 8x64; this model takes sides of 16 to 4096 pixels"),
     ],
