@@ -10,11 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +260,7 @@ def test_nothing_overflows_and_everything_is_reached_on_every_screen(
         tab.click(60, 80)
     tab.page.wait_for_selector("#follow:not([disabled])")
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
-    for control in ("#follow", "#play", "#export", "#undo", "#accept", "[data-tool=polygon]", "#minus", "#timeline"):
+    for control in ("#follow", "#play", "#export", "#undo", "#accept", "[data-tool=why]", "#minus", "#timeline"):
         box = tab.page.locator(control).bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width + 0.5
@@ -308,3 +311,83 @@ def test_a_file_is_uploaded_and_opened(browser: Any, address: str) -> None:
     tab.wait("() => document.getElementById('clip-name').textContent === 'demo.mp4'")
     tab.page.wait_for_selector("#welcome", state="hidden")
     tab.close()
+
+
+def test_a_pixel_is_asked_why(browser: Any, address: str) -> None:
+    tab = Tab(browser, address).ready()
+    tab.click(60, 80)
+    tab.says("A reference")
+    tab.page.keyboard.press("f")
+    tab.says(f"Followed through {COUNT - 1} frames")
+    tab.page.keyboard.press("w")
+    tab.click(60 + 4 * (COUNT - 1), 80)
+    tab.says("% sure")
+    vote = tab.page.locator("#why-votes button").first
+    number = int(vote.inner_text().split()[1])
+    assert 1 <= number < COUNT
+    vote.click()
+    tab.position(number)
+    tab.page.keyboard.press("Escape")
+    tab.page.wait_for_selector("#why", state="hidden")
+    tab.close()
+
+
+@pytest.fixture
+def camera() -> Iterator[str]:
+    """The address of a camera that films the scene, forward and back."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            with suppress(ConnectionError):
+                for count in range(100_000):
+                    data = cv2.imencode(".jpg", scene(abs(count % 20 - 10))[0])[1].tobytes()
+                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+                    self.wfile.write(head.encode() + data + b"\r\n")
+                    time.sleep(0.1)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/camera"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_live_picture_is_frozen_clicked_and_followed(
+    browser: Any, camera: str, shared_fake_bundle: Path, tmp_path: Path, width: int
+) -> None:
+    command = [*PROGRAM, "ui", camera, "--bundle", str(shared_fake_bundle), "--engine", "fake", "--json"]
+    with subprocess.Popen([*command, "--no-browser"], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        try:
+            tab = Tab(browser, json.loads(process.stdout.readline())["address"], width)
+            tab.wait("() => document.getElementById('live').getAttribute('aria-pressed') === 'true'")
+            tab.wait(
+                "() => { const c = document.getElementById('picture'); const d = c.getContext('2d').getImageData("
+                "c.width / 2, c.height / 2, 1, 1).data; return d[3] > 0; }"
+            )
+            tab.click(80, 80)  # where the disc always is
+            tab.wait("() => document.getElementById('live').getAttribute('aria-pressed') === 'false'")
+            tab.page.wait_for_selector("#follow:not([disabled])")
+            tab.page.keyboard.press("f")
+            tab.says(" ms behind")
+            for control in ("#stop", "#live"):
+                box = tab.page.locator(control).bounding_box()
+                assert box["x"] + box["width"] <= width + 0.5
+            assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+            tab.page.keyboard.press("Escape")
+            tab.wait("() => /Followed .* live/.test(document.body.innerText)")
+            tab.page.keyboard.press("l")
+            tab.wait("() => document.getElementById('live').getAttribute('aria-pressed') === 'true'")
+            tab.close()
+        finally:
+            process.send_signal(signal.SIGINT)
+            told = json.loads(process.stdout.read())["live"]
+        assert 0 < told["p50_ms"] <= told["p95_ms"]

@@ -9,6 +9,8 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
+from vosrt.errors import InputError
 from vosrt.model import Model
 from vosrt.page.export import KINDS
 from vosrt.types import U8Array
@@ -48,7 +51,7 @@ def write_frames(folder: Path) -> Path:
 class Served:
     """A page on a socket, and requests to it."""
 
-    def __init__(self, root: Path, bundle: Path, *, upload_bytes: int = 1 << 20) -> None:
+    def __init__(self, root: Path, bundle: Path, *, upload_bytes: int = 1 << 20, source: str = "") -> None:
         import uvicorn
 
         from vosrt.cli.ui import listen
@@ -58,7 +61,7 @@ class Served:
         self.desk = Desk(lambda: Model.load(bundle, engine="fake", threads=1), limits=Limits(upload_bytes=upload_bytes))
         self._socket = listen("127.0.0.1", 0)
         self.port = self._socket.getsockname()[1]
-        app = Page(self.desk, root).app(frozenset({f"127.0.0.1:{self.port}", f"localhost:{self.port}"}), TOKEN)
+        app = Page(self.desk, root, source).app(frozenset({f"127.0.0.1:{self.port}", f"localhost:{self.port}"}), TOKEN)
         self._server = uvicorn.Server(
             uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
         )
@@ -471,7 +474,7 @@ def test_the_command_refuses_what_it_cannot_open(root: Path, capsys: pytest.Capt
 
     base = ["ui", "--engine", "fake", "--no-browser"]
     for given, message in (
-        (["rtsp://somewhere/live"], "takes files and folders of frames"),
+        (["rtsp://127.0.0.1:9/live"], "cannot be opened as a video"),
         ([str(root / "missing.mp4")], "missing.mp4"),
         (["--root", str(root / "secret.txt")], "is no folder"),
         (["--host", "203.0.113.1"], "cannot be used"),
@@ -479,3 +482,279 @@ def test_the_command_refuses_what_it_cannot_open(root: Path, capsys: pytest.Capt
     ):
         assert main([*base, *given]) == 2
         assert message in capsys.readouterr().err
+
+
+def ball(count: int, width: int = WIDTH, height: int = HEIGHT) -> U8Array:
+    """A red disc that swings to and fro, as a camera filmed it at its picture ``count``."""
+    image = np.random.default_rng(3).integers(150, 190, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    cv2.circle(image, (80 + round(30 * np.sin(count / 15)), 60), 24, (40, 40, 220), -1)
+    return np.asarray(cv2.resize(image, (width, height)), np.uint8)
+
+
+def red(image: U8Array) -> U8Array:
+    """Where the disc is in a picture that was compressed."""
+    blue, green, of = (image[..., each].astype(int) for each in range(3))
+    return np.asarray((of - green > 60) & (of - blue > 60), np.uint8)
+
+
+class Camera:
+    """A camera that answers with JPEG pictures, one after the other, as many cheap ones do.
+
+    Attributes:
+        sizes: width and height of the pictures of each connection; the last one stays.
+        drop: ends the connection.
+        stall: sends nothing while it is set.
+    """
+
+    def __init__(self) -> None:
+        self.sizes, self.drop, self.stall = [(WIDTH, HEIGHT)], threading.Event(), threading.Event()
+        self.connections = self.count = 0
+        camera = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                with suppress(ConnectionError):
+                    camera.send(self)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.address = f"http://someone:secret@127.0.0.1:{self._server.server_port}/camera"
+
+    def send(self, handler: BaseHTTPRequestHandler) -> None:
+        width, height = self.sizes[min(self.connections, len(self.sizes) - 1)]
+        self.connections += 1
+        self.drop.clear()
+        handler.send_response(200)
+        handler.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        handler.end_headers()
+        while not self.drop.wait(0.03):
+            if self.stall.is_set():
+                continue
+            self.count += 1
+            data = cv2.imencode(".jpg", ball(self.count, width, height))[1].tobytes()
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+            handler.wfile.write(head.encode() + data + b"\r\n")
+
+    def close(self) -> None:
+        self.drop.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextmanager
+def filmed(served: Served) -> Iterator[Camera]:
+    camera = Camera()
+    try:
+        served.desk.open(camera.address, "camera")
+        yield camera
+    finally:
+        served.desk.close()
+        camera.close()
+
+
+def until(true: Any, seconds: float = 60) -> None:
+    ends = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+def freeze_and_mark(served: Served) -> int:
+    """Freeze what the page shows, and mark the disc there."""
+    shown = served.http.get("/api/live", params={"after": 0})
+    assert shown.status_code == 200
+    time.sleep(0.2)  # a person clicks what was shown a moment ago
+    position = int(served.did("freeze", number=int(shown.headers["X-Vosrt-Number"]))["frame"])
+    assert served.http.get(f"/api/frame/{position}").content == shown.content
+    if not served.desk.project.state.objects:
+        served.did("object")
+    rows, columns = np.nonzero(red(served.desk.live().image(position)))
+    served.did("click", frame=position, object=1, x=int(columns.mean()), y=int(rows.mean()))
+    return position
+
+
+def agrees(served: Served, position: int) -> float:
+    return iou(served.labels(position), red(served.desk.live().image(position)), 1)
+
+
+def test_a_live_picture_is_frozen_marked_and_followed(served: Served) -> None:
+    with filmed(served) as camera:
+        assert served.desk.describe()["clip"]["live"]
+        numbers = [int(served.http.get("/api/live", params={"after": 0}).headers["X-Vosrt-Number"])]
+        while len(numbers) < 4:
+            after = served.http.get("/api/live", params={"after": numbers[-1]})
+            numbers.append(int(after.headers["X-Vosrt-Number"]))
+        assert numbers == sorted(set(numbers))
+        start = freeze_and_mark(served)
+        until(lambda: len(served.desk.live()) > start + 3)  # what comes while one is marked is kept
+        served.did("follow", frame=start)
+        until(lambda: served.desk.task.get("live", {}).get("frames", 0) > 5)
+        served.did("stop")
+        task = served.idle()
+        assert task["stopped"]
+        assert 0 < task["live"]["p50_ms"] <= task["live"]["p95_ms"]
+        followed = sorted(served.desk.project.state.found)
+        assert followed == list(range(start, task["at"] + 1))
+        assert min(agrees(served, each) for each in followed) > 0.5
+        sources = [served.desk.live().kept[each][0] for each in followed]
+        assert sources == sorted(set(sources))
+        # A correction goes on from the frame that was shown, through what came meanwhile, to the newest picture.
+        served.did("click", frame=task["at"], object=1, x=80, y=110, positive=False)
+        served.did("follow", frame=task["at"])
+        until(lambda: served.desk.task.get("live", {}).get("frames", 0) > 2)
+        served.did("export", kinds=["masks"])  # ends the run
+        download = served.idle()["download"]
+        with zipfile.ZipFile(io.BytesIO(served.http.get(download).content)) as archive:
+            masks = [each for each in archive.namelist() if each.startswith("masks/")]
+        assert len(masks) == len(served.desk.project.state.found)
+        assert camera.connections == 1
+
+
+def test_a_live_source_that_drops_and_changes_its_size_is_followed_on(served: Served) -> None:
+    with filmed(served) as camera:
+        camera.sizes = [(WIDTH, HEIGHT), (2 * WIDTH, 2 * HEIGHT), (WIDTH, 2 * HEIGHT)]
+        start = freeze_and_mark(served)
+        served.did("follow", frame=start)
+        live = served.desk.live()
+        for count, note in ((1, "320×240 now"), (2, "160×240 now")):
+            camera.drop.set()
+            until(lambda count=count: live.reconnects == count)
+            assert note in served.desk.describe()["clip"]["note"]
+            before = len(live)
+            until(lambda before=before: served.desk.task["at"] > before + 3)
+            assert live.image(served.desk.task["at"]).shape == (HEIGHT, WIDTH, 3)
+            assert agrees(served, served.desk.task["at"]) > 0.5
+        camera.stall.set()
+        time.sleep(0.3)
+        assert served.http.get("/api/live", params={"after": live.number}).status_code == 204
+        served.did("stop")  # also where no picture comes
+        assert served.idle()["stopped"]
+
+
+def test_what_no_live_source_has_is_refused(served: Served) -> None:
+    opened(served)
+    assert served.http.get("/api/live").status_code == 404
+    assert served.post("freeze", number=1).status_code == 400
+    assert served.post("live").status_code == 400
+    assert served.http.get("/api/live", params={"after": "x"}).status_code == 400
+
+
+def test_the_address_of_the_command_can_be_opened_again_and_no_other(root: Path, fake_bundle: Path) -> None:
+    camera = Camera()
+    served = Served(root, fake_bundle, source=camera.address)
+    try:
+        shown = served.http.get("/api/files").json()["source"]
+        assert "secret" not in shown
+        served.did("open", path="clip")
+        assert not served.desk.describe()["clip"]["live"]
+        served.did("open", source=True)
+        assert served.desk.describe()["clip"]["name"] == shown
+        assert served.post("open", path=camera.address).status_code == 400
+    finally:
+        served.close()
+        camera.close()
+
+
+class Pictures:
+    """A live source whose pictures come when the test says so."""
+
+    def __init__(self) -> None:
+        from vosrt.video.base import SourceInfo
+
+        self.info, self.warnings, self._go = (
+            SourceInfo("test", 32, 24, 25.0, None, live=True),
+            (),
+            threading.Semaphore(0),
+        )
+        self.first, self.ended = self._picture(0), False
+
+    def _picture(self, number: int) -> Any:
+        from vosrt.video.base import Frame
+
+        return Frame(np.full((24, 32, 3), 5 * number % 250, np.uint8), number, number / 25, str(number))
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.first
+        number = 0
+        while not self.ended:
+            self._go.acquire()
+            number += 1
+            yield self._picture(number)
+
+    def send(self, count: int = 1) -> None:
+        for _ in range(count):
+            self._go.release()
+
+    def close(self) -> None:
+        self.ended = True
+
+
+def test_whoever_follows_a_live_source_gets_its_newest_picture(tmp_path: Path) -> None:
+    from vosrt.page.live import LiveFrames
+
+    source = Pictures()
+    live = LiveFrames(source, tmp_path, limit_bytes=1 << 20, reopen=Pictures)
+    until(lambda: live.number == 1)
+    assert live.freeze(0) == 0
+    live.keep_every_s = 0.0
+    source.send(9)
+    until(lambda: live.number == 10)
+    assert live.reach(1, 1)
+    assert [each[0] for each in live.kept] == [1, 10]  # the eight between are forgotten
+    assert not live.reach(2, 0.05)  # no picture is followed twice
+    assert int(live.image(1).mean()) == pytest.approx(45, abs=2)
+    source.send()
+    assert live.reach(2, 5)
+    source.ended = True
+    source.send()
+    live.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_live_source_keeps_the_newest_frames_that_fit(tmp_path: Path) -> None:
+    from vosrt.page.live import LiveFrames
+    from vosrt.page.project import Found, Project
+
+    source = Pictures()
+    live, project = LiveFrames(source, tmp_path, limit_bytes=6000, reopen=Pictures), Project()
+    for position in range(40):
+        assert live.reach(position, 5)
+        project.put(position, Found.of(np.ones((24, 32), np.uint8), {1: 1.0}))
+        project.forget(live.oldest)
+        source.send()
+    assert 0 < live.oldest < 39
+    assert sorted(project.state.found) == list(range(live.oldest, 40))
+    assert sum(each.stat().st_size for each in tmp_path.iterdir()) <= 6000
+    assert project.rows(0) == []
+    live.image(39)
+    with pytest.raises(InputError, match="is not there; expected"):
+        live.image(0)
+    source.ended = True
+    source.send()
+    live.close()
+
+
+def test_a_pixel_is_explained(served: Served) -> None:
+    """As ``vos-run explain`` does, in either direction; the frame's stream is kept for the next pixel."""
+    opened(served)
+    served.did("object")
+    served.did("click", frame=4, object=1, x=56, y=60)
+    assert served.post("explain", frame=4, x=5, y=5).status_code == 400
+    for direction in ("forward", "backward"):
+        served.did("follow", frame=4, direction=direction)
+        served.idle()
+    for frame, before in ((8, {4, 5, 6, 7}), (1, {4, 3, 2})):
+        served.did("explain", frame=frame, x=40 + 4 * frame, y=60)
+        found = served.idle()["explained"]
+        assert (found["frame"], found["object"]) == (frame, 1)
+        assert {vote["frame"] for vote in found["votes"]} <= before
+        assert sum(vote["weight"] for vote in found["votes"]) == pytest.approx(1, abs=1e-3)
+        known = served.desk._explained
+        served.did("explain", frame=frame, x=2, y=2)
+        assert served.idle()["explained"]["object"] == 0
+        assert served.desk._explained is known
+    assert "outside the frame" in served.post("explain", frame=8, x=WIDTH, y=0).json()["error"]

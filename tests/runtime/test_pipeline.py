@@ -202,6 +202,8 @@ def test_a_live_source_drops_old_frames_but_no_annotated_one() -> None:
     assert report.frames + report.dropped == 200
     assert {0, 50, 51, 199} <= set(parts.indexes)
     assert parts.indexes == sorted(parts.indexes)
+    # From a decoded picture to its result; frames that were dropped have none.
+    assert report.stages["latency"].p50_ms >= report.stages["track"].p50_ms
 
 
 def test_a_file_drops_nothing_however_slow_the_rest_is() -> None:

@@ -69,7 +69,8 @@ class PipelineReport:
         last_index: index of the last written frame in its source, -1 for none.
         wall_s: seconds from start to the closed sink.
         fps: frames per second from the first result to the last, so without warm-up.
-        stages: per stage of `STAGES`, and below them those of the model, which are of `vosrt.types.STEP_STAGES`.
+        stages: per stage of `STAGES`, and below them those of the model, which are of `vosrt.types.STEP_STAGES`; for a
+            live source also ``"latency"``, from a decoded picture to its written result.
         interrupted: Ctrl-C ended it.
         error: what ended it early, None if nothing did.
         moved: annotations of frames that the source left out, as (their frame, the next one, which took them).
@@ -229,6 +230,7 @@ class Pipeline:
         self._last_index = -1
         self._moved: list[tuple[int, int]] = []
         self._first_s = self._last_s = 0.0
+        self._arrived: deque[tuple[int, float]] = deque()  # pictures of a live source that are under way, or dropped
         # A live source overwrites the frame that waits, so that what is shown is recent; an annotated one stays.
         live = source.info.live
         self._frames: Channel[Frame] = Channel(
@@ -291,6 +293,8 @@ class Pipeline:
             passed_over = -1 if self._checkpoints is None else self._checkpoints.last_index
             for frame in self._source:
                 self._watch.since("decode", began)
+                if self._source.info.live:
+                    self._arrived.append((frame.index, time.perf_counter()))
                 if frame.index > passed_over and not self._frames.send(frame):
                     break
                 began = time.perf_counter()
@@ -354,6 +358,10 @@ class Pipeline:
         if self._checkpoints is not None and session is not None:
             self._checkpoints.store(result.frame.index, session)
         self._watch.since("write", began)
+        while self._arrived and self._arrived[0][0] <= result.frame.index:
+            index, arrived = self._arrived.popleft()
+            if index == result.frame.index:
+                self._watch.since("latency", arrived)
         self._last_s = time.perf_counter()
         self._first_s = self._first_s or self._last_s
         self._written += 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -38,7 +40,7 @@ _WHITE, _BLACK, _CLICK = (255, 255, 255), (0, 0, 0), (0, 255, 255)
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """A frame that may vote: its picture, its labels u8 [H, W] and the object of each cell u8 [h, w]."""
 
     frame: Frame
@@ -95,7 +97,7 @@ def explain_pixel(request: Request, index: int, pixel: tuple[int, int]) -> int:
             with model.stream(
                 size=request.size, options=propagation, threads=request.threads, refine=request.refine
             ) as stream:
-                seen = _follow(stream, source, marks, propagation.context)
+                seen = follow_to(stream, source, marks, propagation.context)
                 if seen[-1].frame.index != index:
                     raise OptionError(f"--frame is {index}; {request.source} has {seen[-1].frame.index + 1} frames")
                 x, y = pixel
@@ -106,16 +108,28 @@ def explain_pixel(request: Request, index: int, pixel: tuple[int, int]) -> int:
         return _write(request, found, result, seen, pixel)
 
 
-def _follow(stream: Stream, source: Any, marks: dict[int, U8Array], context: int) -> dict[int, _Seen]:
-    """Take all frames of a source; return those that may vote, by the stream's count, and the last one as -1."""
-    seen: dict[int, _Seen] = {}
+def follow_to(
+    stream: Stream,
+    source: Iterable[Frame],
+    marks: dict[int, U8Array],
+    context: int,
+    stop: threading.Event | None = None,
+) -> dict[int, Seen]:
+    """Take all frames of a source from the first marked one on, as long as ``stop`` is not set.
+
+    Returns:
+        Those that may vote, by the stream's count, and the last one as -1.
+    """
+    seen: dict[int, Seen] = {}
     taken = 0
     for frame in source:
-        if frame.index < min(marks):
+        if stop is not None and stop.is_set():
+            break
+        if not taken and frame.index not in marks:
             continue
         result = stream.step(frame.image, marks.get(frame.index))
         ids = np.array([0, *stream.object_ids], np.uint8)
-        seen[taken] = seen[-1] = _Seen(frame, result.labels, ids[stream.soft_masks().argmax(axis=-1)])
+        seen[taken] = seen[-1] = Seen(frame, result.labels, ids[stream.soft_masks().argmax(axis=-1)])
         old = taken - context - 1
         if old >= 0 and seen[old].frame.index not in marks:
             del seen[old]
@@ -123,9 +137,17 @@ def _follow(stream: Stream, source: Any, marks: dict[int, U8Array], context: int
     return seen
 
 
-def _write(
-    request: Request, found: Explanation, result: StepResult, seen: dict[int, _Seen], pixel: tuple[int, int]
-) -> int:
+def document_of(
+    found: Explanation, result: StepResult, seen: dict[int, Seen], pixel: tuple[int, int]
+) -> dict[str, Any]:
+    """What a pixel's label was read from, as JSON.
+
+    Args:
+        found: of the newest frame.
+        result: of that frame.
+        seen: what `follow_to` returned.
+        pixel: x and y.
+    """
     x, y = pixel
     votes = [
         {
@@ -140,9 +162,7 @@ def _write(
         }
         for vote in found.votes
     ]
-    document = {
-        "schema": 1,
-        "source": request.source,
+    return {
         "frame": seen[-1].frame.index,
         "pixel": [x, y],
         "object": int(result.labels[y, x]),
@@ -151,6 +171,12 @@ def _write(
         "grid": list(found.grid),
         "votes": votes,
     }
+
+
+def _write(
+    request: Request, found: Explanation, result: StepResult, seen: dict[int, Seen], pixel: tuple[int, int]
+) -> int:
+    document = {"schema": 1, "source": request.source, **document_of(found, result, seen, pixel)}
     with open_results(request.out, "vos-run explain", {}, overwrite=request.overwrite) as results:
         data = cv2.imencode(".jpg", draw(found, seen, pixel), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
         results.write(PICTURE, data.tobytes())
@@ -178,7 +204,7 @@ def _tell(document: dict[str, Any]) -> None:
             say(f"  {share:6.1%}  frame {frame}, {f'object {object_id}' if object_id else 'background'}")
 
 
-def draw(found: Explanation, seen: dict[int, _Seen], pixel: tuple[int, int]) -> U8Array:
+def draw(found: Explanation, seen: dict[int, Seen], pixel: tuple[int, int]) -> U8Array:
     """Draw the explained frame with its pixel, and below it the frames with the most weight and their cells.
 
     Returns:
@@ -202,7 +228,7 @@ def draw(found: Explanation, seen: dict[int, _Seen], pixel: tuple[int, int]) -> 
     return np.vstack([top, np.hstack(tiles)])
 
 
-def _voted(seen: _Seen, votes: list[Vote], text: str) -> U8Array:
+def _voted(seen: Seen, votes: list[Vote], text: str) -> U8Array:
     tile = _tile(seen, _TILE_PIXELS, text)
     scale = _TILE_PIXELS / seen.labels.shape[1]
     for vote in votes:
@@ -213,7 +239,7 @@ def _voted(seen: _Seen, votes: list[Vote], text: str) -> U8Array:
     return tile
 
 
-def _tile(seen: _Seen, width: int, text: str) -> U8Array:
+def _tile(seen: Seen, width: int, text: str) -> U8Array:
     drawn = draw_overlay(seen.frame.image, seen.labels, OverlayStyle())
     height = round(width * drawn.shape[0] / drawn.shape[1])
     tile = cv2.resize(drawn, (width, height), interpolation=cv2.INTER_AREA)

@@ -10,7 +10,7 @@ from vosrt.video.base import SegmentedFrame
 
 CELL = 8  # pixels of the working frame
 _ABSENCES_SHOWN = 6
-_PIPELINE_STAGES = ("decode", "encode", "track", "write")
+_PIPELINE_STAGES = ("decode", "encode", "track", "write", "latency")
 
 
 class Steps:

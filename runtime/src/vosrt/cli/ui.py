@@ -55,7 +55,7 @@ def serve(request: PageRequest) -> int:
     import uvicorn
 
     from vosrt.page.desk import Desk, Limits
-    from vosrt.page.server import Page, check_source
+    from vosrt.page.server import Page, shown_name
 
     if not request.root.is_dir():
         raise OptionError(f"--root {request.root}: is no folder")
@@ -71,11 +71,12 @@ def serve(request: PageRequest) -> int:
     )
     try:
         if request.source is not None:
-            desk.open(check_source(request.source), Path(request.source).name)
+            desk.open(request.source, shown_name(request.source))
+        named = request.source if request.source is not None and not Path(request.source).exists() else ""
         shown = f"[{request.host}]" if ":" in request.host else request.host
         address = f"http://{shown}:{port}/#{token}"
         names = {shown.lower(), "localhost", "127.0.0.1", "[::1]"}
-        app = Page(desk, request.root).app(frozenset(f"{name}:{port}" for name in names), token)
+        app = Page(desk, request.root, named).app(frozenset(f"{name}:{port}" for name in names), token)
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1, access_log=False)
         )
@@ -91,6 +92,14 @@ def serve(request: PageRequest) -> int:
     finally:
         listening.close()
         desk.close()
+    if desk.pace is not None and "fps" in (pace := desk.pace.figures()):
+        if request.json:
+            say_json({"live": pace})
+        else:
+            note(
+                f"followed {pace['frames']} frames live, {pace['fps']} a second; from picture to masks "
+                f"{pace['p50_ms']} ms p50, {pace['p95_ms']} ms p95"
+            )
     return 0
 
 

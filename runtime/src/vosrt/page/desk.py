@@ -15,17 +15,23 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from vosrt.cli.explain import Seen, document_of, follow_to
 from vosrt.errors import InputError, MaskError, VosrtError
-from vosrt.page.following import Way, follow_kept
+from vosrt.page.following import KeptFrames, Way, follow_kept, follow_live
 from vosrt.page.frames import FrameStore
+from vosrt.page.live import LiveFrames, Pace
 from vosrt.page.project import Clicks, Found, Project
 from vosrt.prompt.points import Box, Point, Segmenter, check_prompts
 from vosrt.types import U8Array, WorkingSize
 from vosrt.video.base import SegmentedFrame
+from vosrt.video.source import open_source
 
 if TYPE_CHECKING:
     from vosrt.model import Model
+    from vosrt.page.project import State
+    from vosrt.stream import Stream
 
+_REFERENCES = 5  # marked frames from which an explained one is followed
 _CLICKABLE = 3  # frames that stay encoded, 20 MB each at 480p
 
 
@@ -40,6 +46,16 @@ class Limits:
 
     upload_bytes: int = 4 << 30
     cache_bytes: int = 8 << 30
+
+
+@dataclass(frozen=True)
+class _Explained:
+    """A stream that was followed to a frame, ready to be asked for its pixels."""
+
+    position: int
+    state: State
+    stream: Stream
+    seen: dict[int, Seen]
 
 
 class Desk:
@@ -64,6 +80,8 @@ class Desk:
         self._worker: threading.Thread | None = None
         self._lock = threading.RLock()
         self._clickable: OrderedDict[int, Segmenter] = OrderedDict()
+        self._explained: _Explained | None = None
+        self.pace: Pace | None = None  # of the newest live run
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="vosrt-model")
         self.model: Future[Model] = self._pool.submit(load)
         self.model.add_done_callback(lambda _: self.touch())
@@ -79,13 +97,14 @@ class Desk:
             SourceError: it cannot be opened.
         """
         with self._lock:
-            folder = Path(tempfile.mkdtemp(dir=self.folder))
-            try:
-                frames = FrameStore(source, folder, limit_bytes=self.limits.cache_bytes)
-            except VosrtError:
-                folder.rmdir()
-                raise
+            opened, limit = open_source(source), self.limits.cache_bytes
             self.stop()
+            folder = Path(tempfile.mkdtemp(dir=self.folder))
+            frames = (
+                LiveFrames(opened, folder, limit_bytes=limit, reopen=lambda: open_source(source))
+                if opened.info.live
+                else FrameStore(opened, folder, limit_bytes=limit)
+            )
             if self.frames is not None:
                 self.frames.close()
             self.frames, self.name, self.project = frames, name, Project()
@@ -112,10 +131,12 @@ class Desk:
                 "name": self.name,
                 "width": info.width,
                 "height": info.height,
-                "fps": info.fps,
+                "fps": frames.fps,
+                "live": info.live,
+                "oldest": frames.oldest,
                 "frames": len(frames),
                 "expected": len(frames) if frames.done else max(info.frame_count or 0, len(frames)),
-                "decoded": frames.done,
+                "decoded": frames.done or info.live,
                 "note": frames.note,
             }
         return {
@@ -235,6 +256,81 @@ class Desk:
             self.task = {"kind": "follow", "from": position, "at": position, "direction": direction}
             self._start(lambda: self._follow(position, direction))
 
+    def live(self) -> LiveFrames:
+        """The live source that is open.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not isinstance(self.frames, LiveFrames):
+            raise InputError("no live source is open")
+        return self.frames
+
+    def freeze(self, number: int) -> int:
+        """Stop at a picture that was shown; return its position."""
+        frames = self.live()
+        with self._lock:
+            self._idle()
+            self.touch()
+            return frames.freeze(number)
+
+    def go_live(self) -> None:
+        """Look at the newest picture again."""
+        frames = self.live()
+        with self._lock:
+            self._idle()
+            frames.keep_every_s = 0.0
+
+    def explain(self, position: int, x: int, y: int) -> None:
+        """Tell what the label of a pixel was read from, in a thread: follow the objects to its frame once more.
+
+        Raises:
+            InputError: nothing was followed there, or the pixel is outside the frame.
+        """
+        frames, state = self._opened(), self.project.state
+        if not (0 <= x < frames.info.width and 0 <= y < frames.info.height):
+            raise InputError(f"pixel {x},{y} is outside the frame of {frames.info.width}×{frames.info.height}")
+        marked = sorted(at for at, each in state.found.items() if each.marked and any(each.areas.values()))
+        if position not in state.found or not any(at != position for at in marked):
+            raise InputError(f"frame {position} was read from no other; follow objects to it first")
+        with self._lock:
+            self._idle()
+            self.task = {"kind": "explain", "at": position}
+            self._start(lambda: self._explain(position, marked, state, (x, y)))
+
+    def _explain(self, position: int, marked: list[int], state: State, pixel: tuple[int, int]) -> dict[str, Any]:
+        known = self._explained
+        if known is None or known.position != position or known.state is not state:
+            if known is not None:
+                known.stream.close()
+            self._explained = known = self._followed_to(position, marked, state)
+        if known is None:
+            return {"stopped": True}
+        x, y = pixel
+        found = known.stream.explain(y, x)
+        return {"explained": document_of(found, known.stream.result({}), known.seen, pixel)}
+
+    def _followed_to(self, position: int, marked: list[int], state: State) -> _Explained | None:
+        """Follow the objects from the marked frame before, else after, to a frame; None if it was stopped."""
+        frames, model = self._opened(), self.model.result()
+        before = [at for at in marked if at < position]
+        start = before[-1] if before else min(at for at in marked if at > position)
+        way = range(start, position + 1) if before else range(start, position - 1, -1)
+        positions = [*before[-_REFERENCES:-1], *(at for at in way if at in state.found)]
+        marks = {at: state.found[at].labels for at in positions if at in marked}
+        stream = model.stream(size=self._size)
+        try:
+            seen = follow_to(
+                stream, KeptFrames(frames, positions, self._stop), marks, model.manifest.inference.context, self._stop
+            )
+        except BaseException:
+            stream.close()
+            raise
+        if self._stop.is_set():
+            stream.close()
+            return None
+        return _Explained(position, state, stream, seen)
+
     def run(self, kind: str, work: Callable[[Callable[[int], None], threading.Event], dict[str, Any]]) -> None:
         """Do something longer in a thread; its result is in the task when it is done."""
         with self._lock:
@@ -296,6 +392,8 @@ class Desk:
         marks = {at: each.labels for at, each in found.items() if each.marked or at == start}
         ends = {start} if way == "forward" else {start, *(at for at in marks if at < start)}
         done: set[int] = set()
+        live = frames if isinstance(frames, LiveFrames) and way == "forward" else None
+        pace = Pace()
 
         def on_result(position: int, item: SegmentedFrame) -> None:
             known = self.project.state.found.get(position)
@@ -303,21 +401,34 @@ class Desk:
             self.project.put(position, Found.of(item.labels, item.object_confidence, marked=marked))
             done.add(position)
             self.task = {**self.task, "at": position}
+            if live is not None:
+                if live.oldest:
+                    self.project.forget(live.oldest)
+                    done.difference_update([each for each in done if each < live.oldest])
+                if not live.keep_every_s:  # it has caught up
+                    pace.add(live.age_ms(position))
+                self.task["live"] = pace.figures()
             self.touch()
 
+        given: dict[str, Any] = {
+            "open_stream": lambda: model.stream(size=self._size),
+            "on_result": on_result,
+            "stop": stop,
+        }
+        shown = {at: each for at, each in marks.items() if each.any()}
         try:
-            follow_kept(
-                frames,
-                {at: each for at, each in marks.items() if each.any()},
-                start,
-                way,
-                open_stream=lambda: model.stream(size=self._size),
-                on_result=on_result,
-                stop=stop,
-            )
+            if live is None:
+                follow_kept(frames, shown, start, way, **given)
+            else:
+                self.pace = pace
+                follow_live(live, shown, start, **given)
         except MaskError as error:
             raise MaskError(f"what is marked is too small to follow; mark more of the object ({error})") from error
-        return {"followed": len(done - ends), "at": self.task["at"], "stopped": stop.is_set()}
+        finally:
+            if live is not None:
+                live.hold()
+        told = {} if live is None else {"live": pace.figures()}
+        return {"followed": len(done - ends), "at": self.task["at"], "stopped": stop.is_set(), **told}
 
 
 def _png(mask: U8Array | np.ndarray[Any, np.dtype[np.bool_]]) -> bytes:

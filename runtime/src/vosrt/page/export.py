@@ -67,10 +67,12 @@ def export(
     with locked(results_folder), open_results(results_folder, "vos-run ui", {}) as results:
         sink = ResultFolder(results, wanted.sinks(results, frames.info, tuple(sorted(state.objects))))
         try:
-            for position in range(len(frames)):
+            for position in range(frames.oldest, len(frames)):
                 if stop.is_set():
                     return None
                 found = state.found.get(position)
+                if found is None and frames.info.live:  # kept while a picture was frozen
+                    continue
                 labels, confidence = (empty, {}) if found is None else (found.labels, dict(found.confidence))
                 sink.write(SegmentedFrame(frames.frame(position), labels, tuple(sorted(confidence)), confidence))
                 on_frame(position + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, count
@@ -10,6 +11,7 @@ from typing import Literal
 
 from vosrt.directions import Direction, follow
 from vosrt.page.frames import FrameStore
+from vosrt.page.live import LiveFrames
 from vosrt.stream import Stream
 from vosrt.types import U8Array
 from vosrt.video.base import Frame, SegmentedFrame
@@ -34,7 +36,7 @@ class KeptFrames:
     def __init__(self, frames: FrameStore, positions: Iterable[int], stop: threading.Event) -> None:
         self._frames, self._positions, self._stop = frames, iter(positions), stop
         self.first = self._frame(next(self._positions))
-        self.info = replace(frames.info, frame_count=None)
+        self.info = replace(frames.info, frame_count=None, live=False)
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames, and wait for those that are not decoded yet."""
@@ -97,7 +99,7 @@ def follow_kept(
         used = {each: marks[each] for each in marks if each >= start or each in earlier[-_REFERENCES:]}
     else:
         direction = "both" if earlier else "backward"
-        first = earlier[-1] if earlier else 0
+        first = earlier[-1] if earlier else frames.oldest
         positions, used = range(first, start + 1), {each: marks[each] for each in marks if first <= each <= start}
 
     whole: set[int] = set()
@@ -125,3 +127,44 @@ def follow_kept(
     )
     if report.error is not None:
         raise report.error
+
+
+def follow_live(
+    frames: LiveFrames,
+    marks: Mapping[int, U8Array],
+    start: int,
+    *,
+    open_stream: Callable[[], Stream],
+    on_result: Callable[[int, SegmentedFrame], None],
+    stop: threading.Event,
+) -> None:
+    """Follow the objects of a frozen frame to the newest picture, and from then on always in the newest one.
+
+    The frames that were kept meanwhile come first; until all of them are done, one is added for two that are followed.
+
+    Args:
+        frames: of the source.
+        marks: as for `follow_kept`.
+        start: position of the frozen frame.
+        open_stream: opens the stream.
+        on_result: called with the position and the result of a frame.
+        stop: ends it.
+
+    Raises:
+        VosrtError: the objects cannot be followed.
+    """
+    earlier = sorted(each for each in marks if each < start)[-_REFERENCES:]
+    with open_stream() as stream:
+        for position in earlier:
+            stream.step(frames.image(position), marks[position])
+        for position in count(start):
+            while not frames.reach(position, _WAIT_S):
+                if stop.is_set():
+                    return
+            if stop.is_set():
+                return
+            began = time.monotonic()
+            frame = frames.frame(position)
+            on_result(position, SegmentedFrame.of(frame, stream.step(frame.image, marks.get(position))))
+            if frames.keep_every_s:
+                frames.keep_every_s = 2 * (time.monotonic() - began)

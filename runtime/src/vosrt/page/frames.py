@@ -9,10 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vosrt.errors import InputError, SourceError, VosrtError
+from vosrt.errors import InputError, VosrtError
 from vosrt.types import U8Array
-from vosrt.video.base import Frame, FrameSource, SourceOptions
-from vosrt.video.source import open_source
+from vosrt.video.base import Frame, FrameSource
 
 _QUALITY = 95  # of the JPEG files, 0 to 100
 
@@ -23,29 +22,15 @@ class FrameStore:
     A thread decodes the clip from its first frame to its last; frames can be read as soon as they are kept.
 
     Args:
-        source: a video file or a folder of frames.
+        opened: the source; it is closed at the end.
         folder: empty; takes a file per frame.
         limit_bytes: of all files; the clip ends for the page where they are full.
-        options: how the source is read.
-
-    Raises:
-        SourceError: it cannot be opened, or is live.
     """
 
-    def __init__(
-        self,
-        source: str,
-        folder: Path,
-        *,
-        limit_bytes: int,
-        options: SourceOptions = SourceOptions(),  # noqa: B008 (frozen)
-    ) -> None:
-        opened = open_source(source, options=options)
-        if opened.info.live:
-            opened.close()
-            raise SourceError(f"{source}: is live; the page takes files and folders of frames")
-        self.info, self._source, self.folder, self._limit = opened.info, opened, folder, limit_bytes
+    def __init__(self, opened: FrameSource, folder: Path, *, limit_bytes: int) -> None:
+        self.info, self.folder, self._limit = opened.info, folder, limit_bytes
         self.kept: list[tuple[int, float, str]] = []  # number in the source, time in seconds and name of each frame
+        self.oldest = 0  # position of the first frame that is still there
         self.done, self.note = False, ""
         self._bytes = 0
         self._closed = threading.Event()
@@ -57,14 +42,19 @@ class FrameStore:
         """Number of frames that can be read."""
         return len(self.kept)
 
+    @property
+    def fps(self) -> float:
+        """Frames a second, when the kept ones are played."""
+        return self.info.fps
+
     def jpeg(self, position: int) -> bytes:
         """A frame as JPEG.
 
         Raises:
             InputError: there is no such frame, or not yet.
         """
-        if not 0 <= position < len(self.kept):
-            raise InputError(f"frame {position} is not there; expected 0 to {len(self.kept) - 1}")
+        if not self.oldest <= position < len(self.kept):
+            raise InputError(f"frame {position} is not there; expected {self.oldest} to {len(self.kept) - 1}")
         return self._path(position).read_bytes()
 
     def image(self, position: int) -> U8Array:
@@ -91,9 +81,19 @@ class FrameStore:
         """Stop decoding and remove the files."""
         self._closed.set()
         self._thread.join()
+        self._remove()
+
+    def _remove(self) -> None:
         for path in self.folder.glob("*.jpg"):
             with suppress(OSError):
                 path.unlink()
+
+    def _keep(self, jpeg: bytes, index: int, time_s: float, name: str) -> None:
+        self._path(len(self.kept)).write_bytes(jpeg)
+        self._bytes += len(jpeg)
+        with self._grown:
+            self.kept.append((index, time_s, name))
+            self._grown.notify_all()
 
     def _path(self, position: int) -> Path:
         return self.folder / f"{position:07d}.jpg"
@@ -103,18 +103,14 @@ class FrameStore:
             for frame in source:
                 if self._closed.is_set():
                     return
-                data = cv2.imencode(".jpg", frame.image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+                data = as_jpeg(frame.image)
                 if self._bytes + len(data) > self._limit:
                     self.note = (
                         f"only the first {len(self.kept)} frames are open: they take {self._limit >> 20} MB; "
                         "--cache-mb raises that"
                     )
                     return
-                self._path(len(self.kept)).write_bytes(data)
-                self._bytes += len(data)
-                with self._grown:
-                    self.kept.append((frame.index, frame.time_s, frame.name))
-                    self._grown.notify_all()
+                self._keep(data, frame.index, frame.time_s, frame.name)
             self.note = "; ".join(source.warnings)
         except (VosrtError, OSError) as error:
             self.note = str(error)
@@ -123,3 +119,8 @@ class FrameStore:
             with self._grown:
                 self.done = True
                 self._grown.notify_all()
+
+
+def as_jpeg(image: U8Array) -> bytes:
+    """Encode u8 [H, W, 3] BGR as the page keeps it."""
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()

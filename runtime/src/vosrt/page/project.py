@@ -238,6 +238,15 @@ class Project:
         self.state = replace(self.state, found={**self.state.found, position: found})
         self.changes.append(position)
 
+    def forget(self, oldest: int) -> None:
+        """Drop what was found in frames before a position: they are kept no longer."""
+        gone = [position for position in self.state.found if position < oldest]
+        if gone:
+            found = {position: each for position, each in self.state.found.items() if position >= oldest}
+            clicks = {key: value for key, value in self.state.clicks.items() if key[0] >= oldest}
+            self.state = replace(self.state, found=found, clicks=clicks)
+            self.changes += gone
+
     def accept(self, position: int, *, marked: bool = True) -> None:
         """Make the labels of a frame a reference as if they had been marked, or no longer one.
 

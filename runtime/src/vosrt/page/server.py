@@ -26,7 +26,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vosrt.errors import InputError, SourceError, VosrtError
+from vosrt.errors import InputError, VosrtError
 from vosrt.page.desk import Desk
 from vosrt.page.export import export
 from vosrt.prompt.points import Point
@@ -35,7 +35,8 @@ _STATIC = Path(__file__).with_name("static")
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _VIDEOS = frozenset(".mp4 .mov .mkv .webm .avi .m4v .mpg .mpeg .ts .mts .gif .ogv .wmv .flv .y4m .tif .tiff".split())  # noqa: SIM905
 _BODY_BYTES = 4 << 20  # of a request that is no upload
-_POLL_S = 0.1  # how late pages see a change
+_POLL_S, _LIVE_POLL_S = 0.1, 0.02  # how late pages see a change
+_LOOK_S = 2.0  # how long a request waits for a newer picture
 _BEAT_S = 10.0
 _TICKET_S = 600.0  # how long a download may wait
 _HEADERS = {
@@ -106,10 +107,11 @@ class Page:
     Args:
         desk: what is behind them.
         root: folder whose files may be opened.
+        source: what may be opened besides: the source that the command named.
     """
 
-    def __init__(self, desk: Desk, root: Path) -> None:
-        self._desk, self._root = desk, root.resolve()
+    def __init__(self, desk: Desk, root: Path, source: str = "") -> None:
+        self._desk, self._root, self._source = desk, root.resolve(), source
         self._owner = ""  # the tab that may change things
         self._tickets: dict[str, tuple[Path, float]] = {}
 
@@ -126,6 +128,9 @@ class Page:
             "prepare": lambda body: self._desk.prepare(_int(body, "frame")),
             "follow": self._follow,
             "stop": lambda body: self._desk.stop(),
+            "freeze": lambda body: {"frame": self._desk.freeze(_int(body, "number"))},
+            "live": lambda body: self._desk.go_live(),
+            "explain": lambda body: self._desk.explain(_int(body, "frame"), _int(body, "x"), _int(body, "y")),
             "undo": lambda body: self._desk.change(lambda project: project.undo()),
             "redo": lambda body: self._desk.change(lambda project: project.redo()),
             "export": self._export,
@@ -136,6 +141,7 @@ class Page:
             get("/download/{ticket}", self._download),
             get("/api/events", self._events),
             get("/api/files", self._files),
+            get("/api/live", self._live),
             get("/api/frame/{position:int}", self._frame),
             get("/api/labels/{position:int}", self._labels),
             post("/api/take", self._take),
@@ -182,6 +188,19 @@ class Page:
         except InputError as error:
             return _error(str(error), 404)
 
+    async def _live(self, request: Request) -> Response:
+        """The newest picture of a live source, as soon as there is a newer one than the page has."""
+        after = request.query_params.get("after", "0")
+        if not re.fullmatch(r"\d{1,15}", after):
+            return _error("after is no number", 400)
+        try:
+            newest = await run_in_threadpool(self._desk.live().look, int(after), _LOOK_S)
+        except InputError as error:
+            return _error(str(error), 404)
+        if newest is None:
+            return Response(status_code=204)
+        return Response(newest[1], media_type="image/jpeg", headers={"X-Vosrt-Number": str(newest[0])})
+
     async def _labels(self, request: Request) -> Response:
         found = self._desk.project.state.found.get(request.path_params["position"])
         if found is None:
@@ -196,7 +215,8 @@ class Page:
 
     async def _changes(self, request: Request, tab: str) -> AsyncIterator[bytes]:
         """One line of JSON for every change; labels of frames only as their numbers."""
-        desk, seen, owned, sent_s, project, position, count = self._desk, -1, None, 0.0, None, 0, -1
+        desk, seen, owned, sent_s, project, position = self._desk, -1, None, 0.0, None, 0
+        count: Any = None
         try:
             while not await request.is_disconnected():
                 self._owner = self._owner or tab
@@ -210,7 +230,8 @@ class Page:
                     line["all"] = -1 in changed
                     which = project.state.found if -1 in changed else dict.fromkeys(changed)
                     line["frames"] = {each: project.rows(each) for each in which}
-                kept = 0 if desk.frames is None else len(desk.frames) + desk.frames.done
+                frames = desk.frames
+                kept = None if frames is None else (len(frames), frames.done, frames.note)
                 if desk.version != seen or kept != count:
                     seen, count = desk.version, kept
                     line["state"] = await run_in_threadpool(desk.describe)
@@ -220,7 +241,7 @@ class Page:
                 if line or time.monotonic() - sent_s > _BEAT_S:
                     sent_s = time.monotonic()
                     yield (json.dumps(line) + "\n").encode()
-                await asyncio.sleep(_POLL_S)
+                await asyncio.sleep(_LIVE_POLL_S if "live" in desk.task else _POLL_S)
         finally:
             if tab == self._owner:
                 self._owner = ""
@@ -242,7 +263,8 @@ class Page:
             if path.name[0] != "." and (path.is_dir() or path.suffix.lower() in _VIDEOS)
         ]
         above = None if folder == self._root else str(folder.parent.relative_to(self._root))
-        return JSONResponse({"folder": str(folder), "above": above, "entries": shown[:2000]})
+        source = {"source": shown_name(self._source)} if self._source else {}
+        return JSONResponse({"folder": str(folder), "above": above, "entries": shown[:2000], **source})
 
     def _inside(self, text: str) -> Path:
         """A path below the root, links followed.
@@ -260,6 +282,9 @@ class Page:
         return path
 
     def _open(self, body: dict[str, Any]) -> None:
+        if self._source and body.get("source") is True:
+            self._desk.open(self._source, shown_name(self._source))
+            return
         path = self._inside(_text(body, "path"))
         self._desk.open(str(path), path.name)
 
@@ -334,7 +359,7 @@ class Page:
     def _export(self, body: dict[str, Any]) -> None:
         """Begin to write a ZIP file, whose ticket is in the task when it is done."""
         kinds, desk = body.get("kinds"), self._desk
-        frames, state = desk.frames, desk.project.state
+        frames = desk.frames
         if not isinstance(kinds, list) or frames is None:
             raise InputError("kinds are missing, or no clip is open")
 
@@ -344,14 +369,14 @@ class Page:
                 shutil.rmtree(earlier, ignore_errors=True)
             folder = desk.folder / f"export-{secrets.token_hex(8)}"
             folder.mkdir()
-            packed = export(frames, state, tuple(map(str, kinds)), folder, on_frame=at, stop=stop)
+            packed = export(frames, desk.project.state, tuple(map(str, kinds)), folder, on_frame=at, stop=stop)
             if packed is None:
                 return {"stopped": True}
             ticket = secrets.token_urlsafe(24)
             self._tickets[ticket] = packed, time.monotonic() + _TICKET_S
             return {"download": f"/download/{ticket}"}
 
-        if not state.found:
+        if not desk.project.state.found:
             raise InputError("nothing was marked or followed yet; there is nothing to export")
         desk.run("export", work)
 
@@ -401,12 +426,6 @@ def _text(body: dict[str, Any], name: str) -> str:
     return value
 
 
-def check_source(source: str) -> str:
-    """Return a source that the page can open.
-
-    Raises:
-        SourceError: it is an address or standard input.
-    """
-    if source == "-" or "://" in source:
-        raise SourceError(f"{source}: the page takes files and folders of frames; download it first")
-    return source
+def shown_name(source: str) -> str:
+    """What the page calls a source: a file's name, or an address without its password."""
+    return re.sub(r"//[^/@]*@", "//", source) if "://" in source else Path(source).name

@@ -8,10 +8,12 @@ const at = (id) => document.getElementById(id);
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 const WAIT_MS = 350; // a frame that is looked at so long is encoded, so that the first click is quick
 
-const page = { state: null, frame: 0, chosen: 0, playing: false, watching: false, owner: true, asked: 0, run: 0, downloaded: "", folder: "", sent: Promise.resolve() };
+const page = { state: null, frame: 0, chosen: 0, playing: false, watching: false, owner: true, asked: 0, run: 0, downloaded: "", folder: "", sent: Promise.resolve(), live: false, looking: false, number: 0, frozen: null, frozenAt: -1 };
 const rows = new Map();
 
 const view = new View(at("picture"), {
+  begin: () => page.live && freeze(),
+  why: ([x, y]) => why(x, y),
   click: (point, positive) => mark("click", { x: point[0], y: point[1], positive }, !positive),
   box: (box) => mark("click", { box }),
   brush: (points, radius, positive) => mark("paint", { points, radius, add: positive }, !positive),
@@ -58,7 +60,7 @@ function busy(text) {
 
 async function mark(path, body, removes = false) {
   pause();
-  page.watching = false;
+  await page.frozen;
   const frame = page.frame;
   if (!page.chosen) {
     if (removes) return toast("Click the object first; remove from it afterwards");
@@ -76,7 +78,8 @@ let prepareTimer = 0;
 function seek(frame) {
   const clip = page.state?.clip;
   if (!clip || !clip.frames) return;
-  page.frame = Math.min(Math.max(frame, 0), clip.frames - 1);
+  page.live = false;
+  page.frame = Math.min(Math.max(frame, clip.oldest), clip.frames - 1);
   timeline.frame = page.frame;
   timeline.draw();
   showMarks();
@@ -88,17 +91,17 @@ function seek(frame) {
 }
 
 function pause() {
-  page.playing = false;
+  page.playing = page.watching = false;
   at("play").firstElementChild.firstElementChild.setAttribute("href", "#i-play");
 }
 
 function play() {
   const clip = page.state?.clip;
   if (!clip) return;
+  if (page.live) { freeze(); return; }
   if (page.playing) { pause(); seek(page.frame); return; }
   if (page.frame >= clip.frames - 1) seek(0);
   page.playing = true;
-  page.watching = false;
   at("play").firstElementChild.firstElementChild.setAttribute("href", "#i-pause");
   let [from, began] = [page.frame, performance.now()];
   const tick = async () => {
@@ -117,6 +120,100 @@ function play() {
     requestAnimationFrame(tick);
   };
   tick();
+}
+
+// -- live --------------------------------------------------------------------------------------------------------------
+
+// The newest picture, asked for when the one before is drawn: a slow connection sees fewer pictures, never old ones.
+async function look() {
+  if (page.looking) return;
+  page.looking = true;
+  const clip = page.state.clip.number;
+  page.number = 0;
+  while (page.live && page.state.clip?.number === clip) {
+    try {
+      const answer = await get(`/api/live?after=${page.number}`);
+      if (answer.status === 204) continue;
+      const picture = await createImageBitmap(await answer.blob());
+      if (!page.live) break;
+      page.number = Number(answer.headers.get("X-Vosrt-Number"));
+      view.live(picture);
+      await new Promise(requestAnimationFrame);
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, 500));
+    }
+  }
+  page.looking = false;
+  if (page.live && page.state.clip?.live) look(); // another source was opened meanwhile
+}
+
+function goLive() {
+  if (!page.state?.clip?.live || page.live) return;
+  pause();
+  page.live = true;
+  send("live");
+  view.why = null;
+  look();
+  showAll();
+}
+
+// What came while a picture was frozen is there to catch up through, not to look at.
+function endLive(clip) {
+  let last = page.frozenAt;
+  for (const frame of rows.keys()) if (frame > last) last = frame;
+  clip.frames = clip.expected = last + 1;
+}
+
+// Stop at the picture that is shown: it becomes a frame, which can be marked.
+function freeze() {
+  page.live = false;
+  page.frozen = send("freeze", { number: page.number }).then((done) => {
+    const clip = page.state.clip;
+    if (!done || !clip) return;
+    page.frozenAt = done.frame;
+    endLive(clip);
+    view.frame = done.frame; // what is being drawn goes on there
+    seek(done.frame);
+    showAll();
+  });
+  return page.frozen;
+}
+
+// -- why ---------------------------------------------------------------------------------------------------------------
+
+function why(x, y) {
+  pause();
+  if (!rows.has(page.frame)) toast("Nothing was followed to this frame yet");
+  else send("explain", { frame: page.frame, x, y }, page.state.model.state === "loading" ? "Loading the network …" : "");
+}
+
+function showWhy(found) {
+  view.why = found;
+  at("why").hidden = !found;
+  view.draw();
+  if (!found) return;
+  const name = (id) => (id ? page.state.objects.find((each) => each.object_id === id)?.name ?? `Object ${id}` : "Background");
+  const shares = new Map();
+  let total = 0;
+  for (const vote of found.votes) {
+    const key = `${vote.frame},${vote.object}`;
+    shares.set(key, (shares.get(key) ?? 0) + vote.weight);
+    total += vote.weight;
+  }
+  at("why-title").textContent = `${name(found.object)}, ${Math.round(100 * found.confidence)} % sure`;
+  const lines = [...shares].sort((a, b) => b[1] - a[1]).slice(0, 6).map(([key, share]) => {
+    const [frame, id] = key.split(",").map(Number);
+    const button = document.createElement("button");
+    button.title = `${name(id)} in frame ${frame + 1}`;
+    const [label, bar, number] = ["span", "meter", "span"].map((each) => document.createElement(each));
+    label.textContent = `Frame ${frame + 1} · ${name(id)}`;
+    bar.value = share / total;
+    number.textContent = `${Math.round((100 * share) / total)} %`;
+    button.append(label, number, bar);
+    button.onclick = () => { pause(); seek(frame); };
+    return button;
+  });
+  at("why-votes").replaceChildren(...lines);
 }
 
 // -- what the server says ----------------------------------------------------------------------------------------------
@@ -146,12 +243,15 @@ function onState(state) {
   const clip = state.clip;
   const isNew = clip && clip.number !== before?.clip?.number;
   if (isNew) {
-    [page.frame, page.chosen, page.watching] = [0, 0, false];
+    [page.frame, page.chosen, page.frozenAt] = [0, 0, -1];
     pause();
     view.reset(clip);
+    showWhy(null);
+    page.live = false;
     at("welcome").hidden = true;
     at("upload").hidden = true;
   }
+  if (clip?.live) endLive(clip);
   if (!clip && !before) welcome();
   view.objects = new Map(state.objects.map((each) => [each.object_id, each]));
   if (!view.objects.has(page.chosen)) page.chosen = state.objects.at(-1)?.object_id ?? 0;
@@ -159,6 +259,7 @@ function onState(state) {
   timeline.objects = state.objects;
   timeline.count = clip?.expected ?? 0;
   timeline.kept = clip?.frames ?? 0;
+  timeline.oldest = clip?.oldest ?? 0;
   at("clip-name").textContent = clip?.name ?? "Open a clip";
   document.title = clip ? `${clip.name} – vosrt` : "vosrt";
   at("undo").disabled = !state.can.undo;
@@ -166,11 +267,12 @@ function onState(state) {
   const task = state.task;
   const running = task.kind !== "idle";
   if (task.kind === "follow" && page.watching && task.at !== page.frame) seek(task.at);
-  else if (isNew || (clip && before?.clip?.frames === 0)) seek(0);
+  else if (isNew && clip.live) goLive();
+  else if (!clip?.live && (isNew || (clip && before?.clip?.frames === 0))) seek(0);
   at("stop").hidden = !running;
   at("follow").hidden = running;
   const total = clip?.expected ?? 0;
-  at("progress").textContent = task.kind === "follow" ? `Following … frame ${task.at + 1}` : task.kind === "export" ? `Writing … ${Math.round((100 * task.at) / Math.max(1, total))} %` : clip && !clip.decoded ? `Opening … ${plural(clip.frames, "frame")}` : "";
+  at("progress").textContent = task.live?.p50_ms ? `${task.live.fps.toFixed(1)} fps · ${Math.round(task.live.p50_ms)} ms behind (p95 ${Math.round(task.live.p95_ms)} ms)` : task.live ? "Catching up …" : task.kind === "follow" ? `Following … frame ${task.at + 1}` : task.kind === "explain" ? "Reading its memory …" : task.kind === "export" ? `Writing … ${Math.round((100 * task.at) / Math.max(1, total))} %` : clip && !clip.decoded ? `Opening … ${plural(clip.frames, "frame")}` : "";
   if (before && !running && task.run !== page.run) ended(task, task.was); // a short run may never be seen running
   if (!running) page.run = task.run;
   if (clip?.note && clip.note !== before?.clip?.note) toast(clip.note);
@@ -179,8 +281,16 @@ function onState(state) {
   view.restyle();
   timeline.draw();
   showObjects();
+  showAll();
+}
+
+function showAll() {
+  const clip = page.state?.clip;
+  at("live").hidden = !clip?.live;
+  at("live").setAttribute("aria-pressed", String(page.live || Boolean(page.state?.task.live && page.watching)));
+  at("live").title = page.live ? "Freeze the picture (L)" : "Show the live picture (L)";
+  if (clip) at("position").textContent = page.live ? "" : `${page.frame + 1} / ${clip.expected}`;
   showFrame();
-  if (clip) at("position").textContent = `${page.frame + 1} / ${clip.expected}`;
 }
 
 function ended(task, kind) {
@@ -194,7 +304,8 @@ function ended(task, kind) {
     link.download = "";
     link.click();
     toast("Exported");
-  } else if (kind === "follow") toast(task.stopped ? `Stopped after ${plural(task.followed, "frame")}` : `Followed through ${plural(task.followed, "frame")}`);
+  } else if (task.explained) showWhy(task.explained);
+  else if (kind === "follow") toast(task.live?.p50_ms ? `Followed ${plural(task.followed, "frame")} live, ${Math.round(task.live.p50_ms)} ms behind` : task.stopped ? `Stopped after ${plural(task.followed, "frame")}` : `Followed through ${plural(task.followed, "frame")}`);
 }
 
 function showMarks() {
@@ -239,10 +350,10 @@ function choose(id) {
 }
 
 function showFrame() {
-  const row = rows.get(page.frame);
+  const row = page.live ? undefined : rows.get(page.frame);
   const visible = row?.[1].some(([, area]) => area) ?? false;
   const idle = page.state?.task.kind === "idle";
-  at("frame-note").textContent = !page.state?.clip ? "" : !row ? "Nothing is known here yet." : row[0] ? "A reference: following starts from and passes through it." : "Found by following. Click to correct it, or accept it.";
+  at("frame-note").textContent = !page.state?.clip ? "" : page.live ? "Click the object: the picture freezes there." : !row ? "Nothing is known here yet." : row[0] ? "A reference: following starts from and passes through it." : "Found by following. Click to correct it, or accept it.";
   at("accept").disabled = !row || !page.state?.clip;
   at("accept").classList.toggle("on", Boolean(row?.[0]));
   at("accept").lastElementChild.textContent = row?.[0] ? "Accepted" : "Accept";
@@ -250,9 +361,10 @@ function showFrame() {
   at("back").disabled = !visible || !idle || page.frame === 0;
   at("export").disabled = !rows.size || !idle;
   const hint = at("hint");
-  const texts = { click: "Click the object", box: "Draw a box around the object", brush: "Paint over the object", polygon: "Click its corners; the first one closes" };
+  const texts = { click: "Click the object", box: "Draw a box around the object", brush: "Paint over the object", polygon: "Click its corners; the first one closes", why: "Click a pixel to see what its label was read from" };
   hint.textContent = texts[view.tool];
-  hint.hidden = !page.state?.clip || rows.size > 0 || !at("welcome").hidden;
+  if (page.live && view.tool !== "why") hint.textContent += "; the picture freezes there";
+  hint.hidden = !page.state?.clip || (rows.size > 0 && !page.live) || !at("welcome").hidden;
 }
 
 // -- opening -----------------------------------------------------------------------------------------------------------
@@ -271,6 +383,7 @@ async function list(folder) {
     at("folder").textContent = found.folder;
     const lines = found.entries.map((entry) => line(entry.name, entry.folder ? "folder" : "film", () => (entry.folder ? list(entry.path) : open(entry.path)), entry.folder ? () => open(entry.path) : null));
     if (found.above !== null) lines.unshift(line("..", "folder", () => list(found.above === "." ? "" : found.above)));
+    if (found.source) lines.unshift(line(found.source, "live", () => send("open", { source: true }, "Connecting …")));
     if (!lines.length) lines.push(Object.assign(document.createElement("li"), { className: "empty", textContent: "No videos here." }));
     at("files").replaceChildren(...lines);
   } catch (error) {
@@ -340,6 +453,7 @@ function follow(direction) {
 
 function stop() {
   if (view.cancel()) return;
+  if (view.why) { showWhy(null); return; }
   page.watching = false;
   if (page.state?.task.kind !== "idle") send("stop");
 }
@@ -364,6 +478,13 @@ at("play").onclick = play;
 at("previous").onclick = () => { pause(); seek(page.frame - 1); };
 at("next").onclick = () => { pause(); seek(page.frame + 1); };
 at("follow").onclick = () => follow("forward");
+at("live").onclick = () => {
+  if (!page.state?.task.live) return page.live ? freeze() : goLive();
+  if (page.watching) return stop();
+  page.watching = true; // it was followed all the time: look there again
+  return seek(page.state.task.at);
+};
+at("why-close").onclick = () => showWhy(null);
 at("back").onclick = () => follow("backward");
 at("stop").onclick = stop;
 at("undo").onclick = () => send("undo");
@@ -397,7 +518,8 @@ const keys = {
   ArrowRight: (event) => { pause(); seek(page.frame + (event.shiftKey ? 10 : 1)); },
   Home: () => { pause(); seek(0); },
   End: () => { pause(); seek(Infinity); },
-  c: () => tool("click"), b: () => tool("box"), r: () => tool("brush"), p: () => tool("polygon"),
+  c: () => tool("click"), b: () => tool("box"), r: () => tool("brush"), p: () => tool("polygon"), w: () => tool("why"),
+  l: () => at("live").hidden || at("live").click(),
   x: () => sign(!view.positive),
   "[": () => brush(view.radius * 0.8), "]": () => brush(view.radius * 1.25),
   n: addObject,

@@ -9,13 +9,14 @@ export class Timeline {
     this.rows = new Map();
     this.objects = [];
     this.count = 0;
+    this.oldest = 0;
     this.kept = 0;
     this.frame = 0;
     new ResizeObserver(() => this.draw()).observe(element);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
     const seek = (event) => {
       const bounds = element.getBoundingClientRect();
-      if (this.count) onSeek(Math.round(((event.clientX - bounds.left) / bounds.width) * this.count - 0.5));
+      if (this.count) onSeek(Math.round(this.oldest + ((event.clientX - bounds.left) / bounds.width) * (this.count - this.oldest) - 0.5));
     };
     element.addEventListener("mousedown", (event) => event.preventDefault()); // a click takes no focus
     element.addEventListener("pointerdown", (event) => {
@@ -45,7 +46,7 @@ export class Timeline {
     const style = getComputedStyle(this.element);
     const [lane, ink, accent, soft] = ["--lane", "--ink", "--accent", "--soft"].map((each) => style.getPropertyValue(each));
     const tall = (height - TOP - 2) / lanes;
-    const wide = width / Math.max(1, this.count);
+    const wide = width / Math.max(1, this.count - this.oldest);
     for (let i = 0; i < lanes; i++) {
       context.fillStyle = lane;
       context.beginPath();
@@ -55,7 +56,8 @@ export class Timeline {
     if (this.count > this.kept) {
       context.fillStyle = soft;
       context.globalAlpha = 0.18;
-      context.fillRect(this.kept * wide, TOP, width - this.kept * wide, height - TOP);
+      const from = (this.kept - this.oldest) * wide;
+      context.fillRect(from, TOP, width - from, height - TOP);
       context.globalAlpha = 1;
     }
     const largest = new Map();
@@ -63,8 +65,9 @@ export class Timeline {
     const lanesOf = new Map(this.objects.map((each, i) => [each.object_id, i]));
     const colours = new Map(this.objects.map((each) => [each.object_id, each.colour]));
     const order = [...this.rows.keys()].sort((a, b) => a - b);
-    for (const frame of order) {
-      const [marked, objects] = this.rows.get(frame);
+    for (const number of order) {
+      const [marked, objects] = this.rows.get(number);
+      const frame = number - this.oldest;
       for (const [id, area, confidence] of objects) {
         const i = lanesOf.get(id);
         if (i === undefined) continue;
@@ -95,7 +98,7 @@ export class Timeline {
       }
     }
     if (this.count) {
-      const x = Math.min(Math.max((this.frame + 0.5) * wide, 2), width - 2);
+      const x = Math.min(Math.max((this.frame - this.oldest + 0.5) * wide, 2), width - 2);
       context.fillStyle = accent;
       context.fillRect(x - 1, 0, 2, height);
       context.beginPath();

@@ -42,6 +42,7 @@ export class View {
     this.clip = null;
     this.objects = new Map();
     this.marks = [];
+    this.why = null; // what a pixel was read from
     this.tool = "click";
     this.positive = true;
     this.radius = 16;
@@ -64,8 +65,17 @@ export class View {
     this.labels.clear();
     this.shown = null;
     this.tint = null;
+    this.why = null;
     this.frame = -1;
     this.cancel();
+  }
+
+  // The newest picture of a live source, which is no frame yet.
+  live(picture) {
+    this.frame = -1;
+    this.shown = picture;
+    this.tint = this.layer = null;
+    this.draw();
   }
 
   changed(frames) {
@@ -192,6 +202,7 @@ export class View {
     context.rect(x, y, width, height);
     context.clip();
     for (const mark of this.marks) this.drawMark(context, mark);
+    if (this.why) this.drawWhy(context, this.why);
     this.drawDrawing(context);
     context.restore();
   }
@@ -221,6 +232,24 @@ export class View {
       context.lineWidth = 1.6;
       context.stroke();
     }
+  }
+
+  drawWhy(context, why) {
+    for (const vote of why.votes) {
+      if (vote.frame !== this.frame || vote.frame === why.frame) continue;
+      const colour = this.objects.get(vote.object)?.colour ?? "#fff";
+      stroke(context, colour, [], () => context.arc(...this.toScreen([vote.x + 0.5, vote.y + 0.5]), 4 + 16 * Math.sqrt(vote.weight), 0, 7));
+    }
+    if (this.frame !== why.frame) return;
+    const [x, y] = this.toScreen(why.pixel.map((each) => each + 0.5));
+    stroke(context, "#fff", [], () => {
+      for (const [dx, dy] of [[1, 0], [0, 1]]) {
+        for (const sign of [-1, 1]) {
+          context.moveTo(x + 4 * sign * dx, y + 4 * sign * dy);
+          context.lineTo(x + 13 * sign * dx, y + 13 * sign * dy);
+        }
+      }
+    });
   }
 
   drawDrawing(context) {
@@ -278,10 +307,11 @@ export class View {
     if (!this.clip || !this.shown || event.button > 2 || event.button === 1) return;
     const point = this.toFrame(event);
     const positive = event.button === 2 || event.altKey ? !this.positive : this.positive;
+    if (this.isInside(point)) this.on.begin();
     if (this.tool === "polygon") return this.corner(point, event.button === 2);
     if (!this.isInside(point)) return undefined;
     this.canvas.setPointerCapture(event.pointerId);
-    if (this.tool === "click") this.drawing = { tool: "click", at: [event.clientX, event.clientY], point, positive };
+    if (this.tool === "click" || this.tool === "why") this.drawing = { tool: "click", at: [event.clientX, event.clientY], point, positive };
     if (this.tool === "box") this.drawing = { tool: "box", from: point, to: point };
     if (this.tool === "brush") this.drawing = { tool: "brush", points: [point], positive };
     return this.draw();
@@ -326,7 +356,7 @@ export class View {
     this.drawing = null;
     if (drawing.tool === "click") {
       const moved = Math.hypot(event.clientX - drawing.at[0], event.clientY - drawing.at[1]);
-      if (moved < HANDLE) this.on.click(drawing.point.map(Math.floor), drawing.positive);
+      if (moved < HANDLE) this.on[this.tool === "why" ? "why" : "click"](drawing.point.map(Math.floor), drawing.positive);
     } else if (drawing.tool === "box") {
       const [x, y] = [0, 1].map((i) => Math.round(Math.min(drawing.from[i], drawing.to[i])));
       const [right, bottom] = [0, 1].map((i) => Math.round(Math.max(drawing.from[i], drawing.to[i])));
