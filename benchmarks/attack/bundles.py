@@ -114,8 +114,8 @@ HOSTILE_GRAPHS: dict[str, Callable[[_Graph], str]] = {
 
 
 def hostile_bundle(name: str, folder: Path) -> Path:
-    """Copy `fast` into `folder` with a hostile graph, whose size and hash the manifest states."""
-    bundle = load_bundle("fast")
+    """Copy `default` into `folder` with a hostile graph, whose size and hash the manifest states."""
+    bundle = load_bundle("default")
     shutil.copytree(bundle.path, folder)
     file = folder / bundle.manifest.graphs["encoder"].file
     graph = _Graph(onnx.load(str(file)))

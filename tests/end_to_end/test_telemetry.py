@@ -147,7 +147,7 @@ def test_exporting_is_silent(clip: Path, watched: Watched) -> None:
 def test_verifying_is_silent(clip: Path, watched: Watched) -> None:
     """`vos-export` imports PyTorch, ONNX and both engines."""
     pytest.importorskip("torch")
-    bundle = shutil.copytree(load_bundle("fast").path, clip.parent / "out" / "bundle")
+    bundle = shutil.copytree(load_bundle("default").path, clip.parent / "out" / "bundle")
     watched(
         *program(
             "vosrt_export",

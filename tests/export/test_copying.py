@@ -15,7 +15,7 @@ from vosrt.engines.select import create_encoder_engine
 from vosrt.errors import BundleError, EngineError, MissingExtraError, OptionError
 from vosrt_export.cli import main
 from vosrt_export.compress import compress_bundle
-from vosrt_export.copying import ADDED_FILE, copy_bundle
+from vosrt_export.copying import copy_bundle
 
 BundleOf = Callable[[Feature, WeightPrecision], Path]
 
@@ -78,13 +78,37 @@ def test_what_is_made_of_a_bundle_that_shares_needs_no_other(beside: Path, tmp_p
 
 def test_the_same_graph_needs_nothing_added(beside: Path) -> None:
     copy_bundle("default", beside / "again", beside / "base")
-    assert not (beside / "again" / ADDED_FILE).exists()
+    assert {each.name for each in (beside / "again").iterdir()} == {"manifest.json", "training.safetensors"}
     assert load_bundle(beside / "again").graph("encoder").content == load_bundle("default").graph("encoder").content
 
 
-def test_only_the_same_encoder_is_shared(beside: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.mark.parametrize("engine", ["cpu", "openvino"])
+@pytest.mark.parametrize("role", ["encoder", "encoder_int8"])
+def test_a_projection_is_added_to_the_shared_encoder(
+    beside: Path, native_status: Callable[[Path], tuple[int, str]], role: str, engine: str
+) -> None:
+    """The narrow embedding takes the wide one's place, in both precisions; engines compute the same bits."""
+    pytest.importorskip({"cpu": "onnxruntime"}.get(engine, engine))
+    copy_bundle("fast", beside / "alone")
+    copy_bundle(str(beside / "alone"), beside / "shared", beside / "base")
+    assert sum(each.stat().st_size for each in (beside / "shared").iterdir()) < 60_000
+    assert native_status(beside / "shared")[0] == 0
+    frames = np.random.default_rng(0).integers(0, 256, (1, 41, 67, 3), dtype=np.uint8)
+    (alone,), (shared,) = (
+        create_encoder_engine(bundle.graph(role), bundle.manifest.encoder, engine=engine, precision="fp32", threads=1)
+        .run({"frames": frames})
+        .values()
+        for bundle in map(load_bundle, (beside / "alone", beside / "shared"))
+    )
+    np.testing.assert_array_equal(alone, shared)
+    assert alone.shape == (1, 6, 9, 64)
+
+
+def test_only_the_same_encoder_is_shared(
+    beside: Path, small_bundle: BundleOf, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     with pytest.raises(OptionError, match="the bundles' encoders differ"):
-        copy_bundle("fast", beside / "x", beside / "base")
+        copy_bundle(str(small_bundle("res3", "fp16")), beside / "x", beside / "base")
     away = tmp_path_factory.mktemp("away")
     with pytest.raises(OptionError, match="is no bundle beside"):
         copy_bundle("refined", away / "x", beside / "base")

@@ -265,6 +265,31 @@ def test_a_graph_of_another_bundle_is_taken_and_added_to(sharing: Bundle, monkey
     assert load_bundle(sharing.root).graph("encoder").content == encoder()
 
 
+def test_an_added_embedding_takes_the_place_of_the_outputs(sharing: Bundle) -> None:
+    """The file's own become tensors inside the graph; an output whose tag is not one byte is refused."""
+    base, more = sharing.root.parent / "base" / "encoder.onnx", sharing.root / "more.onnx"
+    sharing.document["encoder"] |= {"output_name": "maps", "channels": 3}
+    sharing.accept(sharing.document)
+    graph = load_bundle(sharing.root).graph("encoder")
+    assert [*graph.parsed.outputs] == ["maps"]
+    model = onnx.load_from_string(graph.content)
+    onnx.checker.check_model(model)
+    assert [each.name for each in model.graph.value_info] == ["embedding"]
+    assert len(graph.content) == base.stat().st_size + more.stat().st_size
+    sharing.document["encoder"]["output_name"] = "embedding"
+    sharing.refuse(sharing.document, "embedding")  # of 4 channels
+    inner = onnx.load(base).graph
+    output = inner.output.pop().SerializeToString()
+    odd = inner.SerializeToString() + b"\xe2\x00" + bytes([len(output)]) + output
+    content = b"\x3a" + bytes([len(odd) & 0x7F | 0x80, len(odd) >> 7]) + odd
+    base.write_bytes(content)
+    sharing.document["graphs"]["encoder"] |= part(content, "encoder.onnx")
+    sharing.document["encoder"]["channels"] = 4
+    sharing.accept(sharing.document)
+    sharing.document["encoder"] |= {"output_name": "maps", "channels": 3}
+    sharing.refuse(sharing.document, "not one byte")
+
+
 def test_a_graph_of_another_bundle_must_match(sharing: Bundle) -> None:
     """It must, even where hashes are not compared, as others may change that bundle."""
     base = sharing.root.parent / "base"

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, TensorProto, helper
 
-from vosrt.bundle import Bundle, GraphFile, GraphPart, load_bundle
-from vosrt.engines.select import create_encoder_engine
+from vosrt.bundle import ENCODER_ROLES, Bundle, GraphFile, GraphPart, Manifest, load_bundle
 from vosrt.errors import OptionError
-from vosrt.onnx_file import Graph
-from vosrt_export.errors import ExportError
+from vosrt.onnx_file import Graph, joined
 from vosrt_export.write_bundle import check_output, whole_copy, write_files
 
-ADDED_FILE = "encoder_outputs.onnx"
+ADDED_FILE = "{}_outputs.onnx"  # by the graph's role
 
 
 def copy_bundle(path: str, output: Path, share: Path | None = None, *, overwrite: bool = False) -> int:
@@ -27,8 +24,8 @@ def copy_bundle(path: str, output: Path, share: Path | None = None, *, overwrite
     Args:
         path: the bundle's directory, or the name of a packaged one.
         output: directory to make.
-        share: a bundle beside ``output`` with the same encoder, whose file the copy then names instead of holding it.
-            What the copy's encoder gives besides, such as maps for mask networks, stands in a small file of its own.
+        share: a bundle beside ``output`` with the same encoder, whose files it then names instead of holding them.
+            What the copy computes besides, such as maps for mask networks or a projection, stands in small files.
         overwrite: replace an existing bundle.
 
     Returns:
@@ -38,93 +35,118 @@ def copy_bundle(path: str, output: Path, share: Path | None = None, *, overwrite
         BundleError: a bundle is not whole.
         OptionError: ``share`` is not beside ``output``, takes its own encoder from elsewhere, or has another encoder.
         OutputError: the output exists or cannot be written.
-        ExportError: the shared encoder does not compute the same.
     """
     check_output(output, overwrite)
     bundle = load_bundle(path)
     entries, files = whole_copy(bundle)
+    manifest = replace(bundle.manifest, graphs=entries)
     if share is not None:
-        entries, files = _sharing(bundle, share, output, entries, files)
-    write_files(replace(bundle.manifest, graphs=entries), files, output)
+        manifest, files = _sharing(bundle, share, output, entries, files)
+    write_files(manifest, files, output)
     return sum(each.stat().st_size for each in output.iterdir())
 
 
 def _sharing(
     bundle: Bundle, share: Path, output: Path, entries: Mapping[str, GraphFile], files: Mapping[str, bytes]
-) -> tuple[dict[str, GraphFile], dict[str, bytes]]:
-    """Graphs and files of the copy, without the encoder's file."""
+) -> tuple[Manifest, dict[str, bytes]]:
+    """Return the copy's manifest and files, without the encoders that the other bundle has."""
     other = load_bundle(share)
-    file = other.manifest.graphs["encoder"]
-    if share.resolve().parent != output.resolve().parent or file.bundle is not None:
+    theirs, spec = other.manifest.graphs, bundle.manifest.encoder
+    shared = [role for role in ENCODER_ROLES if role in entries and role in theirs]
+    if share.resolve().parent != output.resolve().parent or any(theirs[role].bundle is not None for role in shared):
         raise OptionError(f"{share} is no bundle beside {output} that holds its own encoder; copy one to there first")
-    added = outputs_to_add(onnx.load_from_string(other.graph("encoder").content), _model(bundle))
-    entry = replace(file, bundle=share.resolve().name)
-    kept = {name: content for name, content in files.items() if name != entries["encoder"].file}
-    if added:
-        entry = replace(entry, adds=GraphPart(file=ADDED_FILE, sha256=sha256(added).hexdigest(), bytes=len(added)))
-        kept[ADDED_FILE] = added
-    _check_same(bundle, other.graph("encoder").content + added)
-    return {**entries, "encoder": entry}, kept
+    name = spec.output_name
+    if spec.channels != other.manifest.encoder.channels:  # the other embedding becomes a tensor inside this graph
+        name = f"{name}_{spec.channels}"
+    entries, kept, hashes = dict(entries), dict(files), dict[str, str]()
+    for role in shared:
+        del kept[entries[role].file]
+        base, model = (onnx.load_from_string(each.graph(role).content) for each in (other, bundle))
+        added = outputs_to_add(base, model, {spec.output_name: name})
+        entries[role] = replace(theirs[role], bundle=share.resolve().name)
+        if added:
+            file = ADDED_FILE.format(role)
+            kept[file] = added
+            part = GraphPart(file=file, sha256=sha256(added).hexdigest(), bytes=len(added))
+            entries[role] = replace(entries[role], adds=part)
+            hashes[role] = joined(other.graph(role), Graph(output / file, added), name).sha256
+    verification = dict(bundle.manifest.verification)
+    if "int8" in verification:  # the encoder that it was quantised from, as it is from now on
+        verification["int8"] = {**verification["int8"], "from_sha256": hashes.get("encoder", entries["encoder"].sha256)}
+    encoder = replace(spec, output_name=name)
+    return replace(bundle.manifest, graphs=entries, encoder=encoder, verification=verification), kept
 
 
-def _model(bundle: Bundle) -> ModelProto:
-    return onnx.load_from_string(bundle.graph("encoder").content)
+def outputs_to_add(base: ModelProto, model: ModelProto, names: Mapping[str, str]) -> bytes:
+    """Return the part that turns one graph into another that computes the same tensors and more.
 
-
-def outputs_to_add(base: ModelProto, model: ModelProto) -> bytes:
-    """Return the part that turns one graph into another that computes the same and has more outputs.
+    A tensor is the same if the same operators compute it from the same weights, under any name.
 
     Args:
         base: a graph.
-        model: the same nodes and weights under any names of inner tensors.
+        model: a graph that computes all that ``base`` does.
+        names: of the model's outputs in what is returned, where another tensor of ``base`` has theirs.
 
     Returns:
-        An ONNX file with those outputs alone, to be appended to ``base``; empty where there are none.
+        An ONNX file with the outputs and what leads to them from tensors of ``base``, to be appended; empty where
+        ``base`` has them all.
 
     Raises:
-        OptionError: the graphs differ in more.
+        OptionError: ``base`` computes what the model does not.
     """
-    names = {each.name: each.name for each in (*base.graph.input, *base.graph.initializer)}
-    constants = {each.name: each for each in base.graph.initializer}
-    for ours, theirs in zip(base.graph.initializer, model.graph.initializer, strict=False):
-        if ours.dims == theirs.dims and ours.raw_data == theirs.raw_data:
-            names[theirs.name] = ours.name
-    have = {each.name for each in base.graph.output}
-    further = [each for each in model.graph.output if each.name not in have]
-    aliases = {each.output[0]: each.input[0] for each in model.graph.node if each.op_type == "Identity"}
-    aliases = {each.name: aliases[each.name] for each in further if each.name in aliases}  # made as those below
-    nodes = [each for each in model.graph.node if each.output[0] not in aliases]
-    same = len(base.graph.node) == len(nodes) and len(constants) == len(model.graph.initializer)
-    for ours, theirs in zip(base.graph.node, nodes, strict=False):
-        same = same and _plain(ours) == _plain(theirs)
-        same = same and list(ours.input) == [names.get(name) for name in theirs.input]
-        names |= zip(theirs.output, ours.output, strict=False)
-    if not same:
+    have = {key: name for name, key in _tensors(base).items()}
+    wanted = _tensors(model)
+    if not have.keys() <= set(wanted.values()):
         raise OptionError("the bundles' encoders differ; share the one that this bundle was made with")
+    taken = {*have.values()}
+
+    def own(tensor: str) -> str:
+        return tensor if tensor not in taken else f"{tensor}_added"
+
+    further = [node for node in model.graph.node if wanted[node.output[0]] not in have]
+    # Weights of these nodes alone are added, even where ``base`` has the same numbers: OpenVINO quantises otherwise
+    # where constants are shared.
+    used = {name for node in model.graph.node if wanted[node.output[0]] in have for name in node.input}
+    weights = [each for each in model.graph.initializer if each.name not in used or wanted[each.name] not in have]
+    fresh = {each.name for each in weights}
+    called = {
+        tensor: own(tensor) if tensor in fresh or key not in have else have[key] for tensor, key in wanted.items()
+    }
+    outputs = {each.name: names.get(each.name, each.name) for each in model.graph.output}
+    given = {each.name for each in base.graph.output}
     added = ModelProto()
-    for name in (each.name for each in further):
-        added.graph.node.append(helper.make_node("Identity", [names[aliases.get(name, name)]], [name]))
-    added.graph.output.extend(further)
+    for output, name in outputs.items():
+        if wanted[output] not in have:
+            called[output] = name
+        elif name not in given:
+            added.graph.node.append(helper.make_node("Identity", [called[output]], [name]))
+    for node in further:
+        node.input[:] = [called[each] for each in node.input]
+        node.output[:] = [called[each] for each in node.output]
+        added.graph.node.append(node)
+    for constant in weights:
+        constant.name = called[constant.name]
+        added.graph.initializer.append(constant)
+    replaced = names.keys() & given and any(names[each] != each for each in names)
+    for value in model.graph.output:
+        value.name = outputs[value.name]
+        if replaced or value.name not in given:
+            added.graph.output.append(value)
     data: bytes = added.SerializeToString(deterministic=True)
-    return data if further else b""
+    return data
 
 
-def _plain(node: NodeProto) -> tuple[str, list[bytes]]:
-    """Operator and attributes of a node."""
-    return node.op_type, sorted(each.SerializeToString(deterministic=True) for each in node.attribute)
-
-
-def _check_same(bundle: Bundle, content: bytes) -> None:
-    """Run both encoders on a frame of noise."""
-    spec = bundle.manifest.encoder
-    side = max(64, spec.min_side)
-    frames = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
-
-    def outputs() -> Iterator[Mapping[str, np.ndarray]]:
-        for graph in (bundle.graph("encoder"), Graph(bundle.path / ADDED_FILE, content)):
-            engine = create_encoder_engine(graph, spec, engine="cpu", precision="fp32")
-            yield engine.run({spec.input_name: frames})
-
-    ours, theirs = outputs()
-    if ours.keys() != theirs.keys() or any(not np.array_equal(ours[name], theirs[name]) for name in ours):
-        raise ExportError("the shared encoder does not compute what this bundle's does; nothing was written")
+def _tensors(model: ModelProto) -> dict[str, bytes]:
+    """What each tensor of a graph is, as a hash of its weights or of its node and what the node's inputs are."""
+    versions = b"".join(each.SerializeToString(deterministic=True) for each in model.opset_import)
+    found = {"": b"", **{each.name: each.name.encode() + versions for each in model.graph.input}}
+    for constant in model.graph.initializer:
+        plain = TensorProto()
+        plain.CopyFrom(constant)
+        plain.ClearField("name")
+        found[constant.name] = sha256(plain.SerializeToString(deterministic=True)).digest()
+    for node in model.graph.node:
+        attributes = sorted(each.SerializeToString(deterministic=True) for each in node.attribute)
+        parts = (node.op_type.encode(), *attributes, b"|", *(found[each] for each in node.input))
+        found[node.output[0]] = sha256(b"".join(sha256(part).digest() for part in parts)).digest()
+    return found

@@ -124,8 +124,10 @@ void read_graph(const fs::path &root, const std::string &shown_root, const Bundl
     if (graph.adds) {
         const fs::path added = root / path_of(graph.adds->file);
         check_inside(root, added);
+        std::vector<uint8_t> content;
         read_part(added, *graph.adds, "bundle " + shown_root + " lacks its file " + graph.adds->file + "; copy the whole directory again",
-                  graph.content);
+                  content);
+        append_graph(graph.content, content, bundle.output_name, added.string());
     }
     const GraphInterface interface = read_interface(graph.content, path.string());
     if (std::any_of(std::begin(kEncoders), std::end(kEncoders), [&](const auto &each) { return each.first == graph.name; })) {

@@ -43,12 +43,14 @@ constexpr struct {
                 {Message::tensor, 11, "64-bit weights"},
                 {Message::tensor, 13, "weights outside the file (external data)"}};
 constexpr uint64_t kExternal = 1;
+constexpr uint8_t kOutputTag = 12 << 3 | 2, kValueInfoTag = 13 << 3 | 2;  // of a graph's fields
 
 using Bytes = std::span<const uint8_t>;
 
 struct Field {
     uint64_t number, wire, value;
     Bytes part;
+    const uint8_t *end;  // of the whole field
 
     bool is_number() const { return wire == 0; }
 };
@@ -83,6 +85,21 @@ class Reader {
         });
         if (found_.interface.outputs.empty()) throw Malformed{"it has no output"};
         return std::move(found_);
+    }
+
+    // Offsets of the tags of all outputs, one byte each.
+    std::vector<size_t> output_tags(Bytes file) {
+        std::vector<size_t> tags;
+        each_field(Message::model, file, [&](const Field &model) {
+            if (model.number != 7) return;
+            const uint8_t *begin = part(model).data();
+            each_field(Message::graph, part(model), [&](const Field &field) {
+                if (field.number == 12 && *begin != kOutputTag) throw Malformed{"the tag of an output is not one byte"};
+                if (field.number == 12) tags.push_back(static_cast<size_t>(begin - file.data()));
+                begin = field.end;
+            });
+        });
+        return tags;
     }
 
    private:
@@ -323,7 +340,7 @@ class Reader {
         while (!bytes.empty()) {
             if (--budget_ < 0) throw Malformed{"it has more than " + std::to_string(kMaxFields) + " parts"};
             const uint64_t key = varint(bytes);
-            Field field{key >> 3, key & 7, 0, {}};
+            Field field{key >> 3, key & 7, 0, {}, nullptr};
             uint64_t length = 0;
             switch (field.wire) {
                 case 0: field.value = varint(bytes); break;
@@ -335,6 +352,7 @@ class Reader {
             if (field.number == 0 || length > bytes.size()) throw Malformed{"it breaks off or is damaged"};
             field.part = bytes.first(length);
             bytes = bytes.subspan(length);
+            field.end = bytes.data();
             body(field);
         }
     }
@@ -382,17 +400,33 @@ std::string shown_name(const std::string &text) {
     return out + "'";
 }
 
-GraphInterface read_interface(std::span<const uint8_t> file, const std::string &where) {
+// What `body` returns; where it refuses the file, one line that names it.
+template <class Body>
+static auto explained(const std::string &where, const Body &body) {
     try {
-        OnnxGraph graph = Reader().read(file);
-        check_graph(graph);
-        return std::move(graph.interface);
+        return body();
     } catch (const UnsafeGraph &unsafe) {
         throw Error(VOSRT_INVALID_BUNDLE, where + " is refused: " + unsafe.what + "; take the bundle from its maker again");
     } catch (const Malformed &malformed) {
         throw Error(VOSRT_INVALID_BUNDLE,
                     where + " is not a whole ONNX graph (" + malformed.what + "); export the bundle again");
     }
+}
+
+void append_graph(std::vector<uint8_t> &file, std::span<const uint8_t> added, const std::string &embedding, const std::string &where) {
+    const std::vector<size_t> tags = explained(where, [&] {
+        return Reader().read(added).interface.outputs.count(embedding) ? Reader().output_tags(file) : std::vector<size_t>();
+    });
+    for (const size_t at : tags) file[at] = kValueInfoTag;
+    file.insert(file.end(), added.begin(), added.end());
+}
+
+GraphInterface read_interface(std::span<const uint8_t> file, const std::string &where) {
+    return explained(where, [&] {
+        OnnxGraph graph = Reader().read(file);
+        check_graph(graph);
+        return std::move(graph.interface);
+    });
 }
 
 }  // namespace vosrt

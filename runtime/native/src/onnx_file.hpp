@@ -69,7 +69,12 @@ std::string shown_name(const std::string &text);
 // onnx_rules.cpp; throws UnsafeGraph.
 void check_graph(const OnnxGraph &graph);
 
-// `where` names the file in messages. Throws Error(VOSRT_INVALID_BUNDLE).
+// The functions below name the file `where` in messages and throw Error(VOSRT_INVALID_BUNDLE).
+
+// Appends `added`, which protobuf merges with the file before it. If `added` declares the output `embedding`, the file's own
+// outputs become tensors inside the graph (value_info).
+void append_graph(std::vector<uint8_t> &file, std::span<const uint8_t> added, const std::string &embedding, const std::string &where);
+
 GraphInterface read_interface(std::span<const uint8_t> file, const std::string &where);
 
 }  // namespace vosrt

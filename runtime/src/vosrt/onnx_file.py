@@ -15,16 +15,18 @@ import hashlib
 import math
 import os
 import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from vosrt.errors import BundleError
 from vosrt.text import quoted
+
+T = TypeVar("T")
 
 MAX_BYTES = (1 << 31) - 1  # what protobuf can hold
 FLOAT, UINT8, INT8, INT32, INT64, FLOAT16, FLOAT8 = 1, 2, 3, 6, 7, 10, 17  # onnx.TensorProto.DataType
@@ -54,6 +56,7 @@ _REFUSED: Mapping[str, Mapping[int, str]] = {
         13: "weights outside the file (external data)",
     },
 }
+_OUTPUT_TAG, _VALUE_INFO_TAG = 12 << 3 | 2, 13 << 3 | 2  # of a graph's fields
 _DATA_FIELDS = {4: (FLOAT,), 5: (UINT8, INT8, INT32, FLOAT16, FLOAT8), 7: (INT64,), 9: tuple(_BYTES_OF)}
 # Values of an attribute: field number -> AttributeProto.AttributeType.
 _ATTRIBUTE_TYPES = {2: 1, 3: 2, 4: 3, 5: 4, 7: 6, 8: 7, 9: 8, 10: 9}
@@ -199,6 +202,25 @@ def as_graph(graph: Graph | Path) -> Graph:
         raise BundleError(f"{graph} cannot be read: {error.strerror or error}") from error
 
 
+def joined(graph: Graph, added: Graph, embedding: str) -> Graph:
+    """Append a file to a graph: protobuf merges both into one message.
+
+    Args:
+        graph: what is added to.
+        added: further nodes, weights and outputs.
+        embedding: if ``added`` declares this output, those of ``graph`` become tensors inside it (``value_info``). Both
+            declarations are the same message, under field numbers whose tags are one byte.
+
+    Raises:
+        BundleError: one is no ONNX file, or holds something that graphs of a bundle may not hold.
+    """
+    content = bytearray(graph.content)
+    if embedding in added.parsed.outputs:
+        for begin in _explained(graph.path, lambda: [*_Parser(graph.content).output_tags()]):
+            content[begin] = _VALUE_INFO_TAG
+    return replace(added, content=bytes(content) + added.content)
+
+
 def parse_graph(content: bytes, path: Path) -> ParsedGraph:
     """Parse an ONNX file that is plain and self-contained.
 
@@ -209,8 +231,13 @@ def parse_graph(content: bytes, path: Path) -> ParsedGraph:
     Raises:
         BundleError: it is no ONNX file, or it holds something that graphs of a bundle may not hold.
     """
+    return _explained(path, _Parser(content).parse)
+
+
+def _explained(path: Path, work: Callable[[], T]) -> T:
+    """Return what work on the content of a file returns; where that is refused, raise a line that names the file."""
     try:
-        return _Parser(content).parse()
+        return work()
     except UnsafeError as error:
         raise refused(path, error) from None
     except _MalformedError as error:
@@ -258,6 +285,18 @@ class _Parser:
         if not self.outputs:
             raise _MalformedError("it has no output")
         return ParsedGraph(self.inputs, self.outputs, tuple(self.nodes), self.constants)
+
+    def output_tags(self) -> Iterator[int]:
+        """Positions of the tags of all outputs, one byte each."""
+        for model in self._message("model", 0, len(self.data)):
+            if model.number == 7:
+                begin, end = self._part(model)
+                for part in self._message("graph", begin, end):
+                    if part.number == 12 and self.data[begin] != _OUTPUT_TAG:
+                        raise _MalformedError(f"an output whose tag is not one byte at byte {begin}")
+                    if part.number == 12:
+                        yield begin
+                    begin = part.end
 
     def _graph(self, start: int, end: int) -> None:
         for part in self._message("graph", start, end):

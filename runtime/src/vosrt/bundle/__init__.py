@@ -26,7 +26,7 @@ from typing import Any, Literal, get_args
 from vosrt._files import replacing, write_all
 from vosrt.bundle.schema import RULES, check_document
 from vosrt.errors import BundleError, OptionError
-from vosrt.onnx_file import FLOAT, UINT8, Graph, TensorType, UnsafeError, read_graph, refused
+from vosrt.onnx_file import FLOAT, UINT8, Graph, TensorType, UnsafeError, joined, read_graph, refused
 from vosrt.onnx_rules import check_graph
 from vosrt.text import quoted
 from vosrt.types import PropagationOptions
@@ -142,7 +142,8 @@ class GraphFile(GraphPart):
         bundle: the bundle that ``file`` belongs to, by the name of its folder, which lies beside this one's; None is
             this bundle.
         adds: a file of this bundle with further nodes and outputs. The graph is both files one after the other:
-            protobuf merges them, as it does all parts of a message.
+            protobuf merges them, as it does all parts of a message. Where that file declares the encoder's
+            ``output_name``, its outputs take the place of those of ``file``.
     """
 
     precision: GraphPrecision
@@ -218,7 +219,9 @@ class Bundle:
         Raises:
             BundleError: the bundle has no graph of this name.
         """
-        return self.graphs.get(name) or _read_graph(self.path, self._file(name), verify_hashes=False)
+        return self.graphs.get(name) or _read_graph(
+            self.path, self._file(name), self.manifest.encoder.output_name, verify_hashes=False
+        )
 
     @property
     def encoders(self) -> tuple[Graph, ...]:
@@ -263,7 +266,11 @@ def load_bundle(path: Path | str, *, verify_hashes: bool = True) -> Bundle:
         raise BundleError("this installation has no default bundle; name a bundle directory or reinstall vosrt")
     try:
         manifest = _parse(_read_manifest(root), root / MANIFEST_NAME)
-        graphs = {role: _read_graph(root, file, verify_hashes=verify_hashes) for role, file in manifest.graphs.items()}
+        embedding = manifest.encoder.output_name
+        graphs = {
+            role: _read_graph(root, file, embedding, verify_hashes=verify_hashes)
+            for role, file in manifest.graphs.items()
+        }
         _check_graphs(graphs, manifest)
     except OSError as error:
         raise BundleError(f"bundle {root} cannot be read: {error.strerror or error}") from error
@@ -338,8 +345,12 @@ def _read_manifest(root: Path) -> str:
         raise BundleError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
-def _read_graph(root: Path, file: GraphFile, *, verify_hashes: bool) -> Graph:
-    """Read a graph, whose content is that of its file and of what the bundle adds."""
+def _read_graph(root: Path, file: GraphFile, embedding: str, *, verify_hashes: bool) -> Graph:
+    """Read a graph, whose content is that of its file and of what the bundle adds.
+
+    Args:
+        embedding: name of the output that takes the place of those of the file, if it is added.
+    """
     folder = _folder_of(root, file)
     shared = file.bundle is not None
     # A link must not lead to files that are no neighbours of this bundle.
@@ -347,7 +358,7 @@ def _read_graph(root: Path, file: GraphFile, *, verify_hashes: bool) -> Graph:
     if file.adds is None:
         return graph
     added = _read_part(root, root, file.adds, inside=root, verify=verify_hashes)
-    return replace(added, content=graph.content + added.content)
+    return joined(graph, added, embedding)
 
 
 def _folder_of(root: Path, file: GraphFile) -> Path:
