@@ -308,9 +308,10 @@ def scales(
     size: Size = None,
     overwrite: Replace = False,
 ) -> None:
-    """Make a bundle whose encoder looks at frames at a coarser scale, too, and joins what it sees.
+    """Have an encoder look at a coarser scale, too.
 
-    Beside BUNDLE in the same folder, it names that one's encoders and holds some kilobytes. --size widens windows.
+    Both embeddings are joined. Beside BUNDLE in the same folder, it names that one's encoders and holds some kilobytes.
+    --size widens windows.
     """
     _require_export()
     from vosrt_export.scales import join_scales, read_ratio
@@ -330,7 +331,7 @@ def copy(
     ] = None,
     overwrite: Replace = False,
 ) -> None:
-    """Copy a bundle with all that it takes from others, or have it take its encoder from one beside it."""
+    """Copy a bundle whole, or have it take its encoder from one beside it."""
     _require_export()
     from vosrt_export.copying import copy_bundle
     from vosrt_export.write_bundle import claimed
