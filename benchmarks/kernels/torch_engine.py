@@ -85,7 +85,7 @@ class TorchEngine:
 
             def work() -> dict[str, Tensor]:
                 outputs = self._compute(own)
-                sequel.queue(self._tensors(outputs, torch.cuda.current_stream(self._device).cuda_stream))
+                sequel.queue(self._tensors({**own, **outputs}, torch.cuda.current_stream(self._device).cuda_stream))
                 return outputs
 
             if not self._recorded or kind not in graphs:

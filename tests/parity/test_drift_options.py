@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -330,17 +329,85 @@ def test_guided_masks_end_where_the_picture_has_an_edge(native: Any, mark: Mark)
             memory.guide(picture.astype(np.float32))
 
 
-def test_a_gpu_shows_masks_as_they_are(cuda_emulated: Path, video: Video, mark: Mark) -> None:
-    """Guided output is the processor's alone, and the memory says so."""
-    guided, plain = CudaMemory(H, W, K, replace(ALTERED, guided=4)), CudaMemory(H, W, K, replace(ALTERED, guided=0))
-    picture = np.random.default_rng(3).integers(0, 256, (8 * H, 8 * W, 3), dtype=np.uint8)
-    for memory in (guided, plain):
-        memory.push(video(1)[0])
-        memory.annotate(mark(1))
+@given(
+    grid=st.tuples(st.integers(1, 7), st.integers(1, 9)),
+    frame=st.tuples(st.integers(1, 41), st.integers(1, 300)),
+    objects=st.sampled_from((1, 2, 9, 20)),
+    radius=st.sampled_from((1, 4, 32)),
+    align_corners=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+@settings(derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_guided_labels_on_a_gpu_are_the_processors(
+    native: Any,
+    cuda_core: str,
+    grid: tuple[int, int],
+    frame: tuple[int, int],
+    objects: int,
+    radius: int,
+    align_corners: bool,
+    seed: int,
+) -> None:
+    """From the same masks both compute the same bits, whether the picture comes from the host or is on the GPU."""
+    random = np.random.default_rng(seed)
+    picture = random.integers(0, 256, (*frame, 3), dtype=np.uint8)
+    mask = np.zeros(grid, np.uint8)
+    count = min(objects, mask.size)
+    mask.flat[:count] = random.permutation(np.arange(1, 256))[:count]
+    soft = random.random((*grid, 1 + count)) * (random.random((*grid, 1 + count)) < 0.3)
+    soft[..., 0] = 1 - soft[..., 1:].sum(axis=-1).clip(0, 1)
+    options = PropagationOptions(guided=radius)
+    queue = open_queue(0)
+    there = queue.allocate(picture.shape, np.uint8, "a picture")
+    queue.upload(picture, there)
+    queue.wait()
+    processor = native.Memory(*grid, 2, **vars(options), align_corners=align_corners, threads=2)
+    gpu = CudaMemory(*grid, 2, options, align_corners=align_corners)
+    for memory in (processor, gpu):
+        memory.push(np.ones((*grid, 2), np.float32))
         memory.guide(picture)
-    np.testing.assert_array_equal(guided.labels(50, 70)[0], plain.labels(50, 70)[0])
-    assert "guided output is not computed on GPUs" in guided.describe()
-    assert "guided" not in plain.describe()
+        memory.annotate(mask)
+        memory.set_soft_masks(soft.astype(np.float32))
+    expected = processor.labels(50, 60)
+    for given_again in (picture, there):
+        gpu.guide(given_again)
+        for ours, theirs in zip(gpu.labels(50, 60), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    session = load_session(save_session(gpu, *frame), device="cuda").memory
+    np.testing.assert_array_equal(session.labels(50, 60)[1], expected[1])
+
+
+def test_guided_frames_on_a_gpu_are_recorded(cuda_core: str, video: Video, mark: Mark) -> None:
+    """Replays follow the picture of their frame, until one comes without; the rest of the stream is unchanged."""
+    options = replace(ALTERED, guided=4)
+    pushed, queued, plain = CudaMemory(H, W, K, options), CudaMemory(H, W, K, options), CudaMemory(H, W, K, options)
+    queue = open_queue(0)
+    embedding = queue.allocate((H, W, K), np.float32, "an embedding")
+    picture = queue.allocate((61, 93, 3), np.uint8, "a picture")
+    labels = queue.allocate((50, 70), np.uint8, "labels")
+    random, changed = np.random.default_rng(3), 0
+    for t, array in enumerate(video(16)):
+        frame = np.kron(random.integers(0, 256, (8, 12, 3)), np.ones((8, 8, 1)))[:61, :93].astype(np.uint8)
+        queue.upload(array, embedding)
+        queue.upload(frame, picture)
+        queued.frame(embedding, labels=labels, frame=picture if t < 15 else None)
+        for memory in (pushed, plain):
+            memory.push(array)
+        if t < 15:
+            pushed.guide(frame)
+        expected = pushed.labels(50, 70)
+        np.testing.assert_array_equal(queue.download(labels), expected[0])
+        for ours, theirs in zip(queued.labels(50, 70), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(queued.soft_masks(), plain.soft_masks())
+        changed += int((expected[0] != plain.labels(50, 70)[0]).sum())
+        if t in (0, 7):
+            for memory in (pushed, queued, plain):
+                memory.annotate(mark(1, 2) if t == 0 else mark(1, 2, 3, 7, 9))
+    assert changed > 100
+    assert queued.recordings == 2
+    with pytest.raises(OptionError, match=r"frame is float32 \[9, 14, 40\]; expected uint8 \[9, 14, 3\]"):
+        queued.frame(embedding, labels=labels, frame=embedding)
 
 
 @given(

@@ -31,7 +31,7 @@ from vosrt.types import STEP_STAGES, PropagationOptions, U8Array
 from vosrt.video.base import Frame, SegmentedFrame, SourceInfo
 
 SPEC = EncoderSpec(channels=3, feature="res4")
-OPTIONS = PropagationOptions(context=2, radius=3)
+OPTIONS = PropagationOptions(context=2, radius=3, guided=2)
 PROFILE = Profile(minimum=(32, 32), optimum=(64, 96), maximum=(64, 96))
 PLAN = json.dumps({"profiles": [[PROFILE.minimum, PROFILE.optimum, PROFILE.maximum]]}).encode()
 STEADY = 5  # frames until both sets of labels have been recorded
@@ -65,9 +65,9 @@ def clip(count: int) -> Iterator[tuple[U8Array, U8Array]]:
         yield frame, mask
 
 
-def run(encoder: FrameEncoder, **options: Any) -> list[U8Array]:
+def run(encoder: FrameEncoder, options: PropagationOptions = OPTIONS, device: str = "cuda") -> list[U8Array]:
     """Labels of a clip in which objects are marked in two frames, and one is removed."""
-    stream, labels = Stream(encoder, OPTIONS, device="cuda", **options), []
+    stream, labels = Stream(encoder, options, device=device), []
     for t, (frame, mask) in enumerate(clip(14)):
         marked = {0: np.where(mask == 1, 1, 0), 5: np.where(mask == 2, 2, 0)}.get(t)
         if t == 10:
@@ -85,11 +85,26 @@ def test_labels_are_those_of_work_that_is_queued_piece_by_piece(encoder_of: Enco
     assert [set(np.unique(expected[t])) for t in (4, 9, 13)] == [{0, 1}, {0, 1, 2}, {0, 2}]
 
 
+def test_labels_follow_the_picture_as_on_the_processor(encoder_of: Encoders) -> None:
+    """The processor's stream gives the same labels but for 0.1 % of the pixels, and others without guided output."""
+    found, plain = run(encoder_of()), run(encoder_of(), PropagationOptions(context=2, radius=3))
+    expected = run(OnHost(encoder_of()), device="cpu")
+    assert np.mean(np.array(found) != expected) < 1e-3
+    assert np.mean(np.array(found) != plain) > 1e-2
+
+
 class Embedding(FrameEncoder):
     """An encoder whose embeddings are copied out before a memory sees them, as they are for batches."""
 
     def __init__(self, encoder: FrameEncoder) -> None:
         self.__dict__ = {**vars(encoder), "takes_sequels": False}
+
+
+class OnHost(FrameEncoder):
+    """An encoder whose embeddings come to the host."""
+
+    def __init__(self, encoder: FrameEncoder) -> None:
+        self.__dict__ = {**vars(encoder), "takes_sequels": False, "takes_frames_on_gpu": False, "_there": None}
 
 
 def test_a_frame_is_one_launch(encoder_of: Encoders, whole_nvidia: Any) -> None:

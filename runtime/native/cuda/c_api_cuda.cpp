@@ -58,7 +58,8 @@ vosrt::FrameTask task_of(const vosrt_cuda_frame *given, bool whole) {
     if (whole) require(frame.embedding, "frame.embedding");
     if (!whole) require(frame.labels, "frame.labels");
     if (frame.labels != nullptr) vosrt::check_image(frame.height, frame.width, frame.width, 1);
-    return {frame.embedding, frame.height, frame.width, frame.labels, frame.confidence, frame.totals};
+    if (frame.bgr != nullptr) vosrt::check_image(frame.bgr_height, frame.bgr_width, int64_t{3} * frame.bgr_width, 3);
+    return {frame.embedding, frame.height, frame.width, frame.labels, frame.confidence, frame.totals, frame.bgr, frame.bgr_height, frame.bgr_width};
 }
 
 vosrt::cuda::SoftView view_of(const float *planes, int32_t height, int32_t width, const char *name) {
@@ -294,6 +295,15 @@ vosrt_status vosrt_cuda_memory_labels(vosrt_memory *memory, const vosrt_cuda_fra
         const vosrt::Call at(memory);
         memory_of(at).queue().select();
         memory_of(at).label_pixels(task_of(frame, false));
+    });
+}
+
+vosrt_status vosrt_cuda_memory_guide(vosrt_memory *memory, const uint8_t *bgr, int32_t height, int32_t width) {
+    return guarded(__func__, [&] {
+        const vosrt::Call at(memory);
+        require(bgr, "bgr");
+        vosrt::check_image(height, width, int64_t{3} * width, 3);
+        memory_of(at).guide_with(bgr, height, width);
     });
 }
 

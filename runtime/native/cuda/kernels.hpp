@@ -3,6 +3,7 @@
 
 #include "device.hpp"
 #include "frame_kernels.hpp"
+#include "guided_kernels.hpp"
 #include "mask_kernels.hpp"
 #include "match_tile.hpp"
 
@@ -39,6 +40,8 @@ void launch_draw(Queue &queue, const NewestMasks &masks, const Planes &out);
 void launch_refine(Queue &queue, const RefineParams &params);
 void launch_keep(Queue &queue, const NewestMasks &masks, const SoftView &planes);
 void launch_labels(Queue &queue, const LabelParams &params);
+// Masks of all channels of params.masks, from the guide's pixels; `first` is not read.
+void launch_guided(Queue &queue, GuidedParams params);
 void launch_resize(Queue &queue, const ResizeParams &params);
 void launch_nv12(Queue &queue, const Nv12Params &params);
 

@@ -142,6 +142,51 @@ struct LabelKernel {
     }
 };
 
+struct GuideProductsKernel {
+    static constexpr int32_t kThreads = 128;
+    GuidedParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        sum_products(t, params);
+    }
+};
+
+struct GuideInverseKernel {
+    static constexpr int32_t kThreads = 128;
+    GuidedParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        invert_windows(t, params);
+    }
+};
+
+struct GuideMaskKernel {
+    static constexpr int32_t kThreads = 128;
+    GuidedParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        sum_masks(t, params);
+    }
+};
+
+struct GuideFitKernel {
+    static constexpr int32_t kThreads = 128;
+    GuidedParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        fit_masks(t, params);
+    }
+};
+
+struct GuideShowKernel {
+    static constexpr int32_t kThreads = 128;
+    GuidedParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        show_masks(t, params);
+    }
+};
+
 struct ResizeKernel {
     static constexpr int32_t kThreads = 256;
     ResizeParams params;
@@ -255,6 +300,20 @@ void launch_labels(Queue &queue, const LabelParams &params) {
     const int32_t pixels = params.size.cells(), least = ceil_divide(pixels, kMostLabelledPixels);
     const int32_t blocks = larger(least, smaller(kMostBlocks, ceil_divide(pixels, LabelKernel::kThreads)));
     launch(queue, LabelKernel{params}, blocks, 1, params.totals == nullptr ? 0 : 512 * sizeof(uint32_t));
+}
+
+void launch_guided(Queue &queue, GuidedParams params) {
+    const int32_t pixels = params.size.cells();
+    launch(queue, GuideProductsKernel{params}, ceil_divide(pixels, GuideProductsKernel::kThreads), 1, 0);
+    launch(queue, GuideInverseKernel{params}, ceil_divide(pixels, GuideInverseKernel::kThreads), 1, 0);
+    const int32_t pieces = ceil_divide(params.size.width, GuideMaskKernel::kThreads) * params.size.height;
+    const size_t piece = (GuideMaskKernel::kThreads + 2 * params.radius) * sizeof(FourPlanes);
+    for (params.first = 0; params.first < params.masks.count; params.first += kGuidedAtOnce) {
+        const int32_t channels = smaller(kGuidedAtOnce, params.masks.count - params.first);
+        launch(queue, GuideMaskKernel{params}, pieces, channels, piece);
+        launch(queue, GuideFitKernel{params}, pieces, channels, piece);
+        launch(queue, GuideShowKernel{params}, ceil_divide(pixels, GuideShowKernel::kThreads), channels, 0);
+    }
 }
 
 void launch_resize(Queue &queue, const ResizeParams &params) {

@@ -27,7 +27,8 @@ CudaMemory::CudaMemory(const MemoryOptions &options)
       labelled_(options.device),
       grid_{options.height, options.width},
       padded_(cuda::padded_channels(options.channels)),
-      half_width_(window_half_widths(options)) {
+      half_width_(window_half_widths(options)),
+      guide_(options.device, options.guided) {
     if ((static_cast<int64_t>(options.context) + 1) * cells() >= int64_t{1} << 31)
         invalid("a context of " + std::to_string(options.context) + " frames of " + std::to_string(cells()) +
                 " cells is too large for a GPU; expected fewer than 2^31 together");
@@ -72,7 +73,7 @@ cuda::PlanOptions CudaMemory::plan_options(size_t references) const {
 }
 
 int64_t CudaMemory::bytes() const {
-    size_t total = 0;
+    size_t total = guide_.bytes();
     for (const cuda::Buffer *each :
          {&half_widths_, &mean_, &centre_, &centred_, &now_, &ring_keys_, &ring_bias_, &ring_soft_, &embedding_, &lists_, &neighbours_, &jobs_,
           &contexts_, &table_, &owner_, &channels_, &ids_, &labels_, &confidence_})
@@ -88,8 +89,9 @@ void CudaMemory::take(const float *embedding) {
     queue_.select();
     queue_.upload(embedding_.data(), embedding, embedding_.bytes());
     begin_frame();
+    guide_.set_ready(false);
     queue_mean(embedding_.data<float>());
-    queue_frame(embedding_.data<float>());
+    queue_frame(embedding_.data<float>(), nullptr);
     queue_.wait();  // the caller's array is free again
 }
 
@@ -188,33 +190,53 @@ void CudaMemory::match_newest(cuda::Stopwatch *watch) {
                                    .neighbours = neighbours_.data<cuda::Neighbour>()});
 }
 
+// Room for a frame and its picture.
+void CudaMemory::prepare(const FrameTask &task) {
+    prepare_frame();
+    if (takes_picture(task)) reserve_guide(cuda::CudaGuide::size_for(task.bgr_height, task.bgr_width));
+}
+
+void CudaMemory::queue_task(const FrameTask &task, cuda::Stopwatch *watch) {
+    queue_frame(task.embedding, watch);
+    guide_.set_ready(false);
+    if (takes_picture(task)) guide_.set(queue_, task.bgr, task.bgr_height, task.bgr_width, int64_t{3} * task.bgr_width);
+    if (task.labels != nullptr) label_pixels(task);
+}
+
+// Records a frame in the host's graph, with everything else that the host queues; it counts when that is launched.
+void CudaMemory::add_to_capture(const FrameTask &task) {
+    require_frame("recording a frame");
+    if (ring_slots_ <= options_.context) invalid("recording a frame needs one that came after the session was loaded; push it first");
+    const cuda::Grid size = cuda::CudaGuide::size_for(task.bgr_height, task.bgr_width);
+    if (takes_picture(task) && !guide_.fits(size, objects().order_channels().size()))
+        invalid("recording a frame with its picture needs an earlier one with a picture of this size; take that first");
+    const bool ready = guide_.ready();
+    queue_task(task);
+    guide_.set_ready(ready);  // nothing has run
+    captured_picture_ = takes_picture(task);
+}
+
 void CudaMemory::frame(const FrameTask &task) {
     queue_.select();
-    const auto work = [&] {
-        queue_frame(task.embedding);
-        if (task.labels != nullptr) label_pixels(task, {});
-    };
-    if (queue_.capturing()) {  // by a host, with everything else that it queues; it counts when it is launched
-        require_frame("recording a frame");
-        if (ring_slots_ <= options_.context) invalid("recording a frame needs one that came after the session was loaded; push it first");
-        return work();
-    }
-    prepare_frame();
+    if (queue_.capturing()) return add_to_capture(task);
+    prepare(task);
     std::vector<Matched> before = matched();
     begin_frame();
     try {
         queue_mean(task.embedding);
-        if (objects().frames() == 1) return work();
+        if (objects().frames() == 1) return queue_task(task);
         auto found = std::find_if(recorded_.begin(), recorded_.end(), [&](const Recorded &each) { return each.task == task; });
         if (found == recorded_.end()) {
             if (recorded_.size() == kMaxRecorded) recorded_.erase(recorded_.begin());
             found = recorded_.insert(recorded_.end(), Recorded{task, 0, nullptr});
         }
-        if (found->graph == nullptr && ++found->seen == 3) found->graph = record(work);
-        if (found->graph == nullptr) return work();
+        if (found->graph == nullptr && ++found->seen == 3) found->graph = record([&] { queue_task(task); });
+        if (found->graph == nullptr) return queue_task(task);
         queue_.launch(found->graph);
+        guide_.set_ready(takes_picture(task));
     } catch (...) {
         drop_frame(std::move(before));
+        guide_.set_ready(false);
         throw;
     }
 }
@@ -244,11 +266,10 @@ cuda::Graph CudaMemory::record(const std::function<void()> &work) {
 void CudaMemory::time_frame(const FrameTask &task, float *ms) {
     queue_.select();
     cuda::Stopwatch watch(options_.device, kStages);
-    prepare_frame();
+    prepare(task);
     begin_frame();
     queue_mean(task.embedding);
-    queue_frame(task.embedding, &watch);
-    if (task.labels != nullptr) label_pixels(task);
+    queue_task(task, &watch);
     watch.mark(queue_);
     watch.read(ms);
 }
@@ -256,6 +277,7 @@ void CudaMemory::time_frame(const FrameTask &task, float *ms) {
 void CudaMemory::repeated() {
     require_frame("a recording that was launched");
     begin_frame();
+    guide_.set_ready(captured_picture_);
 }
 
 void CudaMemory::values(int32_t reference, const float *at_reference, const float *recent, int32_t slots, int32_t channels,
@@ -351,6 +373,7 @@ void CudaMemory::reserve_ring(int64_t slots) {
 void CudaMemory::reserve_objects(const ObjectTable &table) {
     queue_.select();
     grow_channels(table.order_channels().size());
+    if (guide_.size().height > 0 && guide_.reserve(guide_.size(), table.order_channels().size())) forget_recordings();
     const size_t entries = table.references().size() * sizeof(cuda::ReferenceEntry);
     if (table_.bytes() < entries) table_ = buffer(entries, "the plan");
     upload_tables();  // a failure below leaves a memory that goes on with them
@@ -509,6 +532,39 @@ void CudaMemory::set_means(const Means &means) {
     queue_.wait();
 }
 
+// ---- guided output ---------------------------------------------------------------------------------------
+
+void CudaMemory::reserve_guide(const cuda::Grid &size) {
+    if (guide_.reserve(size, objects().order_channels().size())) forget_recordings();
+}
+
+void CudaMemory::guide_with(const uint8_t *bgr, int32_t height, int32_t width) {
+    require_frame("a picture");
+    ++revision_;
+    if (!guide_.wanted()) return;
+    queue_.select();
+    reserve_guide(cuda::CudaGuide::size_for(height, width));
+    guide_.set(queue_, bgr, height, width, int64_t{3} * width);
+}
+
+void CudaMemory::set_guide(const uint8_t *bgr, int32_t height, int32_t width, int64_t stride) {
+    queue_.select();
+    reserve_guide(cuda::CudaGuide::size_for(height, width));
+    guide_.upload(queue_, bgr, height, width, stride);
+}
+
+Memory::GuidePicture CudaMemory::guide_picture() {
+    if (!guide_.ready()) return {};
+    queue_.select();
+    return {guide_.size().height, guide_.size().width, guide_.download(queue_)};
+}
+
+void CudaMemory::restore_guide(const GuidePicture &picture) {
+    queue_.select();
+    reserve_guide({picture.height, picture.width});
+    guide_.restore(queue_, picture.pixels);
+}
+
 // ---- results -------------------------------------------------------------------------------------------
 
 void CudaMemory::reserve_pixels(int32_t height, int32_t width) {
@@ -520,12 +576,18 @@ void CudaMemory::reserve_pixels(int32_t height, int32_t width) {
     labels_ = std::move(labels);  // what is looked at above, last
 }
 
-void CudaMemory::label_pixels(const FrameTask &task, const cuda::SoftView &planes) {
+void CudaMemory::label_pixels(const FrameTask &task) {
     require_frame("labelling");
+    const bool align_corners = options_.alignment == Alignment::corners;
+    cuda::SoftView planes{};
+    if (shown_at_ == revision())
+        planes = shown_;
+    else if (guide_.ready() && objects().order_channels().size() > 1)
+        planes = guide_.run(queue_, newest_masks(), align_corners);
     if (task.totals != nullptr) queue_.zero(task.totals, 512 * sizeof(uint64_t));
     cuda::launch_labels(queue_, {.masks = newest_masks(),
                                  .planes = planes,
-                                 .align_corners = options_.alignment == Alignment::corners,
+                                 .align_corners = align_corners,
                                  .size = {task.height, task.width},
                                  .ids = ids_.data<uint8_t>(),
                                  .labels = task.labels,

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "device.hpp"
+#include "guide_cuda.hpp"
 #include "kernels.hpp"
 #include "memory.hpp"
 #include "picture.hpp"
@@ -20,6 +21,8 @@ struct FrameTask {
     uint8_t *labels = nullptr;         // u8 [height, width], or nullptr for none
     float *confidence = nullptr;       // f32 [height, width], may be nullptr
     uint64_t *totals = nullptr;        // [256][2], see LabelParams; may be nullptr
+    const uint8_t *bgr = nullptr;      // picture of the frame, u8 [bgr_height, bgr_width, 3]; may be nullptr
+    int32_t bgr_height = 0, bgr_width = 0;
 
     bool operator==(const FrameTask &) const = default;
 };
@@ -46,7 +49,10 @@ class CudaMemory final : public Memory {
     void time_frame(const FrameTask &task, float *ms);
     // A host's own recording of frame() was launched.
     void repeated();
-    void label_pixels(const FrameTask &task) { label_pixels(task, shown_at_ == revision() ? shown_ : cuda::SoftView{}); }
+    // The picture of the newest frame, dense.
+    void guide_with(const uint8_t *bgr, int32_t height, int32_t width);
+    // Of what is shown: planes, guided masks, or the newest frame's soft masks.
+    void label_pixels(const FrameTask &task);
     // Labels are made of planes [1 + objects] in place of the newest frame's soft masks, if they have values, until the memory changes.
     void show(const cuda::SoftView &planes);
     // Draws marked objects, which are tracked, into planes; waited for.
@@ -93,11 +99,19 @@ class CudaMemory final : public Memory {
     Means means() const override;
     void set_means(const Means &means) override;
 
-    void label_pixels(const FrameTask &task, const cuda::SoftView &planes);
+    void set_guide(const uint8_t *bgr, int32_t height, int32_t width, int64_t stride) override;
+    GuidePicture guide_picture() override;
+    void restore_guide(const GuidePicture &picture) override;
+
+    void reserve_guide(const cuda::Grid &size);
+    bool takes_picture(const FrameTask &task) const { return guide_.wanted() && task.bgr != nullptr; }
     cuda::Graph record(const std::function<void()> &work);
     void queue_mean(const float *embedding);
     const float *queue_centred(const float *embedding);
-    void queue_frame(const float *embedding, cuda::Stopwatch *watch = nullptr);
+    void prepare(const FrameTask &task);
+    void queue_task(const FrameTask &task, cuda::Stopwatch *watch = nullptr);
+    void add_to_capture(const FrameTask &task);
+    void queue_frame(const float *embedding, cuda::Stopwatch *watch);
     void match_newest(cuda::Stopwatch *watch);
     void reserve_ring(int64_t slots);
     void reserve_pixels(int32_t height, int32_t width);
@@ -127,6 +141,8 @@ class CudaMemory final : public Memory {
     cuda::Buffer lists_, neighbours_, jobs_, contexts_, table_, owner_, channels_, ids_;
     cuda::Buffer labels_, confidence_;
     std::unique_ptr<std::byte, FreePinned> landed_;  // of both
+    cuda::CudaGuide guide_;
+    bool captured_picture_ = false;  // whether the host's newest recording of frame() has a picture
     cuda::SoftView shown_{};
     int64_t shown_at_ = -1;  // revision
 

@@ -151,8 +151,7 @@ typedef struct vosrt_memory_options {
     float centring;           /* 0: share of the first frame's mean embedding that is removed from all, 0 to 1 */
     float sharpness;          /* 1: exponent of propagated soft masks where they are remembered, 0.1 to 100 */
     float object_bias;        /* 0: logarithm of the factor that objects have beside background in them, -10 to 10 */
-    int32_t guided;           /* 0: labels follow the picture's edges within so many pixels of half its size, 0 to 32; libvosrt computes
-                               * it, libvosrt_cuda does not */
+    int32_t guided;           /* 0: labels follow the picture's edges within so many pixels of half its size, 0 to 32 */
 } vosrt_memory_options;
 
 /* Fill in the defaults, which the comments above begin with; height, width and channels become 0, which no memory takes. */

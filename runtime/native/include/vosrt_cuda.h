@@ -97,6 +97,8 @@ typedef struct vosrt_cuda_frame {
     uint8_t *labels;        /* out: u8 [height, width], dense; NULL = none */
     float *confidence;      /* out: f32 [height, width]; may be NULL */
     uint64_t *totals;       /* out: u64 [256, 2]: per label, the sum of confidence in units of 2^-20, and pixels; may be NULL */
+    const uint8_t *bgr;     /* picture of the frame, as the network saw it, u8 [bgr_height, bgr_width, 3], dense, for `guided`; NULL = none */
+    int32_t bgr_height, bgr_width;
 } vosrt_cuda_frame;
 
 /* Work of this memory is queued on the caller's cudaStream_t from now on, behind what was queued before; NULL = on its own again.
@@ -106,9 +108,12 @@ VOSRT_API vosrt_status vosrt_cuda_memory_use_stream(vosrt_memory *memory, void *
 VOSRT_API vosrt_status vosrt_cuda_memory_stream(const vosrt_memory *memory, void **stream);
 /* vosrt_memory_push and, if frame->labels is set, vosrt_memory_labels. */
 VOSRT_API vosrt_status vosrt_cuda_memory_frame(vosrt_memory *memory, const vosrt_cuda_frame *frame);
-/* vosrt_memory_labels of the newest frame; frame->embedding is not read. */
+/* vosrt_memory_guide with a picture on the GPU, u8 [height, width, 3] BGR, dense; read when the work runs. */
+VOSRT_API vosrt_status vosrt_cuda_memory_guide(vosrt_memory *memory, const uint8_t *bgr, int32_t height, int32_t width);
+/* vosrt_memory_labels of the newest frame; frame->embedding and frame->bgr are not read. */
 VOSRT_API vosrt_status vosrt_cuda_memory_labels(vosrt_memory *memory, const vosrt_cuda_frame *frame);
-/* The caller's recording of one vosrt_cuda_memory_frame was launched, for the first time or again. */
+/* The caller's recording of one vosrt_cuda_memory_frame was launched, for the first time or again. All of the caller's
+ * recordings have pictures, or none has. */
 VOSRT_API vosrt_status vosrt_cuda_memory_repeated(vosrt_memory *memory);
 /* V_q: values read with the newest frame's top-k of a reference (0 = oldest, see vosrt_memory_top_k), weighted as soft masks are.
  * at_reference f32 [h*w, channels]: values at the reference; recent f32 [slots, h*w, channels]: frame t in slot t mod slots, slots >= context;

@@ -4,11 +4,12 @@
 #include <initializer_list>
 #include <utility>
 
+#include "guided_pixel.hpp"
+
 namespace vosrt {
 namespace {
 
-constexpr double kEps = 1e-4;  // He et al. 2013: pictures of a smaller variance count as flat; of colours from 0 to 1
-constexpr int32_t kProducts = 9, kPlanes = 4;
+using guided::kPlanes, guided::kProducts;
 
 // out[i] = sum over the window of in[i + n d]: a row whose n values a pixel have `radius` pixels of zeros at both ends.
 template <class T>
@@ -30,19 +31,14 @@ void sum_rows(const T *rows, int32_t first, int32_t last, size_t size, T *out) {
     }
 }
 
-// What is filtered of a channel: background as what it is not. Softmax leaves rests that would make every cell an object's.
 float filtered(const GridSoft &masks, int64_t cell, size_t i) {
-    constexpr float kRest = 1e-6f;
-    const float soft = masks.soft[cell * masks.stride + masks.channels[i]];
-    const float value = i == 0 ? 1.0f - soft : soft;
-    return value > kRest || value < -kRest ? value : 0.0f;
+    return guided::filtered(masks.soft[cell * masks.stride + masks.channels[i]], i == 0);
 }
 
-// 1 / pixels of the windows from `first` on, along an axis of `size` pixels.
-void share_of_windows(int32_t first, int32_t last, int32_t radius, int32_t size, std::vector<float> &out) {
+// Of the windows from `first` on, along an axis of `size` pixels.
+void shares_of_windows(int32_t first, int32_t last, int32_t radius, int32_t size, std::vector<float> &out) {
     out.clear();
-    for (int32_t i = first; i < last; ++i)
-        out.push_back(1.0f / static_cast<float>(std::min(i + radius, size - 1) - std::max(i - radius, 0) + 1));
+    for (int32_t i = first; i < last; ++i) out.push_back(guided::share_of_window(i, radius, size));
 }
 
 }  // namespace
@@ -113,15 +109,10 @@ void Guide::sum_row_of_products(int32_t row, int32_t *scratch) {
     const int32_t first = std::max(region_.left - radius_, 0), last = std::min(region_.right + radius_, width_);
     const uint8_t *pixel = pixels_.data() + (static_cast<size_t>(y) * width_ + first) * 3;
     int32_t *out = scratch + (first - region_.left + radius_) * kProducts;
-    for (int32_t x = first; x < last; ++x, pixel += 3, out += kProducts) {
-        const int32_t b = pixel[0], g = pixel[1], r = pixel[2];
-        const int32_t values[kProducts] = {b, g, r, b * b, b * g, b * r, g * g, g * r, r * r};
-        std::copy_n(values, kProducts, out);
-    }
+    for (int32_t x = first; x < last; ++x, pixel += 3, out += kProducts) guided::products_of(pixel, out);
     sum_columns(scratch, kProducts, radius_, size, target);
 }
 
-// The inverse of the symmetric matrix by its cofactors.
 void Guide::invert_row(int32_t row, int32_t *sums) {
     const size_t size = static_cast<size_t>(region_.columns()) * kProducts;
     sum_rows(products_.data(), row, row + 2 * radius_ + 1, size, sums);
@@ -129,20 +120,9 @@ void Guide::invert_row(int32_t row, int32_t *sums) {
     const uint8_t *pixel = pixels_.data() + (static_cast<size_t>(region_.top + row) * width_ + region_.left) * 3;
     size_t at = static_cast<size_t>(row) * region_.columns();
     for (int32_t x = 0; x < region_.columns(); ++x, ++at, s += kProducts, pixel += 3) {
-        const double share = static_cast<double>(row_share_[row]) * column_share_[x] / 255.0;
-        const double b = s[0] * share, g = s[1] * share, r = s[2] * share;
-        const double unit = share / 255.0;
-        const double bb = s[3] * unit - b * b + kEps, bg = s[4] * unit - b * g, br = s[5] * unit - b * r;
-        const double gg = s[6] * unit - g * g + kEps, gr = s[7] * unit - g * r, rr = s[8] * unit - r * r + kEps;
-        const double c0 = gg * rr - gr * gr, c1 = br * gr - bg * rr, c2 = bg * gr - br * gg;
-        const double scale = 1.0 / (bb * c0 + bg * c1 + br * c2);
-        const double cofactors[6] = {c0, c1, c2, bb * rr - br * br, bg * br - bb * gr, bb * gg - bg * bg};
-        for (int32_t i = 0; i < 6; ++i) inverse_[6 * at + i] = static_cast<float>(cofactors[i] * scale);
-        const double means[3] = {b, g, r};
-        for (int32_t i = 0; i < 3; ++i) {
-            mean_[3 * at + i] = static_cast<float>(means[i]);
-            colour_[3 * at + i] = static_cast<float>(pixel[i]) * (1.0f / 255.0f);
-        }
+        const double share = static_cast<double>(row_share_[row]) * column_share_[x];
+        guided::invert(s, share, mean_.data() + 3 * at, inverse_.data() + guided::kInverse * at);
+        for (int32_t i = 0; i < 3; ++i) colour_[3 * at + i] = static_cast<float>(pixel[i]) * guided::kColour;
     }
 }
 
@@ -164,8 +144,8 @@ void Guide::begin(const Region &region, ThreadPool &pool) {
         product_scratch_[i].resize(padded * kProducts);
         product_sums_[i].resize(columns * kProducts);
     }
-    share_of_windows(region.top, region.bottom, radius_, height_, row_share_);
-    share_of_windows(region.left, region.right, radius_, width_, column_share_);
+    shares_of_windows(region.top, region.bottom, radius_, height_, row_share_);
+    shares_of_windows(region.left, region.right, radius_, width_, column_share_);
     pool.run(region.rows() + 2 * radius_,
              [&](int32_t row, int32_t worker) { sum_row_of_products(row, product_scratch_[worker].data()); });
     pool.run(region.rows(), [&](int32_t row, int32_t worker) { invert_row(row, product_sums_[worker].data()); });
@@ -196,36 +176,24 @@ void Guide::sum_row_of_mask(const GridSoft &masks, size_t i, int32_t row, float 
     sum_columns(scratch, kPlanes, radius_, size, masked_.data() + row * size);
 }
 
-// a = (covariance of I + eps)^-1 covariance of I and p, b = mean of p - a . mean of I (He et al. 2013, eq. 14 and 15).
 void Guide::fit_row(int32_t row, float *sums, float *scratch) {
     const size_t size = static_cast<size_t>(region_.columns()) * kPlanes;
     sum_rows(masked_.data(), std::max(row - radius_, 0), std::min(row + radius_ + 1, region_.rows()), size, sums);
     float *out = scratch + kPlanes * radius_;
     const float *mean = mean_.data() + static_cast<size_t>(row) * region_.columns() * 3;
-    const float *inverse = inverse_.data() + static_cast<size_t>(row) * region_.columns() * 6;
-    for (int32_t x = 0; x < region_.columns(); ++x, sums += kPlanes, out += kPlanes, mean += 3, inverse += 6) {
-        const float share = row_share_[row] * column_share_[x], p = sums[0] * share;
-        const float b = sums[1] * share - mean[0] * p, g = sums[2] * share - mean[1] * p, r = sums[3] * share - mean[2] * p;
-        out[0] = inverse[0] * b + inverse[1] * g + inverse[2] * r;
-        out[1] = inverse[1] * b + inverse[3] * g + inverse[4] * r;
-        out[2] = inverse[2] * b + inverse[4] * g + inverse[5] * r;
-        out[3] = p - (out[0] * mean[0] + out[1] * mean[1] + out[2] * mean[2]);
-    }
+    const float *inverse = inverse_.data() + static_cast<size_t>(row) * region_.columns() * guided::kInverse;
+    for (int32_t x = 0; x < region_.columns(); ++x, sums += kPlanes, out += kPlanes, mean += 3, inverse += guided::kInverse)
+        guided::fit(sums, row_share_[row] * column_share_[x], mean, inverse, out);
     sum_columns(scratch, kPlanes, radius_, size, fitted_.data() + row * size);
 }
 
-// mean of a . I + mean of b (eq. 16), kept within 0 and 1.
 void Guide::draw_row(int32_t row, bool complement, float *sums, float *out, int64_t stride) const {
     const size_t size = static_cast<size_t>(region_.columns()) * kPlanes;
     sum_rows(fitted_.data(), std::max(row - radius_, 0), std::min(row + radius_ + 1, region_.rows()), size, sums);
     const float *colour = colour_.data() + static_cast<size_t>(row) * region_.columns() * 3;
     out += (static_cast<size_t>(region_.top + row) * width_ + region_.left) * stride;
-    for (int32_t x = 0; x < region_.columns(); ++x, sums += kPlanes, colour += 3, out += stride) {
-        float q = sums[0] * colour[0] + sums[1] * colour[1] + sums[2] * colour[2] + sums[3];
-        q *= row_share_[row] * column_share_[x];
-        if (complement) q = 1.0f - q;
-        *out = q > 0.0f ? (q < 1.0f ? q : 1.0f) : 0.0f;  // what is not a number is 0
-    }
+    for (int32_t x = 0; x < region_.columns(); ++x, sums += kPlanes, colour += 3, out += stride)
+        *out = guided::show(sums, row_share_[row] * column_share_[x], colour[0], colour[1], colour[2], complement);
 }
 
 const float *Guide::run(const GridSoft &masks, ThreadPool &pool) {

@@ -145,10 +145,9 @@ class Memory {
     virtual const Candidate *neighbours(size_t reference) = 0;  // [cells][top_k] on the host, of a matched reference
     virtual Means means() const = 0;
     virtual void set_means(const Means &means) = 0;
-    // Labels on a GPU do not follow the picture.
-    virtual void set_guide(const uint8_t *, int32_t, int32_t, int64_t) {}
-    virtual GuidePicture guide_picture() const { return {}; }
-    virtual void restore_guide(const GuidePicture &) {}
+    virtual void set_guide(const uint8_t *bgr, int32_t height, int32_t width, int64_t stride) = 0;
+    virtual GuidePicture guide_picture() = 0;  // empty where the newest frame has none
+    virtual void restore_guide(const GuidePicture &picture) = 0;
 
     void read(SessionReader &in);
     size_t slot_bytes(const ObjectTable &table) const;  // in a session

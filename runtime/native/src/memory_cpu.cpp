@@ -375,7 +375,7 @@ const Candidate *CpuMemory::neighbours(size_t reference) {
     return candidates_.data() + (matched().size() - 1 - reference) * cells() * options_.top_k;
 }
 
-Memory::GuidePicture CpuMemory::guide_picture() const {
+Memory::GuidePicture CpuMemory::guide_picture() {
     if (!guide_.ready()) return {};
     return {guide_.height(), guide_.width(), guide_.pixels()};
 }

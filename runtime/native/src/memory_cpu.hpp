@@ -46,7 +46,7 @@ class CpuMemory final : public Memory {
     Means means() const override { return {mean_, centre_}; }
     void set_means(const Means &means) override;
     void set_guide(const uint8_t *bgr, int32_t height, int32_t width, int64_t stride) override { guide_.set(bgr, height, width, stride); }
-    GuidePicture guide_picture() const override;
+    GuidePicture guide_picture() override;
     void restore_guide(const GuidePicture &guide) override { guide_.restore(guide.pixels, guide.height, guide.width); }
 
     Slot &slot_of(int64_t frame) { return slots_[frame % slots_.size()]; }

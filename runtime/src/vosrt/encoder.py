@@ -59,7 +59,7 @@ class Embedding:
         tensor: the same array where it stayed on a GPU; ``array`` is then empty.
         maps: what else the encoder gives, by the names of its outputs, f32 [1, …]; empty for correspondence. They stay
             where ``array`` does.
-        frame: the working frame u8 [height, width, 3]; None where it is on a GPU and there are no maps.
+        frame: the working frame u8 [height, width, 3]; None if it is not known.
     """
 
     array: F32Array
@@ -79,10 +79,10 @@ class Embedding:
         """The embedding f32 [h, w, K] and the working frame u8 [height, width, 3] in host memory.
 
         Raises:
-            InputError: the frame was on a GPU and is gone.
+            InputError: the frame is not known.
         """
         if self.frame is None:
-            raise InputError("the frame is on a GPU; give one in host memory")
+            raise InputError("this embedding has no frame; encode the frame again")
         return _to_host(self.array if self.tensor is None else self.tensor), _to_host(self.frame)
 
     def maps_on_host(self) -> tuple[dict[str, F32Array], U8Array | None]:
@@ -353,7 +353,7 @@ class FrameEncoder:
             timings_ms,
             tensor,
             maps=own,
-            frame=working if own or isinstance(working, np.ndarray) else None,
+            frame=working,
         )
 
     def _check_range(self, frame_height: int, frame_width: int, height: int, width: int) -> None:

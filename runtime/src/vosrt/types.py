@@ -111,8 +111,7 @@ class PropagationOptions:
         object_bias: see ``sharpness``; more than 0 favours objects over background.
         guided: labels follow the edges of the picture: what is shown of soft masks is filtered, with the frame at half
             its working size as the guide (He et al. 2013, with their colour guide and ε = 1e-4), in windows of
-            ``2 * guided + 1`` of its pixels to a side. That is done on the processor alone: on a GPU, and where masks
-            are refined, they are shown as they are, as with 0.
+            ``2 * guided + 1`` of its pixels to a side. Where masks are refined, they are shown as they are, as with 0.
     """
 
     context: int = 20

@@ -78,7 +78,8 @@ STRUCTS: dict[str, list[tuple[str, Any]]] = {
         ("driver", c_int32), ("runtime", c_int32), ("reserved", c_int32), ("total_bytes", c_int64), ("free_bytes",
         c_int64), ("name", c_char * 256)],
     "vosrt_cuda_frame": [("struct_size", c_uint32), ("height", c_int32), ("width", c_int32), ("reserved", c_int32),
-        ("embedding", c_void_p), ("labels", c_void_p), ("confidence", c_void_p), ("totals", c_void_p)],
+        ("embedding", c_void_p), ("labels", c_void_p), ("confidence", c_void_p), ("totals", c_void_p), ("bgr",
+        c_void_p), ("bgr_height", c_int32), ("bgr_width", c_int32)],
 }
 FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {  # result and arguments
     "vosrt_describe": (c_char_p, []),
@@ -112,6 +113,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {  # result and arguments
     "vosrt_cuda_event_create": (c_int, [c_int32, c_void_p]),
     "vosrt_cuda_event_wait": (c_int, [c_void_p]),
     "vosrt_cuda_memory_frame": (c_int, [c_void_p, c_void_p]),
+    "vosrt_cuda_memory_guide": (c_int, [c_void_p, c_void_p, c_int32, c_int32]),
     "vosrt_cuda_memory_labels": (c_int, [c_void_p, c_void_p]),
     "vosrt_cuda_memory_mark_planes": (c_int, [c_void_p, c_void_p, c_int32, c_int32, c_void_p, c_int32, c_int32,
         c_int64]),

@@ -56,8 +56,6 @@ class Memory(Protocol):
     def guide(self, frame: U8Array) -> None:
         """Have the labels of the newest frame follow the edges of its picture, if the options ask for guided output.
 
-        On a GPU this does nothing.
-
         Args:
             frame: the frame as the network saw it, u8 [H, W, 3].
 

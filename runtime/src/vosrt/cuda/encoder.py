@@ -55,12 +55,12 @@ class EncoderOnGpu:
             width: likewise.
 
         Returns:
-            The engine's outputs, and, if there are several, the frames that it saw by the name of its input.
+            The engine's outputs, and the frames that it saw by the name of its input.
         """
         with self._lock:
             batch = self._gather(frames, height, width)
-            outputs = {key: self._keep(tensor) for key, tensor in self._engine.run_on_device({name: batch}).items()}
-            return outputs if len(outputs) == 1 else {**outputs, name: self._keep(batch)}
+            outputs = {**self._engine.run_on_device({name: batch}), name: batch}
+            return {key: self._keep(tensor) for key, tensor in outputs.items()}
 
     @property
     def stream(self) -> int:

@@ -52,7 +52,6 @@ class CudaMemory(LibraryMemory):
         library, shape = load_cuda_library(), (height, width, channels)
         handle = create_handle(library, shape, options, align_corners=align_corners, precision=precision, device=device)
         self._hold(library, handle, device)
-        self._unguided = options.guided > 0
 
     @classmethod
     def of(cls, handle: ctypes.c_void_p, device: int) -> CudaMemory:
@@ -68,7 +67,6 @@ class CudaMemory(LibraryMemory):
         self._stream: int | None = None
         self._held: list[DeviceTensor] = []  # what queued work may still read
         self._results = LabelBuffers(LibraryRuntime(device))
-        self._unguided = False
         self._shown: DeviceTensor | None = None
 
     @property
@@ -92,6 +90,7 @@ class CudaMemory(LibraryMemory):
         labels: DeviceTensor | None = None,
         confidence: DeviceTensor | None = None,
         totals: DeviceTensor | None = None,
+        frame: DeviceTensor | None = None,
     ) -> None:
         """Take the next frame and, if asked, label it, all on this GPU; queued on the embedding's stream.
 
@@ -100,14 +99,19 @@ class CudaMemory(LibraryMemory):
             labels: receives u8 [H, W].
             confidence: receives f32 [H, W].
             totals: receives u64 [256, 2]: per label, the sum of confidence in units of 2^-20, and pixels.
+            frame: its picture u8 [height, width, 3], whose edges labels follow if the options ask for guided output;
+                whole for work that is queued on the embedding's stream.
 
         Raises:
             OptionError: an array has another shape or dtype, or is elsewhere.
         """
-        task = self._task(embedding, labels, confidence, totals)
+        task = self._task(embedding, labels, confidence, totals, frame)
         self._call("frame", ctypes.byref(task), family="vosrt_cuda_memory")
-        # On a stream of its own, the embedding's memory is given to others behind this work.
-        self._held = [*(self._held if embedding.stream is None else []), embedding]
+        self._hold_until_read(embedding)
+
+    def _hold_until_read(self, tensor: DeviceTensor) -> None:
+        """Keep an array that queued work reads; on a stream of its own, its memory is given to others behind that."""
+        self._held = [*(each for each in self._held if each.stream is None), tensor]
         if len(self._held) > _MOST_HELD:
             self.queue.wait()
             self._held.clear()
@@ -130,14 +134,17 @@ class CudaMemory(LibraryMemory):
         labels: DeviceTensor | None,
         confidence: DeviceTensor | None,
         totals: DeviceTensor | None,
+        frame: DeviceTensor | None = None,
     ) -> Any:
         """A frame's arrays, checked; work is queued on the embedding's stream from now on."""
         self._check("embedding", embedding, self._shape, np.float32)
-        size = (0, 0) if labels is None else (labels.shape[0], labels.shape[1])
+        size = (0, 0) if labels is None else labels.shape[:2]
+        picture = (0, 0) if frame is None else frame.shape[:2]
         for name, tensor, shape, dtype in (
             ("labels", labels, size, np.uint8),
             ("confidence", confidence, size, np.float32),
             ("totals", totals, (256, 2), np.uint64),
+            ("frame", frame, (*picture, 3), np.uint8),
         ):
             if tensor is not None:
                 self._check(name, tensor, shape, dtype)
@@ -151,6 +158,9 @@ class CudaMemory(LibraryMemory):
             labels=labels.pointer if labels else None,
             confidence=confidence.pointer if confidence else None,
             totals=totals.pointer if totals else None,
+            bgr=frame.pointer if frame else None,
+            bgr_height=picture[0],
+            bgr_width=picture[1],
         )
 
     def use_stream(self, stream: int) -> None:
@@ -170,8 +180,23 @@ class CudaMemory(LibraryMemory):
         self._call("recordings", ctypes.byref(count), family="vosrt_cuda_memory")
         return count.value
 
-    def guide(self, frame: U8Array) -> None:
-        """Do nothing: guided output is not computed on GPUs; see `vosrt.core.memory.Memory`."""
+    def guide(self, frame: U8Array | DeviceTensor) -> None:
+        """Take the newest frame's picture, here or on this GPU; see `vosrt.core.memory.Memory`.
+
+        Args:
+            frame: u8 [H, W, 3]. One on the GPU is not waited for.
+
+        Raises:
+            OptionError: no frame has been pushed, or the array has another shape or dtype, or is elsewhere.
+        """
+        if isinstance(frame, DeviceTensor):
+            self._check("frame", frame, (*frame.shape[:2], 3), np.uint8)
+            if frame.hand_over is not None and frame.stream != self.queue.stream:
+                frame.hand_over(self.queue.stream)
+            self.call_there("guide", frame.pointer, *frame.shape[:2])
+            self._hold_until_read(frame)
+        else:
+            super().guide(frame)
 
     def download_labels(self, arrays: LabelArrays) -> Download:
         """Start an asynchronous copy of labels to the host, behind the work that writes them.
@@ -231,8 +256,7 @@ class CudaMemory(LibraryMemory):
 
     def describe(self) -> str:
         """One sentence on what runs."""
-        remark = "; guided output is not computed on GPUs: masks are shown as they are" if self._unguided else ""
-        return describe_core(self.device) + remark
+        return describe_core(self.device)
 
     def _check(self, name: str, tensor: DeviceTensor, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
         if tensor.device != "cuda" or tensor.device_id != self.device:

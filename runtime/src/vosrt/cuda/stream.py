@@ -77,6 +77,7 @@ class CudaStream(HostStream):
             labels_on=labels_on,
         )
         self._encoder, self._refiner, self._gpu = encoder, refiner, device
+        self._guided = options.guided > 0
         # The refiner's networks run between the encoder and the labels, so that the two are no one graph.
         self.queues_networks = encoder.takes_sequels and refiner is None
         self._whole: WholeFrames | None = None
@@ -147,6 +148,8 @@ class CudaStream(HostStream):
             memory.push(np.ascontiguousarray(embedding.array))
         else:
             memory.push_tensor(embedding.tensor)
+        if self._guided and embedding.frame is not None:
+            memory.guide(embedding.frame)
         self._marked = False
         timings_ms = {**embedding.timings_ms, "match": 1e3 * (time.perf_counter() - started)}
         if self._refiner is not None:

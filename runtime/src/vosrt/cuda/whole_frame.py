@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from vosrt.arrays import DeviceTensor
+from vosrt.bundle import EncoderSpec
 from vosrt.cuda.graph import Graphs
 from vosrt.cuda.memory import CudaMemory
 from vosrt.cuda.transfer import LabelArrays
@@ -41,7 +42,7 @@ class WholeFrames:
         """
         self._memory.use_stream(self._encoder.stream)
         labels = self._memory.label_arrays(frame.frame_height, frame.frame_width)
-        work = _FrameWork(self._memory, self._encoder.spec.output_name, labels, self._graphs)
+        work = _FrameWork(self._memory, self._encoder.spec, labels, self._graphs)
         self._encoder.encode_with(frame, work)
         return labels
 
@@ -52,13 +53,13 @@ class _FrameWork:
 
     Attributes:
         memory: of the stream.
-        output_name: of the embedding among the network's outputs.
+        spec: names the network's frames and its embedding.
         labels: where they are written.
         graphs: of the stream.
     """
 
     memory: CudaMemory
-    output_name: str
+    spec: EncoderSpec
     labels: LabelArrays
     graphs: Graphs
 
@@ -66,9 +67,10 @@ class _FrameWork:
     def kind(self) -> Hashable:
         return tuple((tensor.pointer, tensor.shape) for tensor in self.labels)
 
-    def queue(self, outputs: Mapping[str, DeviceTensor]) -> None:
+    def queue(self, arrays: Mapping[str, DeviceTensor]) -> None:
         stream = self.memory.queue.stream
-        self.memory.frame(outputs[self.output_name][0], **self.labels._asdict())
+        embedding, frame = arrays[self.spec.output_name][0], arrays[self.spec.input_name][0]
+        self.memory.frame(embedding, frame=frame, **self.labels._asdict())
         self.memory.use_stream(stream)  # a capture's is used for the capture alone
 
     def replayed(self) -> None:

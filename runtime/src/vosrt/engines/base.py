@@ -79,8 +79,12 @@ class Sequel(Protocol):
     def graphs(self) -> Any:
         """Where graphs of it and the network are kept; the engine fills it."""
 
-    def queue(self, outputs: Mapping[str, DeviceTensor]) -> None:
-        """Queue it on the stream of these outputs of the network, which may be a stream that is being captured."""
+    def queue(self, arrays: Mapping[str, DeviceTensor]) -> None:
+        """Queue it on the stream of these arrays, which may be a stream that is being captured.
+
+        Args:
+            arrays: the network's inputs, as it read them, and its outputs, by name.
+        """
 
     def replayed(self) -> None:
         """Take note that a graph of it was queued."""

@@ -357,7 +357,10 @@ class _Session:
 
     def tensors(self, stream: CudaQueue) -> dict[str, DeviceTensor]:
         """Return the outputs for others who queue work on them, on a stream."""
-        return {name: replace(each, owner=(self, stream), stream=stream.stream) for name, each in self.outputs.items()}
+        return self._on(stream, self.outputs)
+
+    def _on(self, stream: CudaQueue, arrays: Mapping[str, DeviceTensor]) -> dict[str, DeviceTensor]:
+        return {name: replace(each, owner=(self, stream), stream=stream.stream) for name, each in arrays.items()}
 
     def enqueue(self, inputs: Mapping[str, Input], sequel: Sequel | None = None) -> None:
         """Queue the inputs' way to the network, the network, and what follows it."""
@@ -379,7 +382,7 @@ class _Session:
     def _run_with(self, sequel: Sequel) -> None:
         def both(stream: CudaQueue) -> None:
             self._network.submit(stream)
-            sequel.queue(self.tensors(stream))
+            sequel.queue(self._on(stream, {**self._inputs, **self.outputs}))
 
         if self._network.run(self._stream, sequel.graphs, (self._identity, sequel.kind), both):
             sequel.replayed()
