@@ -181,7 +181,7 @@ class CudaMemory(LibraryMemory):
         return count.value
 
     def guide(self, frame: U8Array | DeviceTensor) -> None:
-        """Take the newest frame's picture, here or on this GPU; see `vosrt.core.memory.Memory`.
+        """Take the newest frame's picture, in host memory or on this GPU; see `vosrt.core.memory.Memory`.
 
         Args:
             frame: u8 [H, W, 3]. One on the GPU is not waited for.
