@@ -198,7 +198,7 @@ def test_a_preview_writes_the_first_picture_and_gives_way_to_the_run(
 ) -> None:
     late = save_mask(project.root / "late.png", np.where(scene(5)[1] == 2, 255, 0).astype(np.uint8))
     with monkeypatch.context() as patch:
-        patch.setattr("vosrt.cli.segment.load_model", lambda request: pytest.fail("a preview needs no model"))
+        patch.setattr("vosrt.model.Model.load", lambda **_: pytest.fail("a preview needs no model"))
         for given in (("--mask", str(project.mask)), ("--mask", f"5:{late}")):  # a second one replaces the first
             assert project.segment(*given, "--preview") == 0
             assert sorted(path.name for path in project.out.iterdir()) == [".vosrt.jsonl", "first.jpg"]

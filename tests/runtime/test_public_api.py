@@ -33,3 +33,10 @@ def test_commands_let_numpy_start_no_threads() -> None:
     code = "import os, vosrt.cli.run; print(len(os.listdir('/proc/self/task')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
+
+
+def test_segmenting_imports_no_network() -> None:
+    """HTTP and TLS cost a tenth of the start; a module of XML brings them."""
+    code = "import sys, vosrt.cli.segment; print({'ssl', 'http.client', 'xml.sax'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

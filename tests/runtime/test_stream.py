@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -335,6 +336,19 @@ def test_a_saved_stream_continues_bit_for_bit(
         copy.step(frames[0][:32])
     with pytest.raises(InputError, match="the stream has begun; load a session into a new one"):
         copy.load(stream.save())
+
+
+def test_a_saved_stream_is_held_once(model: Model, tiny_clip: Clip) -> None:
+    """A session of a large frame has 100 MB, which `vos-run` saves beside its work."""
+    frames, masks = tiny_clip
+    with model.stream(size=160) as stream:
+        stream.start(frames[0], masks[0])
+        tracemalloc.start()
+        try:
+            size, (_, peak) = len(stream.save()), tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert 1 << 16 < size <= peak < 1.5 * size
 
 
 def test_saving_needs_a_frame(model: Model) -> None:

@@ -9,7 +9,17 @@ import typer
 
 from vosrt.bundle import MAX_ROUNDS, Feature, MaskSpec, WeightPrecision
 from vosrt.cli.app import entry, program, require
-from vosrt.cli.options import BUNDLE_HELP, Out, ProtocolSize, Replace, Sequences, Threads, like, split_names
+from vosrt.cli.options import (
+    BUNDLE_HELP,
+    Out,
+    ProtocolSize,
+    Replace,
+    Sequences,
+    Threads,
+    like,
+    request_from,
+    split_names,
+)
 from vosrt.console import say, status
 from vosrt.errors import OptionError, WorkError
 from vosrt.types import MAX_CONTEXT
@@ -79,23 +89,11 @@ def vos_export(
     overwrite: Replace = False,
 ) -> None:
     """Export a checkpoint to a bundle, and prove that both compute the same."""
+    arguments = dict(locals())
     _require_export()
     from vosrt_export.write_bundle import ExportOptions, claimed, export_bundle
 
-    options = ExportOptions(
-        feature=feature,
-        weights=weights,
-        name=name,
-        summary=summary,
-        size=size,
-        context=context,
-        pad_context=pad_context,
-        guided=guided,
-        rounds=refine,
-        feedback=feedback,
-        correction=correction,
-        align_corners=align_corners,
-    )
+    options = request_from(ExportOptions, arguments, rounds=refine)
     with claimed(out, overwrite=overwrite), status("loading") as tell:
         comparison = export_bundle(checkpoint, out, options, overwrite=overwrite, tell=tell)
     say(f"{out}: PyTorch and ONNX Runtime agree on {comparison.cells} cells: {comparison}")
@@ -206,21 +204,12 @@ def verify(
 
     Stages are compared one by one; the exit code is 1 if an engine is beyond its limits.
     """
+    arguments = dict(locals())
     _require_export()
     from vosrt_export.verify_bundle import VerifyRequest, verify_bundle
 
-    request = VerifyRequest(
-        bundle=bundle,
-        checkpoint=checkpoint,
-        clip=clip,
-        davis=davis,
-        sequences=tuple(split_names(sequences)),
-        limit=limit,
-        engines=tuple(engine or ()),
-        size=size,
-        threads=threads,
-        write=write,
-    )
+    names, engines = tuple(split_names(sequences)), tuple(engine or ())
+    request = request_from(VerifyRequest, arguments, sequences=names, engines=engines)
     with status("loading") as tell:
         report = verify_bundle(request, tell)
     say(str(report))
@@ -254,18 +243,12 @@ def quantise(
 
     Sensitive layers stay in float; an encoder that follows objects less well is refused.
     """
+    arguments = dict(locals())
     _require_export()
     from vosrt_export.quantise import QuantiseOptions, quantise_bundle
     from vosrt_export.write_bundle import claimed
 
-    options = QuantiseOptions(
-        max_drop=max_drop,
-        frames=frames,
-        size=size,
-        symmetric=symmetric,
-        sequences=tuple(split_names(sequences)),
-        threads=threads,
-    )
+    options = request_from(QuantiseOptions, arguments, sequences=tuple(split_names(sequences)))
     with claimed(out, overwrite=overwrite), status("loading") as tell:
         result = quantise_bundle(bundle, out, clip, davis, options, overwrite=overwrite, tell=tell)
     say(

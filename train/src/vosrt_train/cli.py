@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vosrt.cli.app import entry, program, require
-from vosrt.cli.options import Out, Quiet, Replace, like
+from vosrt.cli.options import Out, Quiet, Replace, like, request_from
 from vosrt.console import say
 from vosrt.errors import OptionError, OutputError
 
@@ -90,23 +90,11 @@ def train(
     quiet: Quiet = False,
 ) -> int:
     """Learn from videos without labels, or fine-tune a checkpoint on your own."""
+    arguments = dict(locals())
     _require_training()
     from vosrt_train.start import TrainRequest, dry_run_training, run_training
 
-    request = TrainRequest(
-        data=data,
-        run=out,
-        preset=preset,
-        changes=tuple(change or ()),
-        init=init,
-        distil=distil,
-        resume=resume,
-        validation=validate,
-        cache=cache,
-        licence=licence,
-        minutes=minutes,
-        quiet=quiet,
-    )
+    request = request_from(TrainRequest, arguments, run=out, changes=tuple(change or ()), validation=validate)
     if dry_run:
         dry_run_training(request)
         return 0
@@ -162,23 +150,12 @@ def pseudo_masks(
     quiet: Quiet = False,
 ) -> None:
     """Cluster videos into pseudo-masks, as training does, and draw them to look at."""
+    arguments = dict(locals())
     _require_training()
     from vosrt_train.masks.clustering.command import MaskRequest, make_masks
 
-    make_masks(
-        MaskRequest(
-            data=data,
-            checkpoint=checkpoint,
-            output=out,
-            preset=preset,
-            changes=tuple(change or ()),
-            before=before,
-            cache=cache,
-            videos=tuple(video or ()),
-            sheets=sheets,
-            quiet=quiet,
-        )
-    )
+    changes, videos = tuple(change or ()), tuple(video or ())
+    make_masks(request_from(MaskRequest, arguments, output=out, changes=changes, videos=videos))
 
 
 @_app.command()

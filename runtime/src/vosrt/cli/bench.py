@@ -8,7 +8,19 @@ from typing import Annotated, cast
 import typer
 
 from vosrt.cli.app import entry, program
-from vosrt.cli.options import RESULTS, Bundle, Context, Device, Engine, Json, Out, PrecisionName, Threads, like
+from vosrt.cli.options import (
+    RESULTS,
+    Bundle,
+    Context,
+    Device,
+    Engine,
+    Json,
+    Out,
+    PrecisionName,
+    Threads,
+    like,
+    request_from,
+)
 from vosrt.types import ModelPrecision
 
 _app = program()
@@ -75,12 +87,15 @@ def bench(
 
     Stages run one after the other, which separates their times; vos-run overlaps them.
     """
+    arguments = dict(locals())
     from vosrt.bench.cases import Grid, integers, names
     from vosrt.cli.measure import BenchRequest, measure
 
     usual = {"size": "480", "objects": "1"} if budget_ms is None else _BUDGET
     context = context or usual.get("context")
-    request = BenchRequest(
+    request = request_from(
+        BenchRequest,
+        arguments,
         grid=Grid(
             size=integers("--size", size or usual["size"]),
             objects=integers("--objects", objects or usual["objects"]),
@@ -90,19 +105,6 @@ def bench(
             isa=names(isa),
             device=names(device),
         ),
-        bundle=bundle,
-        clip=clip,
-        threads=threads,
-        frames=frames,
-        seconds=seconds,
-        rounds=rounds,
-        warm_up=warm_up,
-        quiet_cores=quiet_cores,
-        budget_ms=budget_ms,
-        out=out,
-        submit_row=submit_row,
-        plot=plot,
-        json=json,
     )
     return measure(request)
 

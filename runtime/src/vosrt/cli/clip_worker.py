@@ -21,7 +21,7 @@ from vosrt._reading import read_json
 from vosrt.cli.app import guarded
 from vosrt.cli.preview import FIRST
 from vosrt.cli.results import SUMMARY
-from vosrt.cli.segment import Request, load_model, segment
+from vosrt.cli.segment import Request, segment
 from vosrt.errors import VosrtError
 from vosrt.video.source import open_source
 
@@ -82,7 +82,7 @@ class ClipWorker:
         )
         if self._kept is None or self._kept[0] != key:
             self._kept = None  # two models at once would need the memory of two
-            self._kept = key, load_model(request)
+            self._kept = key, request.load()
         return self._kept[1]
 
 

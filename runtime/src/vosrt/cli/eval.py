@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -32,9 +32,9 @@ from vosrt.cli.options import (
     given,
     like,
     parse_size,
+    request_from,
     split_names,
 )
-from vosrt.types import Precision
 
 _app = program(
     "How good is it? Run a model over a data set, score the masks, compare runs; or, without annotations, follow an "
@@ -66,21 +66,16 @@ def run(
     json: Json = False,
 ) -> int:
     """Segment a data set; run it again to go on after a crash or Ctrl-C."""
+    arguments = dict(locals())
     from vosrt.cli.evaluate import segment_dataset
     from vosrt.evaluation.layouts import open_dataset
     from vosrt.evaluation.running import RunRequest
 
-    request = RunRequest(
+    request = request_from(
+        RunRequest,
+        arguments,
         dataset=open_dataset(dataset, path, split_names(sequences)),
-        out=out,
-        bundle=bundle,
-        engine=engine,
-        precision=cast(Precision, precision),
-        isolated=isolated,
-        size=size,
         propagation=given(context=context, radius=radius, top_k=top_k, temperature=temperature),
-        jobs=jobs,
-        overwrite=overwrite,
     )
     return segment_dataset(request, quiet=quiet, as_json=json)
 
@@ -100,19 +95,11 @@ def score(
     json: Json = False,
 ) -> int:
     """Score masks against annotations: J, F, recall, decay and stability per object; mIoU for VIP."""
+    arguments = dict(locals())
     from vosrt.cli.evaluate import ScoreRequest, open_scored, score_results
 
-    request = ScoreRequest(
-        results=results,
-        dataset=open_scored(dataset, path, split_names(sequences), results),
-        out=out or results,
-        partial=partial,
-        jobs=jobs,
-        html=html,
-        quiet=quiet,
-        json=json,
-    )
-    return score_results(request)
+    scored = open_scored(dataset, path, split_names(sequences), results)
+    return score_results(request_from(ScoreRequest, arguments, dataset=scored, out=out or results))
 
 
 @_app.command()
@@ -149,20 +136,16 @@ def cycle(
 
     100 is an object that comes back exactly as it was marked. A mask that never moves does so too: look at the masks.
     """
+    arguments = dict(locals())
     from vosrt.cli.cycle import CycleRequest, measure_cycles
     from vosrt.video.prompts import Prompts
 
-    request = CycleRequest(
-        clip=clip,
+    request = request_from(
+        CycleRequest,
+        arguments,
         prompts=Prompts(masks=mask or (), boxes=box or (), polygons=polygon or ()),
         bundles=tuple(bundle or ("default",)),
-        frames=frames,
-        turns=turns,
-        engine=engine,
-        precision=cast(Precision, precision),
         size=parse_size(size),
-        quiet=quiet,
-        json=json,
     )
     return measure_cycles(request)
 

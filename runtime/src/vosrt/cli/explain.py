@@ -16,7 +16,7 @@ import numpy as np
 from vosrt._files import check_writable, locked
 from vosrt._results import open_results
 from vosrt.cli import output
-from vosrt.cli.segment import Request, inputs_of, load_model, open_again, reader_of
+from vosrt.cli.segment import Request, inputs_of, open_again, reader_of
 from vosrt.console import note, say, say_json
 from vosrt.errors import OptionError
 from vosrt.types import StepResult, U8Array
@@ -78,7 +78,7 @@ def explain_pixel(request: Request, index: int, pixel: tuple[int, int]) -> int:
     check_writable(request.out)
     with locked(request.out):
         output.check_folder(request.out, inputs_of(request), overwrite=request.overwrite, resume=False)
-        model = load_model(request)
+        model = request.load()
         options = SourceOptions(levels=Levels(request.levels), max_megapixels=request.max_megapixels, keys=KeyFrames())
         source = open_source(request.source, start=request.start, end=index + 1, options=options)
         try:

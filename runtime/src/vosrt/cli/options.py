@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
 
 from vosrt.errors import OptionError
-from vosrt.types import DEFAULT_SIZE, WorkingSize
+from vosrt.types import DEFAULT_SIZE, ModelPrecision, WorkingSize
+
+if TYPE_CHECKING:
+    from vosrt.model import Model
+
+AnyRequest = TypeVar("AnyRequest")
 
 WHAT, MODEL, RESULTS = "What to segment", "Model", "Results"
 FURTHER, LOOKS = "Further options", "How results look"
@@ -121,6 +128,31 @@ Sequences = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """Options by which several commands choose a model, as of `Model.load`."""
+
+    bundle: str = "default"
+    engine: str = "auto"
+    precision: ModelPrecision = "auto"
+    threads: int = 0
+    device: str = "cpu"
+    isolated: bool = False
+    segmenter: str = ""
+
+    def load(self) -> Model:
+        """Load the model."""
+        from vosrt.model import Model
+
+        return Model.load(**{each.name: getattr(self, each.name) for each in fields(ModelChoice)})
+
+
+def request_from(kind: type[AnyRequest], arguments: Mapping[str, Any], **changed: Any) -> AnyRequest:
+    """Return the request of a command: each field is the argument of its name, or what ``changed`` says instead."""
+    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in arguments.items() if name in names} | changed)
 
 
 def like(shared: Any, help_text: str = "", **changed: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,14 +40,12 @@ from vosrt.cli.options import (
     TopK,
     given,
     parse_size,
+    request_from,
 )
 from vosrt.console import say, say_json
 
 if TYPE_CHECKING:
     from vosrt.cli.segment import Request
-    from vosrt.directions import Direction
-    from vosrt.model import Model
-    from vosrt.types import ModelPrecision
     from vosrt.video.overlay import OverlayStyle
 
 _app = program()
@@ -233,45 +231,23 @@ def request_of(options: dict[str, Any]) -> Request:
     from vosrt.video.prompts import Prompts
 
     its = SimpleNamespace(**options)
-    return Request(
-        source=its.source,
+    return request_from(
+        Request,
+        options,
         prompts=Prompts(masks=its.mask or (), boxes=its.box or (), polygons=its.polygon or (), points=its.points or ()),
-        out=its.out,
-        start=its.start,
-        end=its.end,
         size=parse_size(its.size),
-        bundle=its.bundle,
-        engine=its.engine,
-        precision=cast("ModelPrecision", its.precision),
-        threads=its.threads,
-        device=its.device,
-        isolated=its.isolated,
-        segmenter=its.segmenter,
-        decoder=its.decoder,
-        levels=its.levels,
-        max_megapixels=its.max_megapixels,
         reconnect_s=its.reconnect,
-        budget_ms=its.budget_ms,
-        direction=cast("Direction", its.direction),
+        save_every_s=its.save_every,
         propagation=given(context=its.context, radius=its.radius, top_k=its.top_k, temperature=its.temperature),
         refine=int(its.refine) if its.refine.isdecimal() else its.refine,
-        results=Wanted(
-            video=its.video,
-            codec=its.codec,
-            png=its.png,
-            rle=its.rle,
+        results=request_from(
+            Wanted,
+            options,
             cut_out=its.cutout,
             polygons=tuple(its.polygons or ()),
             style=_style(its.opacity, tuple(its.colour or ()), its.overlay_size),
-            ids=its.ids,
             cleaning=Cleaning(its.min_area, its.fill_holes),
         ),
-        overwrite=its.overwrite,
-        resume=its.resume,
-        save_every_s=its.save_every,
-        preview=its.preview,
-        quiet=its.quiet,
-        json=its.json,
     )
 
 
@@ -363,19 +339,15 @@ def batch(
     **shared: Any,
 ) -> int:
     """Follow the objects of many clips, in parallel."""
+    arguments = dict(locals())
     from vosrt.cli.batch import BatchRequest, run_batch
 
     defaults = {name: each.default for name, each in inspect.signature(run).parameters.items()}
     return run_batch(
-        BatchRequest(
-            given=tuple(given),
-            out=out,
-            marks=marks,
+        request_from(
+            BatchRequest,
+            arguments,
             workers=jobs,
-            threads=threads,
-            resume=resume,
-            quiet=quiet,
-            json=json,
             settings=shared,
             request=lambda own: request_of({**defaults, **shared, **own}),
         )
@@ -438,27 +410,10 @@ def ui(
     json: Json = False,
 ) -> int:
     """Mark, follow and correct objects in your browser."""
+    arguments = dict(locals())
     from vosrt.cli.ui import PageRequest, serve
 
-    return serve(
-        PageRequest(
-            source=source,
-            root=root,
-            host=host,
-            port=port,
-            size=parse_size(size),
-            bundle=bundle,
-            engine=engine,
-            precision=precision,
-            threads=threads,
-            device=device,
-            segmenter=segmenter,
-            upload_mb=upload_mb,
-            cache_mb=cache_mb,
-            browser=browser,
-            json=json,
-        )
-    )
+    return serve(request_from(PageRequest, arguments, size=parse_size(size)))
 
 
 @_app.command()
@@ -483,28 +438,10 @@ def serve(
     json: Json = False,
 ) -> int:
     """Serve streams over WebSocket: frames in, masks out."""
+    arguments = dict(locals())
     from vosrt.cli.serve import ServeRequest, serve_streams
 
-    def load() -> Model:
-        from vosrt.model import Model
-
-        return Model.load(
-            bundle, engine=engine, precision=cast("ModelPrecision", precision), threads=threads, device=device
-        )
-
-    return serve_streams(
-        ServeRequest(
-            host=host,
-            port=port,
-            size=parse_size(size),
-            sessions=sessions,
-            workers=workers,
-            megapixels=max_megapixels,
-            idle=idle,
-            load=load,
-            json=json,
-        )
-    )
+    return serve_streams(request_from(ServeRequest, arguments, size=parse_size(size)))
 
 
 @_app.command()

@@ -19,6 +19,7 @@ from vosrt._signals import stoppable
 from vosrt.bench.machine import peak_memory_mb
 from vosrt.cli import output
 from vosrt.cli.app import EXIT_INTERRUPTED
+from vosrt.cli.options import ModelChoice
 from vosrt.cli.preview import FIRST, is_preview, remove_preview, telling, write_preview
 from vosrt.cli.report import CELL, FrameProgress, print_summary
 from vosrt.cli.results import SUMMARY, Wanted
@@ -27,7 +28,7 @@ from vosrt.cuda import open_device
 from vosrt.directions import Direction, check_direction, follow
 from vosrt.engines.nvidia import has_gpu
 from vosrt.errors import BrokenVideoError, OptionError, VosrtError
-from vosrt.types import ModelPrecision, U8Array, WorkingSize
+from vosrt.types import U8Array, WorkingSize
 from vosrt.video.base import SourceOptions, is_pipe
 from vosrt.video.cleaning import Cleaned
 from vosrt.video.first_picture import FirstPicture
@@ -56,7 +57,7 @@ _MALLOC = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(ModelChoice):
     """Options of the command; see ``vos-run --help``.
 
     Attributes:
@@ -78,13 +79,6 @@ class Request:
     start: int = 0
     end: int | None = None
     size: WorkingSize = None
-    bundle: str = "default"
-    engine: str = "auto"
-    precision: ModelPrecision = "auto"
-    threads: int = 0
-    device: str = "cpu"
-    isolated: bool = False
-    segmenter: str = ""
     decoder: str = "cpu"
     levels: str = "auto"
     max_megapixels: float = 64.0
@@ -102,7 +96,7 @@ class Request:
     json: bool = False
 
 
-def segment(request: Request, load: Callable[[Request], Model] | None = None) -> int:
+def segment(request: Request, load: Callable[[Request], Model] = ModelChoice.load) -> int:
     """Run one request.
 
     Args:
@@ -131,7 +125,7 @@ def segment(request: Request, load: Callable[[Request], Model] | None = None) ->
     with locked(request.out):
         inputs, overwrite = inputs_of(request), request.overwrite or is_preview(request.out)
         output.check_folder(request.out, inputs, overwrite=overwrite, resume=request.resume)
-        return _segment(request, load or load_model)
+        return _segment(request, load)
 
 
 def _check_budget(request: Request, budget_ms: float) -> None:
@@ -370,21 +364,6 @@ def _warm_up(request: Request, model: Model, image: U8Array) -> None:
     with model.stream(size=request.size, options=options, threads=request.threads, refine=request.refine) as stream:
         stream.start(image, mask)
         stream.step(image)
-
-
-def load_model(request: Request) -> Model:
-    """Load the model that a request names; see `Model.load`."""
-    from vosrt.model import Model
-
-    return Model.load(
-        request.bundle,
-        engine=request.engine,
-        precision=request.precision,
-        threads=request.threads,
-        device=request.device,
-        isolated=request.isolated,
-        segmenter=request.segmenter,
-    )
 
 
 def _settings(request: Request, model: Model, annotations: Annotations) -> dict[str, Any]:

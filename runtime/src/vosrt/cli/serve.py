@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from vosrt.cli.app import require
+from vosrt.cli.options import ModelChoice
 from vosrt.cli.ui import listen
 from vosrt.console import note, say_json
 from vosrt.errors import OptionError
 from vosrt.types import WorkingSize
-
-if TYPE_CHECKING:
-    from vosrt.model import Model
 
 TOKEN_VARIABLE = "VOSRT_TOKEN"
 _PING_S = 20.0  # a client that does not answer twice in a row has gone
@@ -22,7 +18,7 @@ _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeRequest:
+class ServeRequest(ModelChoice):
     """Options of the command; see ``vos-run serve --help``."""
 
     host: str
@@ -30,9 +26,8 @@ class ServeRequest:
     size: WorkingSize
     sessions: int
     workers: int
-    megapixels: float
+    max_megapixels: float
     idle: float
-    load: Callable[[], Model]
     json: bool
 
 
@@ -53,7 +48,7 @@ def serve_streams(request: ServeRequest) -> int:
     from vosrt.serving import Server, ServingLimits
 
     limits = ServingLimits(
-        sessions=request.sessions, workers=request.workers, megapixels=request.megapixels, idle_s=request.idle
+        sessions=request.sessions, workers=request.workers, megapixels=request.max_megapixels, idle_s=request.idle
     )
     token = os.environ.get(TOKEN_VARIABLE, "")
     if request.host not in _LOCAL and not token:
@@ -77,7 +72,7 @@ def serve_streams(request: ServeRequest) -> int:
             access_log=False,
             timeout_graceful_shutdown=1,
             ws="websockets-sansio",
-            ws_max_size=int(4 * request.megapixels * 1e6),  # a PNG of random pixels has 3 bytes a pixel
+            ws_max_size=int(4 * request.max_megapixels * 1e6),  # a PNG of random pixels has 3 bytes a pixel
             ws_max_queue=2,
             ws_ping_interval=_PING_S,
             ws_ping_timeout=_PING_S,

@@ -7,19 +7,16 @@ import socket
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 from vosrt.cli.app import require
+from vosrt.cli.options import ModelChoice
 from vosrt.console import note, say_json
 from vosrt.errors import OptionError
-from vosrt.types import ModelPrecision, WorkingSize
-
-if TYPE_CHECKING:
-    from vosrt.model import Model
+from vosrt.types import WorkingSize
 
 
 @dataclass(frozen=True, kw_only=True)
-class PageRequest:
+class PageRequest(ModelChoice):
     """What the user asked for; see ``vos-run ui --help``."""
 
     source: str | None
@@ -27,12 +24,6 @@ class PageRequest:
     host: str
     port: int
     size: WorkingSize
-    bundle: str
-    engine: str
-    precision: str
-    threads: int
-    device: str
-    segmenter: str
     upload_mb: int
     cache_mb: int
     browser: bool
@@ -65,7 +56,7 @@ def serve(request: PageRequest) -> int:
     port = listening.getsockname()[1]
     token = secrets.token_urlsafe(24)
     desk = Desk(
-        lambda: _load(request),
+        request.load,
         size=request.size,
         limits=Limits(upload_bytes=request.upload_mb << 20, cache_bytes=request.cache_mb << 20),
     )
@@ -101,19 +92,6 @@ def serve(request: PageRequest) -> int:
                 f"{pace['p50_ms']} ms p50, {pace['p95_ms']} ms p95"
             )
     return 0
-
-
-def _load(request: PageRequest) -> Model:
-    from vosrt.model import Model
-
-    return Model.load(
-        request.bundle,
-        engine=request.engine,
-        precision=cast("ModelPrecision", request.precision),
-        threads=request.threads,
-        device=request.device,
-        segmenter=request.segmenter,
-    )
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -29,6 +29,8 @@ OBJECT_STATES: dict[int, ObjectState] = {
     CONSTANTS["VOSRT_STATE_UNSURE"]: "unsure",
 }
 _REMEDY = "reinstall vosrt"
+_new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
+_new_bytes.argtypes, _new_bytes.restype = (ctypes.c_char_p, ctypes.c_ssize_t), ctypes.py_object
 _ERRORS: dict[int, type[VosrtError]] = {
     CONSTANTS["VOSRT_INVALID_ARGUMENT"]: OptionError,
     CONSTANTS["VOSRT_UNSUPPORTED"]: OptionError,
@@ -280,9 +282,10 @@ class Library:
         nothing_written = self._functions[name](*arguments, None, 0, ctypes.byref(size))
         if nothing_written != CONSTANTS["VOSRT_BUFFER_TOO_SMALL"]:
             self._raise(nothing_written)
-        buffer = ctypes.create_string_buffer(size.value)
-        self.call(name, *arguments, buffer, size.value, ctypes.byref(size))
-        return buffer.raw
+        # A session may take 100 MB: it is written into the object that is returned, not copied there.
+        written: bytes = _new_bytes(None, size.value)
+        self.call(name, *arguments, written, size.value, ctypes.byref(size))
+        return written
 
 
 def memory_options(

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
 
 import cv2
 import numpy as np
@@ -99,6 +98,8 @@ class CvatImages(Lines):
 
     def lines(self, item: SegmentedFrame) -> str:
         """One image."""
+        from xml.sax.saxutils import quoteattr  # which imports HTTP and TLS
+
         height, width = item.labels.shape
         name = quoteattr(self._file_name(item.frame.index))
         shapes = "".join(
