@@ -8,22 +8,9 @@ from vosrt.bundle import Feature
 from vosrt_export.write_bundle import ExportOptions, export_bundle
 from vosrt_train.checkpoint import Checkpoint, Training, save_checkpoint
 from vosrt_train.config import EncoderConfig
-from vosrt_train.masks.config import MaskNetworkConfig
-from vosrt_train.masks.networks import build_mask_embedding
 from vosrt_train.model import build_encoder
 
 PAPER_SETTINGS = "paper settings"
-
-
-def export_untrained_masks(folder: Path) -> Path:
-    """A bundle of the family mask-embedding with seeded weights, its networks of the usual size."""
-    shape = EncoderConfig(layer4=False)
-    encoder = build_encoder(shape, seed=0).eval()
-    masks = build_mask_embedding(MaskNetworkConfig(), shape, seed=0).eval()
-    training = Training(trained=False, seed=0, summary="untrained, seed 0", licence="Apache-2.0")
-    save_checkpoint(Checkpoint(encoder, training, masks), folder / "masks.safetensors")
-    export_bundle(folder / "masks.safetensors", folder / "masks")
-    return folder / "masks"
 
 
 def export_untrained(feature: Feature, folder: Path) -> Path:

@@ -63,33 +63,13 @@ __all__ = [
     "step_all",
 ]
 
-_PUBLIC = {
-    "bundle": ("Bundle", "load_bundle"),
-    "encoder": ("Embedding", "WorkingFrame"),
-    "errors": (
-        "BrokenVideoError",
-        "BundleError",
-        "EngineError",
-        "InputError",
-        "MaskError",
-        "MissingExtraError",
-        "OptionError",
-        "OutputError",
-        "SessionError",
-        "SourceError",
-        "VosrtError",
-        "WorkError",
-    ),
-    "model": ("Model",),
-    "stream": ("PendingStep", "Stream"),
-    "stream_batch": ("step_all",),
-    "types": ("PropagationOptions", "StepResult"),
-}
+# Where public names are; each of these imports those before it.
+_MODULES = ("errors", "types", "bundle", "encoder", "model", "stream", "stream_batch")
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that a command can answer before NumPy is loaded."""
-    for module, names in _PUBLIC.items():
-        if name in names:
-            return getattr(_import_module(f"vosrt.{module}"), name)
+    for module in _MODULES if name in __all__ else ():
+        if (found := getattr(_import_module(f"vosrt.{module}"), name, None)) is not None:
+            return found
     raise AttributeError(f"module 'vosrt' has no attribute {name!r}")

@@ -67,7 +67,6 @@ def _read_ranges() -> dict[str, Range]:
 
 
 RANGES = _read_ranges()
-MAX_TOP_K = int(RANGES["top_k"].highest)
 MAX_CONTEXT = int(RANGES["context"].highest)
 MAX_THREADS = 1024
 

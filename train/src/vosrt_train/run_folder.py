@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from vosrt_train.checkpoint import CheckpointError
-from vosrt_train.config_file import CONFIG_NAME
 
 STATE_NAME = "state.pt"
 START_NAME = "start.safetensors"
@@ -31,8 +30,3 @@ def weights_of(path: Path) -> Path:
         f"{path} is a folder without {BEST_NAME} or {LAST_NAME}; expected a checkpoint (.safetensors), or a folder "
         "that vos-train has made (its first checkpoint comes after log.checkpoint steps)"
     )
-
-
-def is_run(path: Path) -> bool:
-    """Whether a path is the folder of a run."""
-    return (path / CONFIG_NAME).is_file()

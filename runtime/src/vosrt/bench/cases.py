@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 from vosrt.cuda import open_device
@@ -37,10 +37,6 @@ class Case:
     precision: ModelPrecision
     isa: str
     device: str = "cpu"
-
-    def but_for_objects(self) -> tuple[object, ...]:
-        """Return the key of cases that differ in their number of objects alone."""
-        return tuple(value for name, value in asdict(self).items() if name != "objects")
 
     def __str__(self) -> str:
         """Short, for messages."""

@@ -203,10 +203,6 @@ class _Fragments:
         self._held = b""  # the newest packet, which is written with the next one
         self.frames = 0
 
-    def set_pixel_aspect(self, aspect: Fraction) -> None:
-        """Let players stretch the picture; call it before the first frame."""
-        self._stream.codec_context.sample_aspect_ratio = aspect
-
     def append(self, image: U8Array, time_s: float) -> None:
         if self.frames and self.frames % self._group == 0:
             self.end_group()
