@@ -257,7 +257,7 @@ def test_all_commands_share_one_face(
         ("vos-run", ["demo", "doctor"]),
         ("vos-eval", ["run", "score", "compare", "cycle"]),
         ("vos-train", ["init", "pseudo-masks"]),
-        ("vos-export", ["engine", "import-released", "verify", "quantise", "compress", "scales"]),
+        ("vos-export", ["engine", "import-released", "verify", "quantise", "compress"]),
     ],
 )
 def test_help_lists_the_commands(

@@ -283,29 +283,6 @@ def compress(
 
 
 @_app.command()
-def scales(
-    bundle: Annotated[str, typer.Argument(help=f"Bundle whose encoder is to run twice: {BUNDLE_HELP}")],
-    out: BundleOut,
-    ratio: Annotated[str, typer.Option(help="Sides of the smaller copy of a frame, of the working frame's.")] = "2/3",
-    weight: Annotated[float, typer.Option(help="Of the coarse scale, where the fine one counts 1.")] = 0.5,
-    size: Size = None,
-    overwrite: Replace = False,
-) -> None:
-    """Have an encoder look at a coarser scale, too.
-
-    Both embeddings are joined. Beside BUNDLE in the same folder, it names that one's encoders and holds some kilobytes.
-    --size widens windows.
-    """
-    _require_export()
-    from vosrt_export.scales import join_scales, read_ratio
-    from vosrt_export.write_bundle import claimed
-
-    with claimed(out, overwrite=overwrite), status("joining scales"):
-        comparison = join_scales(bundle, out, read_ratio(ratio), weight, size=size, overwrite=overwrite)
-    say(f"{out}: {ratio} joined to the whole; {comparison}")
-
-
-@_app.command()
 def copy(
     bundle: Annotated[str, typer.Argument(help=f"Bundle to copy: {BUNDLE_HELP}")],
     out: BundleOut,
@@ -314,7 +291,7 @@ def copy(
     ] = None,
     overwrite: Replace = False,
 ) -> None:
-    """Copy a bundle whole, or have it take its encoder from one beside it."""
+    """Copy a bundle with all that it takes from others, or have it take its encoder from one beside it."""
     _require_export()
     from vosrt_export.copying import copy_bundle
     from vosrt_export.write_bundle import claimed
