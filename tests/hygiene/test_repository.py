@@ -18,9 +18,6 @@ LARGE = 1_000_000
 LARGE_FILES = {
     "runtime/src/vosrt/bundles/default/encoder.onnx": "weights of the bundled network, fp16",
     "runtime/src/vosrt/bundles/default/encoder_int8.onnx": "the same in int8, faster where processors have VNNI",
-    "runtime/src/vosrt/bundles/fast/encoder.onnx": "the same, projected to fewer channels",
-    "runtime/src/vosrt/bundles/fast/encoder_int8.onnx": "that in int8",
-    "runtime/src/vosrt/bundles/refined/encoder.onnx": "the same, which also hands out the maps that mask networks take",
     "runtime/src/vosrt/bundles/refined/mask_encoder.onnx": "weights of the mask encoder, fp16",
 }
 
