@@ -17,14 +17,16 @@ from numpy.typing import NDArray
 
 from vosrt.arrays import DeviceKind, DeviceTensor
 from vosrt.bundle import EncoderSpec, GraphFile, Manifest, MaskSpec
+from vosrt.cuda import Gpu
 from vosrt.cuda.network import NetworkOnGpu
-from vosrt.cuda.refine import RefinerOnGpu
+from vosrt.cuda.refine import RefinementOnGpu
 from vosrt.cuda.runtime import download, open_queue
 from vosrt.cuda.stream import CudaStream
 from vosrt.encoder import Embedding, FrameEncoder
 from vosrt.engines.base import EngineInfo, Input
 from vosrt.engines.fake import FakeEngine
 from vosrt.errors import EngineError, InputError, OptionError
+from vosrt.host_stream import HostStream, embedding_struct
 from vosrt.model import Model
 from vosrt.refinement import Refinement
 from vosrt.stream import Stream
@@ -151,9 +153,9 @@ class Networks:
     ) -> Stream:
         """A stream whose memory is on the GPU; masks are refined there, or by way of the host."""
         encoder = FrameEncoder(SPEC, self._encoder, device=0 if encoder_there else None)
-        refiner: Refinement | RefinerOnGpu
+        refiner: Refinement[Any]
         if there:
-            refiner = RefinerOnGpu(masks, *self._graphs, OPTIONS, rounds)
+            refiner = RefinementOnGpu(masks, *self._graphs, rounds)
         else:
             refiner = Refinement(masks, self.mask_encoder, self.decoder, rounds)
         return Stream(encoder, OPTIONS, device="cuda", refiner=refiner, **options)
@@ -315,7 +317,7 @@ def test_errors_name_what_was_found(cuda_core: str, tiny_clip: tuple[U8Array, U8
         for name, value in engine.items():
             setattr(broken, name, value)
         graphs = NetworkOnGpu(OnGpu(encode_masks), "values", 0), NetworkOnGpu(broken, "logits", 0)
-        refiner = RefinerOnGpu(MASKS, *graphs, OPTIONS, 1)
+        refiner = RefinementOnGpu(MASKS, *graphs, 1)
         stream = Stream(FrameEncoder(SPEC, OnGpu(encode), device=0), OPTIONS, device="cuda", refiner=refiner)
         stream.start(frames[0], masks[0])
         return stream
@@ -330,8 +332,8 @@ def test_errors_name_what_was_found(cuda_core: str, tiny_clip: tuple[U8Array, U8
 
     with pytest.raises(OptionError, match="the tensorrt engine runs on cuda:1, the core on cuda:0"):
         streams(output=elsewhere).step(frames[1])
-    refiner = RefinerOnGpu(
-        MASKS, NetworkOnGpu(OnGpu(encode_masks), "values", 0), NetworkOnGpu(OnGpu(decode), "", 0), OPTIONS, 1
+    refiner = RefinementOnGpu(
+        MASKS, NetworkOnGpu(OnGpu(encode_masks), "values", 0), NetworkOnGpu(OnGpu(decode), "", 0), 1
     )
     with pytest.raises(InputError, match="the stream's memory is not there; open it on device 'cuda'"):
         Stream(FrameEncoder(SPEC, OnGpu(encode)), OPTIONS, refiner=refiner).start(frames[0], masks[0])
@@ -339,3 +341,27 @@ def test_errors_name_what_was_found(cuda_core: str, tiny_clip: tuple[U8Array, U8
     embedding = stream.encoder.encode(frames[1])
     with pytest.raises(InputError, match="made without the maps that refinement needs; encode the frame again"):
         stream.step(Embedding(embedding.array, 64, 96, tensor=embedding.tensor))
+
+
+def test_frames_in_host_memory_are_refused(native: Any, cuda_emulated: Any, tiny_clip: tuple[U8Array, U8Array]) -> None:
+    """Streams whose mask networks are on a GPU take none, and libvosrt has no such streams."""
+    graphs = NetworkOnGpu(OnGpu(encode_masks), "values", 0), NetworkOnGpu(OnGpu(decode), "logits", 0)
+    embedding = FrameEncoder(SPEC, OnGpu(encode)).encode(tiny_clip[0][0])
+    given = embedding_struct((64, 96), embedding.shape)
+    given.array = embedding.array.ctypes.data
+    calls: tuple[tuple[Any, str, tuple[None, ...], str], ...] = (
+        (native.libvosrt(), "expect", (), "use libvosrt_cuda"),
+        (Gpu(0).library, "take", (None, None), "push its frames, then call vosrt_stream_refine"),
+    )
+    for library, function, others, said in calls:
+        stream = HostStream(
+            library,
+            SPEC,
+            OPTIONS,
+            precision="auto",
+            threads=1,
+            refinement=RefinementOnGpu(MASKS, *graphs, 1),
+            model=bytes(32),
+        )
+        with pytest.raises((InputError, OptionError), match=said):
+            stream._call(function, ctypes.byref(given), *others)

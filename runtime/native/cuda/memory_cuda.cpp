@@ -326,7 +326,7 @@ void CudaMemory::show(const cuda::SoftView &planes) {
     shown_at_ = ++revision_;
 }
 
-void CudaMemory::mark(const cuda::Planes &planes, const Picture &mask) {
+std::vector<uint8_t> CudaMemory::mark(const cuda::Planes &planes, const Picture &mask) {
     require_frame("marking planes");
     const auto ids = objects().ids();
     const int32_t pixels = planes.size.cells();
@@ -335,9 +335,10 @@ void CudaMemory::mark(const cuda::Planes &planes, const Picture &mask) {
     queue_.download(values.data(), planes.values, values.size() * sizeof(float));
     queue_.wait();
     ThreadPool alone(1);
-    draw_marks(mask, ids, {{planes.size.height, planes.size.width}, values.data(), 1, pixels}, alone);
+    std::vector<uint8_t> marked = draw_marks(mask, ids, {{planes.size.height, planes.size.width}, values.data(), 1, pixels}, alone);
     queue_.upload(planes.values, values.data(), values.size() * sizeof(float));
     queue_.wait();
+    return marked;
 }
 
 // ---- room ----------------------------------------------------------------------------------------------

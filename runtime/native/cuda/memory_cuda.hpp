@@ -55,8 +55,8 @@ class CudaMemory final : public Memory {
     void label_pixels(const FrameTask &task);
     // Labels are made of planes [1 + objects] in place of the newest frame's soft masks, if they have values, until the memory changes.
     void show(const cuda::SoftView &planes);
-    // Draws marked objects, which are tracked, into planes; waited for.
-    void mark(const cuda::Planes &planes, const Picture &mask);
+    // Draws marked objects, which are tracked, into planes, and returns their ids; waited for.
+    std::vector<uint8_t> mark(const cuda::Planes &planes, const Picture &mask);
     // The newest frame's soft masks as planes [1 + objects] of any size; refined by a decoder's logits, a plane per
     // object; and planes as its soft masks. See mask_kernels.hpp.
     void draw(const cuda::Planes &out);

@@ -350,8 +350,10 @@ typedef struct vosrt_decode_masks_task {
 } vosrt_decode_masks_task;
 
 typedef enum vosrt_engine_flags {
-    VOSRT_ENGINE_SERIAL = 1, /* its networks must not run in several threads at once: the model sees to it */
-    VOSRT_ENGINE_THREADS = 2 /* it has threads of its own: in a process that forked off, the model is refused and not destroyed */
+    VOSRT_ENGINE_SERIAL = 1,  /* its networks must not run in several threads at once: the model sees to it */
+    VOSRT_ENGINE_THREADS = 2, /* it has threads of its own: in a process that forked off, the model is refused and not destroyed */
+    VOSRT_ENGINE_ON_GPU = 4   /* for libvosrt_cuda: the mask networks take and give arrays on the GPU of the memory, and queue their work
+                               * behind that of the memory's stream and before what is queued there next; see vosrt_stream_refine */
 } vosrt_engine_flags;
 
 /* What runs the networks. The model copies the table. */
@@ -540,6 +542,9 @@ VOSRT_API vosrt_status vosrt_stream_take(vosrt_stream *stream, const vosrt_embed
 /* For hosts whose embeddings stay on a GPU: check that the next frame fits and, before the first one, make the memory, to which the host
  * then pushes the embedding itself, e.g. by vosrt_cuda_memory_frame. `array`, `bgr` and `features` are not read. */
 VOSRT_API vosrt_status vosrt_stream_expect(vosrt_stream *stream, const vosrt_embedding *embedding);
+/* Refine the masks of the frame that such a host has pushed, where the engine has VOSRT_ENGINE_ON_GPU: `height`, `width`, `bgr` (on the GPU) and
+ * `features` are read, and are as the mask networks see them until the next frame. Queued, as far as the networks are. */
+VOSRT_API vosrt_status vosrt_stream_refine(vosrt_stream *stream, const vosrt_embedding *embedding);
 /* vosrt_measure_objects of labels that such a host fetched itself, each frame once and in their order, with the states of the stream's objects. */
 VOSRT_API vosrt_status vosrt_stream_measure(vosrt_stream *stream, int64_t frame, const uint8_t *labels, const float *confidence,
                                             int32_t height, int32_t width, const uint8_t *ids, int32_t count, vosrt_object *objects);

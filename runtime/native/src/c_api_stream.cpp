@@ -183,6 +183,13 @@ vosrt_status vosrt_stream_expect(vosrt_stream *stream, const vosrt_embedding *em
     });
 }
 
+vosrt_status vosrt_stream_refine(vosrt_stream *stream, const vosrt_embedding *embedding) {
+    return guarded(__func__, [&] {
+        const Call at(stream);
+        at->stream.refine(read_struct(embedding, "embedding"));
+    });
+}
+
 vosrt_status vosrt_stream_measure(vosrt_stream *stream, int64_t frame, const uint8_t *labels, const float *confidence, int32_t height,
                                   int32_t width, const uint8_t *ids, int32_t count, vosrt_object *objects) {
     return guarded(__func__, [&] {

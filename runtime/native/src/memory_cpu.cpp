@@ -5,7 +5,9 @@
 #include <cstring>
 #include <numeric>
 
+#include "error.hpp"
 #include "isa.hpp"
+#include "refiner.hpp"
 
 namespace vosrt {
 namespace {
@@ -16,6 +18,10 @@ constexpr int32_t kRunCells = 256;  // cells of one job, where cells are indepen
 }  // namespace
 
 std::unique_ptr<Memory> open_memory(const MemoryOptions &options) { return std::make_unique<CpuMemory>(options); }
+
+std::unique_ptr<RefineArrays> make_device_arrays(const RefineTask &) {
+    throw Error(VOSRT_UNSUPPORTED, "the engine's mask networks are on a GPU, memories of libvosrt are not; use libvosrt_cuda");
+}
 
 CpuMemory::CpuMemory(const MemoryOptions &options)
     : Memory(options),

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
 #include <numeric>
+#include <utility>
 
 #include "error.hpp"
 #include "values.hpp"
@@ -104,164 +106,247 @@ std::vector<uint8_t> draw_marks(const Picture &mask, std::span<const uint8_t> id
     return marked;
 }
 
-ValueMemory::ValueMemory(const MemoryOptions &options, int32_t channels)
-    : context_(options.context),
-      cells_(options.height * options.width),
-      top_k_(options.top_k),
-      channels_(channels),
-      temperature_(options.temperature) {}
+// ---- the order of events ---------------------------------------------------------------------------------
 
-void ValueMemory::refer(int64_t frame, std::span<const uint8_t> ids) {
-    for (Block &block : blocks_)
-        for (const uint8_t id : ids) block.values.erase(id);
-    if (blocks_.empty() || blocks_.back().reference != frame)
-        blocks_.push_back({frame, std::vector<int32_t>(1 + context_, -1), {}});
-    for (const uint8_t id : ids) blocks_.back().values[id].assign((1 + context_) * size(), 0.0f);
+Refiner::Refiner(const RefineOptions &options, const Memory &memory, std::unique_ptr<RefineArrays> arrays)
+    : options_(options), memory_(memory), arrays_(std::move(arrays)) {}
+
+void Refiner::take_ids() {
+    const auto ids = memory_.objects().ids();
+    ids_.assign(ids.begin(), ids.end());
+    arrays_->set_ids(ids_);
+}
+
+void Refiner::show() {
+    shows_ = true;
+    arrays_->show();
+}
+
+void Refiner::step(const FrameView &frame) {
+    frame_ = memory_.objects().newest();
+    arrays_->follow(frame);
+    take_ids();
+    shows_ = false;  // until the last network has run: a failure leaves what was propagated
+    if (ids_.empty()) return;
+    check_values();
+    arrays_->read(blocks_);
+    arrays_->draw();
+    // Without feedback it is the propagated masks whose values are remembered; with rounds, the first round needs them too.
+    if (options_.rounds > 0 || !options_.feedback) arrays_->encode();
+    if (!options_.feedback) put();
+    arrays_->decode(options_.rounds == 0);
+    for (int32_t round = 1; round < options_.rounds; ++round) {
+        arrays_->encode();
+        arrays_->decode(false);
+    }
+    if (options_.feedback) {
+        arrays_->give_back();
+        arrays_->encode();
+        put();
+    }
+    show();
+}
+
+void Refiner::annotate(const Picture &mask) {
+    take_ids();
+    arrays_->draw();
+    const std::vector<uint8_t> marked = arrays_->mark(mask);
+    show();
+    refer(marked);
+    arrays_->encode();
+    put();
+}
+
+void Refiner::remove(uint8_t id) {
+    forget(id);
+    drop_idle();
+    const auto own = std::find(ids_.begin(), ids_.end(), id);
+    if (own == ids_.end()) return;
+    if (shows_) arrays_->drop(1 + static_cast<size_t>(own - ids_.begin()));
+    take_ids();
+    if (shows_) show();
+}
+
+void Refiner::refer(std::span<const uint8_t> ids) {
+    for (const uint8_t id : ids) forget(id);
+    if (blocks_.empty() || blocks_.back().reference != frame_)
+        blocks_.push_back({frame_, std::vector<int64_t>(1 + memory_.options().context, -1), {}});
+    for (const uint8_t id : ids) {
+        arrays_->hold(id);
+        blocks_.back().ids.push_back(id);
+    }
     drop_idle();
 }
 
-void ValueMemory::put(int64_t frame, std::span<const uint8_t> ids, const float *values) {
-    for (Block &block : blocks_) {
+void Refiner::put() {
+    const int32_t context = memory_.options().context;
+    for (ValueBlock &block : blocks_) {
         const auto keep = [&](int32_t slot) {
-            block.frames[slot] = static_cast<int32_t>(frame);
-            for (size_t i = 0; i < ids.size(); ++i)
-                if (const auto own = block.values.find(ids[i]); own != block.values.end())
-                    std::copy_n(values + i * size(), size(), own->second.data() + slot * size());
+            block.frames[slot] = frame_;
+            for (size_t i = 0; i < ids_.size(); ++i)
+                if (std::find(block.ids.begin(), block.ids.end(), ids_[i]) != block.ids.end()) arrays_->keep(ids_[i], i, slot);
         };
-        if (block.reference == frame) keep(0);
-        if (context_ > 0) keep(static_cast<int32_t>(1 + frame % context_));
+        if (block.reference == frame_) keep(0);
+        if (context > 0) keep(static_cast<int32_t>(1 + frame_ % context));
     }
 }
 
-void ValueMemory::read(Memory &memory, std::span<const uint8_t> ids, float *out, ThreadPool &pool) {
-    const size_t near = static_cast<size_t>(cells_) * top_k_, count = near * memory.top_k_references();
+void Refiner::forget(uint8_t id) {
+    for (ValueBlock &block : blocks_) std::erase(block.ids, id);
+    arrays_->forget(id);
+}
+
+// References that the memory keeps: the first, and those of an object.
+void Refiner::drop_idle() {
+    if (blocks_.empty()) return;
+    blocks_.erase(std::remove_if(blocks_.begin() + 1, blocks_.end(), [](const ValueBlock &block) { return block.ids.empty(); }),
+                  blocks_.end());
+}
+
+void Refiner::check_values() const {
+    for (const uint8_t id : ids_)
+        if (std::none_of(blocks_.begin(), blocks_.end(), [id](const ValueBlock &block) {
+                return std::find(block.ids.begin(), block.ids.end(), id) != block.ids.end();
+            }))
+            invalid("object " + std::to_string(id) + " has no values since marking it failed; mark it again, or remove it");
+}
+
+// ---- in host memory --------------------------------------------------------------------------------------
+
+namespace {
+
+class HostArrays final : public RefineArrays {
+   public:
+    explicit HostArrays(const RefineTask &task)
+        : networks_(task.networks),
+          options_(task.options),
+          memory_(task.memory),
+          grid_{memory_.options().height, memory_.options().width},
+          pool_(memory_.options().threads) {}
+
+    void follow(const FrameView &frame) override {
+        size_ = frame.size;
+        features_ = frame.features;
+        bgr_.assign(frame.bgr, frame.bgr + 3 * pixels());
+    }
+    void set_ids(std::span<const uint8_t> ids) override {
+        ids_.assign(ids.begin(), ids.end());
+        label_of_.assign(1, 0);
+        label_of_.insert(label_of_.end(), ids.begin(), ids.end());
+        channels_.resize(label_of_.size());
+        std::iota(channels_.begin(), channels_.end(), 0);
+    }
+    void draw() override;
+    std::vector<uint8_t> mark(const Picture &mask) override {
+        return draw_marks(mask, ids_, {size_, masks_->data(), static_cast<ptrdiff_t>(1 + objects()), 1}, pool_);
+    }
+    void drop(size_t channel) override;
+    void encode() override;
+    void decode(bool from_readout) override;
+    void give_back() override;
+    void show() override {}
+    void labels(Size size, uint8_t *labels, float *confidence) override;
+    void hold(uint8_t id) override { held_[id].assign((1 + memory_.options().context) * value_size(), 0.0f); }
+    void forget(uint8_t id) override { held_.erase(id); }
+    void keep(uint8_t id, size_t index, int32_t slot) override {
+        std::copy_n(values_.data() + index * value_size(), value_size(), held_.at(id).data() + slot * value_size());
+    }
+    void read(std::span<const ValueBlock> blocks) override;
+
+   private:
+    using Pixels = std::vector<float>;  // f32 [height, width, 1 + objects] of the working frame
+
+    size_t objects() const { return ids_.size(); }
+    size_t pixels() const { return static_cast<size_t>(size_.height) * size_.width; }
+    // Of one object's values in one frame.
+    size_t value_size() const { return static_cast<size_t>(grid_.height) * grid_.width * options_.value_channels; }
+
+    const MaskNetworks &networks_;
+    const RefineOptions options_;
+    Memory &memory_;
+    const Size grid_;
+    ThreadPool pool_;
+
+    Size size_{};
+    void *features_ = nullptr;
+    std::vector<uint8_t> bgr_;
+    std::vector<uint8_t> ids_, label_of_;  // the second by channel: background, then ids_
+    std::vector<int32_t> channels_;
+    Pixels refined_, propagated_;
+    Pixels *masks_ = &propagated_;  // one of them
+    std::vector<float> readout_, values_, planes_, logits_, cells_;
+    SampleAxis rows_, columns_;
+
+    std::map<uint8_t, std::vector<float>> held_;  // f32 [slots, cells, V]
+    std::vector<float> similarity_, found_;
+    std::vector<int32_t> frame_, cell_;
+    std::vector<const float *> pointers_;
+};
+
+void HostArrays::drop(size_t channel) {
+    const size_t width = 1 + objects();
+    float *to = masks_->data();
+    for (size_t pixel = 0; pixel < pixels(); ++pixel) {
+        const float *from = masks_->data() + pixel * width;
+        const float background = from[0] + from[channel];
+        for (size_t i = 0; i < width; ++i)
+            if (i != channel) *to++ = i == 0 ? background : from[i];
+    }
+    masks_->resize(pixels() * (width - 1));
+}
+
+void HostArrays::read(std::span<const ValueBlock> blocks) {
+    const MemoryOptions &options = memory_.options();
+    readout_.resize(objects() * value_size());
+    const size_t near = static_cast<size_t>(options.cells()) * options.top_k, count = near * memory_.top_k_references();
     similarity_.resize(count);
     frame_.resize(count);
     cell_.resize(count);
-    memory.top_k(similarity_.data(), frame_.data(), cell_.data());
-    for (size_t number = 0; number < blocks_.size(); ++number) {
-        const Block &block = blocks_[number];
-        if (block.values.empty()) continue;
+    memory_.top_k(similarity_.data(), frame_.data(), cell_.data());
+    for (size_t number = 0; number < blocks.size(); ++number) {
+        const ValueBlock &block = blocks[number];
+        if (block.ids.empty()) continue;
         int32_t *slot = frame_.data() + number * near;
         // A frame that is both the reference and recent is read from its later slot; both hold the same values.
         for (size_t i = 0; i < near; ++i) {
             const int32_t frame = slot[i];
             slot[i] = -1;
-            for (int32_t held = context_; frame >= 0 && held >= 0 && slot[i] < 0; --held)
+            for (int32_t held = options.context; frame >= 0 && held >= 0 && slot[i] < 0; --held)
                 if (block.frames[held] == frame) slot[i] = held;
         }
         pointers_.clear();
-        for (const auto &[id, kept] : block.values) pointers_.push_back(kept.data());
-        found_.resize(pointers_.size() * size());
+        for (const uint8_t id : block.ids) pointers_.push_back(held_.at(id).data());
+        found_.resize(pointers_.size() * value_size());
         const vosrt_values_task task{.struct_size = sizeof(vosrt_values_task),
                                      .threads = 0,
-                                     .queries = cells_,
-                                     .top_k = top_k_,
+                                     .queries = options.cells(),
+                                     .top_k = options.top_k,
                                      .objects = static_cast<int32_t>(pointers_.size()),
-                                     .slots = 1 + context_,
-                                     .cells = cells_,
-                                     .channels = channels_,
-                                     .temperature = temperature_,
+                                     .slots = 1 + options.context,
+                                     .cells = options.cells(),
+                                     .channels = options_.value_channels,
+                                     .temperature = options.temperature,
                                      .reserved = 0,
                                      .similarity = similarity_.data() + number * near,
                                      .slot = slot,
                                      .cell = cell_.data() + number * near,
                                      .values = pointers_.data(),
                                      .out = found_.data()};
-        read_values(task, pool);
+        read_values(task, pool_);
         size_t from = 0;
-        for (const auto &[id, kept] : block.values) {
-            const auto to = std::find(ids.begin(), ids.end(), id) - ids.begin();
-            std::copy_n(found_.data() + from++ * size(), size(), out + static_cast<size_t>(to) * size());
+        for (const uint8_t id : block.ids) {
+            const auto to = std::find(ids_.begin(), ids_.end(), id) - ids_.begin();
+            std::copy_n(found_.data() + from++ * value_size(), value_size(), readout_.data() + static_cast<size_t>(to) * value_size());
         }
     }
 }
 
-void ValueMemory::remove(uint8_t id) {
-    for (Block &block : blocks_) block.values.erase(id);
-    drop_idle();
-}
-
-// References that the memory keeps: the first, and those of an object.
-void ValueMemory::drop_idle() {
-    if (blocks_.empty()) return;
-    blocks_.erase(std::remove_if(blocks_.begin() + 1, blocks_.end(), [](const Block &block) { return block.values.empty(); }),
-                  blocks_.end());
-}
-
-Refiner::Refiner(const MaskNetworks &networks, const RefineOptions &options, const MemoryOptions &memory)
-    : networks_(networks),
-      options_(options),
-      grid_{memory.height, memory.width},
-      pool_(memory.threads),
-      memory_(memory, options.value_channels) {}
-
-void Refiner::take_ids(const Memory &memory) {
-    const auto ids = memory.objects().ids();
-    ids_.assign(ids.begin(), ids.end());
-    label_of_.assign(1, 0);
-    label_of_.insert(label_of_.end(), ids.begin(), ids.end());
-    channels_.resize(label_of_.size());
-    std::iota(channels_.begin(), channels_.end(), 0);
-}
-
-void Refiner::step(Memory &memory, const View &frame) {
-    frame_ = memory.objects().newest();
-    size_ = frame.size;
-    features_ = frame.features;
-    bgr_.assign(frame.bgr, frame.bgr + 3 * pixels());
-    take_ids(memory);
-    shows_ = false;  // until the last network has run: a failure leaves what was propagated
-    if (ids_.empty()) return;
-    readout_.resize(objects() * grid_.height * grid_.width * options_.value_channels);
-    memory_.read(memory, ids_, readout_.data(), pool_);
-    draw(memory, propagated_);
-    // Without feedback it is the propagated masks whose values are remembered; with rounds, the first round needs them too.
-    const float *coarse = options_.rounds > 0 || !options_.feedback ? encode(propagated_) : nullptr;
-    if (!options_.feedback) memory_.put(frame_, ids_, coarse);
-    decode(options_.rounds > 0 ? coarse : readout_.data());
-    for (int32_t round = 1; round < options_.rounds; ++round) decode(encode(soft_));
-    if (options_.feedback) {
-        give_back(memory);
-        memory_.put(frame_, ids_, encode(soft_));
-    }
-    shows_ = true;
-}
-
-void Refiner::annotate(Memory &memory, const Picture &mask) {
-    take_ids(memory);
-    draw(memory, soft_);
-    const auto width = static_cast<ptrdiff_t>(1 + objects());
-    const std::vector<uint8_t> marked = draw_marks(mask, ids_, {size_, soft_.data(), width, 1}, pool_);
-    shows_ = true;
-    memory_.refer(frame_, marked);
-    memory_.put(frame_, ids_, encode(soft_));
-}
-
-void Refiner::remove(const Memory &memory, uint8_t id) {
-    memory_.remove(id);
-    const auto own = std::find(ids_.begin(), ids_.end(), id);
-    if (own == ids_.end()) return;
-    if (shows_) {
-        const size_t gone = 1 + static_cast<size_t>(own - ids_.begin()), width = 1 + objects();
-        float *to = soft_.data();
-        for (size_t pixel = 0; pixel < pixels(); ++pixel) {
-            const float *from = soft_.data() + pixel * width;
-            const float background = from[0] + from[gone];
-            for (size_t i = 0; i < width; ++i)
-                if (i != gone) *to++ = i == 0 ? background : from[i];
-        }
-        soft_.resize(pixels() * (width - 1));
-    }
-    take_ids(memory);
-}
-
-void Refiner::labels(Size size, uint8_t *labels, float *confidence) {
+void HostArrays::labels(Size size, uint8_t *labels, float *confidence) {
     rows_.set(size_.height, size.height, Alignment::half_pixel);
     columns_.set(size_.width, size.width, Alignment::half_pixel);
     const LabelTask task{.height = size_.height,
                          .width = size_.width,
-                         .soft = soft_.data(),
+                         .soft = masks_->data(),
                          .stride = static_cast<int64_t>(channels_.size()),
                          .channels = channels_.data(),
                          .ids = label_of_.data(),
@@ -275,15 +360,16 @@ void Refiner::labels(Size size, uint8_t *labels, float *confidence) {
     pool_.run(task.height, [&](int32_t row, int32_t) { label_rows(task, row); });
 }
 
-void Refiner::draw(Memory &memory, Pixels &out) {
+void HostArrays::draw() {
     const size_t count = 1 + objects();
     cells_.resize(static_cast<size_t>(grid_.height) * grid_.width * count);
-    memory.soft_masks(cells_.data());
-    out.resize(pixels() * count);
+    memory_.soft_masks(cells_.data());
+    propagated_.resize(pixels() * count);
+    masks_ = &propagated_;
     const auto step = static_cast<ptrdiff_t>(count);
     const Taps from = taps(grid_, size_, step * grid_.width, step, rows_, columns_);
     pool_.run(size_.height, [&](int32_t y, int32_t) {
-        float *soft = out.data() + static_cast<size_t>(y) * size_.width * count;
+        float *soft = propagated_.data() + static_cast<size_t>(y) * size_.width * count;
         for (int32_t x = 0; x < size_.width; ++x) {
             const Tap tap = from.at(y, x);
             for (size_t c = 0; c < count; ++c) *soft++ = tap.of(cells_.data() + c);
@@ -291,7 +377,7 @@ void Refiner::draw(Memory &memory, Pixels &out) {
     });
 }
 
-void Refiner::give_back(Memory &memory) {
+void HostArrays::give_back() {
     const size_t count = 1 + objects();
     const auto step = static_cast<ptrdiff_t>(count);
     const Taps from = taps(size_, grid_, step * size_.width, step, rows_, columns_);
@@ -299,15 +385,16 @@ void Refiner::give_back(Memory &memory) {
         for (int32_t x = 0; x < grid_.width; ++x) {
             const Tap tap = from.at(y, x);
             for (size_t c = 0; c < count; ++c)
-                cells_[(static_cast<size_t>(y) * grid_.width + x) * count + c] = tap.of(soft_.data() + c);
+                cells_[(static_cast<size_t>(y) * grid_.width + x) * count + c] = tap.of(masks_->data() + c);
         }
-    memory.set_soft_masks(cells_.data());
+    memory_.set_soft_masks(cells_.data());
 }
 
-const float *Refiner::encode(const Pixels &soft) {
+void HostArrays::encode() {
     const size_t count = objects();
     planes_.resize(count * pixels());
-    values_.resize(count * grid_.height * grid_.width * options_.value_channels);
+    values_.resize(count * value_size());
+    const Pixels &soft = *masks_;
     // The networks take a plane per object, and no background.
     pool_.run(size_.height, [&](int32_t y, int32_t) {
         const size_t begin = static_cast<size_t>(y) * size_.width, end = begin + size_.width;
@@ -326,10 +413,9 @@ const float *Refiner::encode(const Pixels &soft) {
                             .bgr = bgr_.data(),
                             .masks = planes_.data(),
                             .values = values_.data()});
-    return values_.data();
 }
 
-void Refiner::decode(const float *values) {
+void HostArrays::decode(bool from_readout) {
     const size_t count = objects();
     const Size quarter{(size_.height + 3) / 4, (size_.width + 3) / 4};
     const size_t plane = static_cast<size_t>(quarter.height) * quarter.width;
@@ -344,9 +430,9 @@ void Refiner::decode(const float *values) {
                             .reserved = 0,
                             .features = features_,
                             .readout = readout_.data(),
-                            .values = values,
+                            .values = from_readout ? readout_.data() : values_.data(),
                             .logits = logits_.data()});
-    soft_.resize(pixels() * (1 + count));
+    refined_.resize(pixels() * (1 + count));
     const Taps from = taps(quarter, size_, quarter.width, 1, rows_, columns_);
     pool_.run(size_.height, [&](int32_t y, int32_t) {
         float logits[255];
@@ -355,11 +441,16 @@ void Refiner::decode(const float *values) {
             for (size_t i = 0; i < count; ++i) logits[i] = tap.of(logits_.data() + i * plane);
             const size_t at = (static_cast<size_t>(y) * size_.width + x) * (1 + count);
             if (options_.residual)
-                correct(logits, count, propagated_.data() + at, soft_.data() + at);
+                correct(logits, count, propagated_.data() + at, refined_.data() + at);
             else
-                aggregate(logits, count, soft_.data() + at);
+                aggregate(logits, count, refined_.data() + at);
         }
     });
+    masks_ = &refined_;
 }
+
+}  // namespace
+
+std::unique_ptr<RefineArrays> make_host_arrays(const RefineTask &task) { return std::make_unique<HostArrays>(task); }
 
 }  // namespace vosrt

@@ -3,7 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,39 +35,6 @@ class MaskNetworks {
     virtual void decode_masks(const vosrt_decode_masks_task &task) const = 0;
 };
 
-// What is known of every object's looks: its values at its reference and at the most recent frames. Frames are numbered as the
-// memory numbers them, whose top-k says where to read.
-class ValueMemory {
-   public:
-    ValueMemory(const MemoryOptions &options, int32_t channels);
-
-    // Makes a frame the reference of objects.
-    void refer(int64_t frame, std::span<const uint8_t> ids);
-    // Keeps the values f32 [ids, cells, V] of a frame. Every object is given before the next frame is read.
-    void put(int64_t frame, std::span<const uint8_t> ids, const float *values);
-    // V_q of the memory's newest frame, f32 [ids, cells, V].
-    void read(Memory &memory, std::span<const uint8_t> ids, float *out, ThreadPool &pool);
-    void remove(uint8_t id);
-
-   private:
-    // Objects that were marked in the same frame read with the same neighbours.
-    struct Block {
-        int64_t reference;
-        std::vector<int32_t> frames;                   // in each slot, -1 for none: slot 0 the reference, then the recent frames in turn
-        std::map<uint8_t, std::vector<float>> values;  // f32 [slots, cells, V]
-    };
-    size_t size() const { return static_cast<size_t>(cells_) * channels_; }  // of one object's values in one frame
-    void drop_idle();
-
-    const int32_t context_, cells_, top_k_, channels_;
-    const float temperature_;
-    std::vector<Block> blocks_;  // oldest reference first, as in the top-k of the memory
-    std::vector<float> similarity_;
-    std::vector<int32_t> frame_, cell_;
-    std::vector<float> found_;
-    std::vector<const float *> pointers_;
-};
-
 // Soft masks of a frame's pixels: the background, then objects by ascending id.
 struct SoftPixels {
     Size size;
@@ -77,53 +44,83 @@ struct SoftPixels {
 // Draws the marked objects of a mask of any size into soft masks of objects `ids`, and returns their ids. Throws Error: one is not among them.
 std::vector<uint8_t> draw_marks(const Picture &mask, std::span<const uint8_t> ids, const SoftPixels &soft, ThreadPool &pool);
 
+// The newest frame as the networks see it.
+struct FrameView {
+    const uint8_t *bgr;  // dense, of the working size
+    Size size;
+    void *features;
+};
+
+// Objects that were marked in the same frame, and so read with the same neighbours.
+struct ValueBlock {
+    int64_t reference;
+    std::vector<int64_t> frames;  // in each slot, -1 for none: slot 0 the reference, then the recent frames in turn
+    std::vector<uint8_t> ids;
+};
+
+// The arrays of one stream's refinement and what is done to them: in host memory, or, in libvosrt_cuda, on the GPU.
+// *Masks* are the newest frame's at its working size, of the background, then of the objects by ascending id.
+class RefineArrays {
+   public:
+    virtual ~RefineArrays() = default;
+
+    virtual void follow(const FrameView &frame) = 0;
+    virtual void set_ids(std::span<const uint8_t> ids) = 0;                  // of the objects, ascending
+    virtual void draw() = 0;                                                 // masks = what was propagated, enlarged
+    virtual std::vector<uint8_t> mark(const Picture &mask) = 0;              // in masks; see draw_marks
+    virtual void drop(size_t channel) = 0;                                   // a channel of masks becomes background
+    virtual void encode() = 0;                                               // values = those of masks
+    virtual void decode(bool from_readout) = 0;                              // masks = what the decoder makes of readout and values
+    virtual void give_back() = 0;                                            // masks = what later frames read
+    virtual void show() = 0;                                                 // masks are what labels are made of
+    virtual void labels(Size size, uint8_t *labels, float *confidence) = 0;  // of masks that are shown
+    // What is known of an object's looks: f32 [slots, cells, V] with slots as in ValueBlock.
+    virtual void hold(uint8_t id) = 0;
+    virtual void forget(uint8_t id) = 0;
+    virtual void keep(uint8_t id, size_t index, int32_t slot) = 0;  // values of the index-th object
+    virtual void read(std::span<const ValueBlock> blocks) = 0;      // readout = V_q of the newest frame
+};
+
+struct RefineTask {
+    const MaskNetworks &networks;
+    RefineOptions options;
+    Memory &memory;
+};
+std::unique_ptr<RefineArrays> make_host_arrays(const RefineTask &task);
+// On the GPU of the memory. Throws Error where this library has none.
+std::unique_ptr<RefineArrays> make_device_arrays(const RefineTask &task);
+
+// The order of events. Frames are numbered as the memory numbers them, whose top-k says where to read.
 class Refiner {
    public:
-    // The newest frame as the networks see it.
-    struct View {
-        const uint8_t *bgr;  // dense, of the working size; only read in the call
-        Size size;
-        void *features;
-    };
-
-    Refiner(const MaskNetworks &networks, const RefineOptions &options, const MemoryOptions &memory);
+    Refiner(const RefineOptions &options, const Memory &memory, std::unique_ptr<RefineArrays> arrays);
 
     // After the memory took a frame: refines what it propagated and, with feedback, gives it back.
-    void step(Memory &memory, const View &frame);
+    void step(const FrameView &frame);
     // After objects were marked in the newest frame.
-    void annotate(Memory &memory, const Picture &mask);
-    void remove(const Memory &memory, uint8_t id);
+    void annotate(const Picture &mask);
+    void remove(uint8_t id);
 
     bool shows() const { return shows_; }  // whether labels come from here
-    void labels(Size size, uint8_t *labels, float *confidence);
+    void labels(Size size, uint8_t *labels, float *confidence) { arrays_->labels(size, labels, confidence); }
 
    private:
-    using Pixels = std::vector<float>;  // f32 [height, width, 1 + objects] of the working frame: background, then ids ascending
+    void take_ids();
+    void show();
+    void refer(std::span<const uint8_t> ids);  // makes the newest frame their reference
+    void put();                                // keeps the newest frame's values
+    void forget(uint8_t id);
+    void drop_idle();
+    void check_values() const;
 
-    size_t objects() const { return ids_.size(); }
-    size_t pixels() const { return static_cast<size_t>(size_.height) * size_.width; }
-    void take_ids(const Memory &memory);
-    void draw(Memory &memory, Pixels &out);   // what was propagated, enlarged
-    const float *encode(const Pixels &soft);  // values f32 [objects, cells, V], until the next call
-    void decode(const float *values);         // propagated_ and readout_ become soft_
-    void give_back(Memory &memory);
-
-    const MaskNetworks &networks_;
     const RefineOptions options_;
-    const Size grid_;
-    ThreadPool pool_;
-    ValueMemory memory_;
+    const Memory &memory_;
+    const std::unique_ptr<RefineArrays> arrays_;
 
     int64_t frame_ = -1;
-    Size size_{};
-    void *features_ = nullptr;
-    std::vector<uint8_t> bgr_;
-    std::vector<uint8_t> ids_, label_of_;  // the second by channel: background, then ids_
-    std::vector<int32_t> channels_;
+    std::vector<uint8_t> ids_;
     bool shows_ = false;
-    Pixels soft_, propagated_;
-    std::vector<float> readout_, values_, planes_, logits_, cells_;
-    SampleAxis rows_, columns_;
+    std::vector<ValueBlock> blocks_;  // oldest reference first, as in the top-k of the memory
 };
 
 }  // namespace vosrt

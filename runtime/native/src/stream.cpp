@@ -45,6 +45,10 @@ void Stream::require_frame(const char *what) const {
     if (memory_ == nullptr) invalid(std::string(what) + " needs a frame; step first");
 }
 
+void Stream::require_networks_on_host() const {
+    if (refinement_ && model_->refines_on_gpu()) invalid("this stream refines masks on a GPU; push its frames, then call vosrt_stream_refine");
+}
+
 void Stream::check_mask(const Picture &mask, Size frame) const {
     if (mask.format != VOSRT_FORMAT_GRAY) invalid("mask.format is not VOSRT_FORMAT_GRAY; masks have one byte per pixel");
     const Size size{mask.height, mask.width};
@@ -94,6 +98,7 @@ struct Stream::Encoded {
 
 void Stream::step(const Picture &frame, const std::optional<Picture> &mask) {
     if (!model_->encodes()) invalid("this model's engine has no encode; give frames with their embedding to vosrt_stream_take");
+    require_networks_on_host();
     Stopwatch watch;
     const Size size{frame.height, frame.width};
     const Size working = model_->working_size(size, options_.size), grid = model_->grid(working);
@@ -129,6 +134,7 @@ Size Stream::accept(const vosrt_embedding &given) const {
 }
 
 void Stream::take(const vosrt_embedding &given, const std::optional<Picture> &mask) {
+    require_networks_on_host();
     const Size size{given.frame_height, given.frame_width}, grid = accept(given);
     if (given.bgr != nullptr) {
         within(given.height, 1, kMaxSide, "embedding.height");
@@ -143,7 +149,7 @@ void Stream::take(const vosrt_embedding &given, const std::optional<Picture> &ma
 }
 
 void Stream::expect(const vosrt_embedding &given) {
-    if (refinement_) invalid("this stream refines masks; give its frames to vosrt_stream_take");
+    if (refinement_ && !model_->refines_on_gpu()) invalid("this stream refines masks; give its frames to vosrt_stream_take");
     begin({given.frame_height, given.frame_width}, accept(given));
     make_memory();
     result_.resize_ms = result_.encode_ms = result_.match_ms = result_.refine_ms = 0.0;
@@ -153,9 +159,21 @@ void Stream::make_memory() {
     if (memory_ != nullptr) return;
     memory_options_.height = grid_.height;
     memory_options_.width = grid_.width;
-    const MemoryOptions resolved = resolve(memory_options_);
-    if (refinement_) refiner_ = std::make_unique<Refiner>(*model_, *refinement_, resolved);
-    memory_ = Memory::create(resolved);
+    std::shared_ptr<Memory> memory = Memory::create(resolve(memory_options_));
+    if (refinement_) {
+        const auto make = model_->refines_on_gpu() ? make_device_arrays : make_host_arrays;
+        refiner_ = std::make_unique<Refiner>(*refinement_, *memory, make({*model_, *refinement_, *memory}));
+    }
+    memory_ = std::move(memory);
+}
+
+void Stream::refine(const vosrt_embedding &given) {
+    if (refiner_ == nullptr || !model_->refines_on_gpu()) invalid("this stream refines no masks on a GPU, or has no frame");
+    const Size working{within(given.height, 1, kMaxSide, "embedding.height"), within(given.width, 1, kMaxSide, "embedding.width")};
+    if (given.bgr == nullptr) invalid("embedding.bgr is NULL; the mask networks need the working frame");
+    Stopwatch watch;
+    refiner_->step({given.bgr, working, given.features});
+    result_.refine_ms = watch.lap_ms();
 }
 
 // Everything that follows the encoder.
@@ -170,7 +188,7 @@ void Stream::follow(const Encoded &encoded, const std::optional<Picture> &mask) 
     result_.match_ms = watch.lap_ms();
     result_.refine_ms = 0.0;
     if (refiner_) {
-        refiner_->step(*memory_, {encoded.bgr, encoded.working, encoded.features});
+        refiner_->step({encoded.bgr, encoded.working, encoded.features});
         result_.refine_ms = watch.lap_ms();
     }
     if (mask) annotate(*mask);
@@ -202,7 +220,7 @@ void Stream::annotate(const Picture &mask) {
     annotated_at_ = memory_->objects().frames();
     if (refiner_) {
         Stopwatch watch;
-        refiner_->annotate(*memory_, mask);
+        refiner_->annotate(mask);
         result_.refine_ms += watch.lap_ms();
     }
 }
@@ -210,7 +228,7 @@ void Stream::annotate(const Picture &mask) {
 void Stream::remove(int32_t object_id) {
     require_frame("removing an object");
     memory_->remove(object_id);
-    if (refiner_) refiner_->remove(*memory_, static_cast<uint8_t>(object_id));
+    if (refiner_) refiner_->remove(static_cast<uint8_t>(object_id));
     std::replace(annotation_.begin(), annotation_.end(), static_cast<uint8_t>(object_id), uint8_t{0});
 }
 

@@ -44,6 +44,8 @@ class Model : public MaskNetworks {
 
     const vosrt_memory_options &memory_options() const { return memory_; }
     int32_t channels() const { return options_.channels; }
+    // Whether the mask networks take and give arrays on the GPU of the memory.
+    bool refines_on_gpu() const { return (engine_.flags & VOSRT_ENGINE_ON_GPU) != 0; }
     bool encodes() const { return engine_.encode != nullptr; }
     // How a stream refines masks with these rounds, a vosrt_refine; nothing where it does not. Throws Error.
     std::optional<RefineOptions> refinement(int32_t rounds) const;
@@ -76,6 +78,7 @@ class Stream {
     void step(const Picture &frame, const std::optional<Picture> &mask);
     void take(const vosrt_embedding &embedding, const std::optional<Picture> &mask);
     void expect(const vosrt_embedding &embedding);  // the host pushes to memory()
+    void refine(const vosrt_embedding &embedding);  // the frame that it pushed
     void add(const Picture &mask);
     void remove(int32_t object_id);
     const vosrt_result &result();  // of the newest frame
@@ -92,6 +95,7 @@ class Stream {
 
    private:
     void require_frame(const char *what) const;
+    void require_networks_on_host() const;
     void check_mask(const Picture &mask, Size frame) const;
     void check_shape(Size frame, Size grid) const;
     void reserve_results();

@@ -24,7 +24,7 @@ from vosrt.core.library import (
 from vosrt.cuda import Gpu, download
 from vosrt.encoder import Embedding, WorkingFrame
 from vosrt.errors import InputError, SessionError, VosrtError
-from vosrt.refinement import MaskNetworks, Refinement
+from vosrt.refinement import Refinement
 from vosrt.types import F32Array, Precision, PropagationOptions, StepResult, U8Array
 
 NO_LABELS: U8Array = np.empty((0, 0), np.uint8)
@@ -63,7 +63,7 @@ class HostStream:
         *,
         precision: Precision,
         threads: int,
-        refinement: Refinement | None,
+        refinement: Refinement[Any] | None,
         model: bytes,
         device: int | None = None,
         labels_on: str = "host",
@@ -74,7 +74,7 @@ class HostStream:
             self._results = Gpu(device)
         self._frame_size: tuple[int, int] | None = None
         self._library = library
-        self._networks = None if refinement is None else MaskNetworks(refinement)
+        self._networks = None if refinement is None else refinement.networks()
         self._memory: LibraryMemory | None = None
         memory = memory_options(
             (1, 1, spec.channels),

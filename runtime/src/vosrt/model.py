@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 if TYPE_CHECKING:
     from vosrt.cuda.network import NetworkOnGpu
-    from vosrt.cuda.refine import RefinerOnGpu
 
 
 _log = logging.getLogger(__name__)
@@ -329,7 +328,7 @@ class Model(NotCopied):
             size=size,
             precision=self._precision,
             threads=self._threads if threads is None else threads,
-            refiner=self._refiner(refine, chosen),
+            refiner=self._refinement(refine),
             model_sha256=graph.sha256 if graph else "",
             device=self._device,
             labels_on=labels_on,
@@ -365,7 +364,7 @@ class Model(NotCopied):
         chosen, spec = options or self._manifest.inference, self._manifest.encoder
         if self._device != "cpu":
             raise OptionError("a budget works with the memory on the processor; leave out the device or the budget")
-        if self._refiner(refine, chosen) is not None:
+        if self._refinement(refine) is not None:
             raise OptionError("a budget cannot resize streams that refine masks; set refine to off or drop the budget")
         best = Setting(min(self.working_size(height, width, size)), chosen.context)
 
@@ -421,7 +420,7 @@ class Model(NotCopied):
 
         return propagate(open_stream, source, marks, direction=direction, start=start, end=end)
 
-    def _refiner(self, refine: int | str, options: PropagationOptions) -> Refinement | RefinerOnGpu | None:
+    def _refinement(self, refine: int | str) -> Refinement[Any] | None:
         masks = self._manifest.masks
         if masks is None:
             if refine not in ("default", "off"):
@@ -437,7 +436,7 @@ class Model(NotCopied):
         if type(rounds) is not int or not 0 <= rounds <= MAX_ROUNDS:
             raise OptionError(f"refine is {refine!r}; expected 0 to {MAX_ROUNDS} rounds, 'default' or 'off'")
         if self._gpu is not None and self._mask_networks is not None:
-            return self._gpu.refiner(masks, self._mask_networks, options, rounds)
+            return self._gpu.refinement(masks, self._mask_networks, rounds)
         return Refinement(masks, self._engines["mask_encoder"], self._engines["decoder"], rounds)
 
     def describe(self) -> dict[str, Any]:

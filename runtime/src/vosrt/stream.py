@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,6 @@ from vosrt.types import (
     WorkingSize,
     check_threads,
 )
-
-if TYPE_CHECKING:
-    from vosrt.cuda.refine import RefinerOnGpu
 
 LabelsOn = Literal["host", "gpu"]
 MaskArray = NDArray[np.integer[Any]] | NDArray[np.bool_]
@@ -73,7 +70,7 @@ class Stream(NotCopied):
         options: how labels are propagated.
         precision: of the products in matching.
         threads: of the native core; 0 is one per processor.
-        refiner: refines the masks of every frame, for this stream alone; None takes them as they are propagated.
+        refiner: how the masks of every frame are refined; None takes them as they are propagated.
         model_sha256: of the encoder's graph, 64 hexadecimal digits, so that sessions are not mixed up; "" is unknown.
         device: where the memory is, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         size: short side of the frames that the encoder sees, in pixels; None is the encoder's default, ``"native"`` the
@@ -95,7 +92,7 @@ class Stream(NotCopied):
         *,
         precision: Precision = "auto",
         threads: int = 0,
-        refiner: Refinement | RefinerOnGpu | None = None,
+        refiner: Refinement[Any] | None = None,
         model_sha256: str = "",
         device: str = "cpu",
         size: WorkingSize = None,
@@ -113,11 +110,12 @@ class Stream(NotCopied):
         self._temperature, self._loaded = options.temperature, False
         model, gpu = bytes.fromhex(model_sha256) or bytes(32), open_device(device)
         self._core: HostStream | None
-        if gpu is not None and not isinstance(refiner, Refinement):
+        on_gpu = refiner is not None and refiner.on_gpu
+        if gpu is not None and (refiner is None or on_gpu):
             self._core = gpu.stream(
-                encoder, options, precision=precision, refiner=refiner, model=model, labels_on=labels_on
+                encoder, options, precision=precision, refinement=refiner, model=model, labels_on=labels_on
             )
-        elif refiner is not None and not isinstance(refiner, Refinement):
+        elif on_gpu:
             raise InputError("masks are refined on a GPU, the stream's memory is not there; open it on device 'cuda'")
         else:  # mask networks that are not on the GPU refine by way of the host, wherever the memory is
             self._core = HostStream(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vosrt.cuda.encoder import EncoderOnGpu
     from vosrt.cuda.memory import CudaMemory
     from vosrt.cuda.network import NetworkOnGpu
-    from vosrt.cuda.refine import RefinerOnGpu
+    from vosrt.cuda.refine import RefinementOnGpu
     from vosrt.cuda.stream import CudaStream
     from vosrt.encoder import FrameEncoder
     from vosrt.engines.base import DeviceEngine
@@ -89,13 +89,11 @@ class Gpu:
 
         return NetworkOnGpu(engine, output, self.number)
 
-    def refiner(
-        self, spec: MaskSpec, networks: tuple[NetworkOnGpu, NetworkOnGpu], options: PropagationOptions, rounds: int
-    ) -> RefinerOnGpu:
-        """Refine a stream's masks on this GPU, with a mask encoder and a decoder."""
-        from vosrt.cuda.refine import RefinerOnGpu
+    def refinement(self, spec: MaskSpec, networks: tuple[NetworkOnGpu, NetworkOnGpu], rounds: int) -> RefinementOnGpu:
+        """Refine masks on this GPU, with a mask encoder and a decoder."""
+        from vosrt.cuda.refine import RefinementOnGpu
 
-        return RefinerOnGpu(spec, *networks, options, rounds)
+        return RefinementOnGpu(spec, *networks, rounds)
 
     def stream(self, encoder: FrameEncoder, options: PropagationOptions, **kept: Any) -> CudaStream:
         """Open the core of a stream whose memory is on this GPU; ``kept`` are the further arguments of `CudaStream`."""

@@ -15,11 +15,10 @@ import numpy as np
 from vosrt.core.library import LibraryMemory, measure_with
 from vosrt.cuda.device import load_cuda_library
 from vosrt.cuda.memory import CudaMemory
-from vosrt.cuda.refine import RefinerOnGpu
+from vosrt.cuda.refine import MaskNetworksOnGpu, RefinementOnGpu
 from vosrt.cuda.transfer import Download
 from vosrt.cuda.whole_frame import WholeFrames
 from vosrt.encoder import Embedding, FrameEncoder, WorkingFrame
-from vosrt.errors import OptionError
 from vosrt.host_stream import NO_CONFIDENCE, NO_LABELS, HostStream, embedding_struct
 from vosrt.types import Precision, PropagationOptions, StepResult, U8Array
 
@@ -49,7 +48,7 @@ class CudaStream(HostStream):
         options: how labels are propagated.
         device: number of the GPU.
         precision: of the products in matching; the GPU has bf16 only.
-        refiner: refines masks on the GPU; None shows them as they are propagated.
+        refinement: how masks are refined on the GPU; None shows them as they are propagated.
         model: SHA-256 of the encoder's graph, 32 bytes; zeros if it is not known.
         labels_on: where results are, ``"host"`` or ``"gpu"``.
     """
@@ -61,7 +60,7 @@ class CudaStream(HostStream):
         *,
         device: int,
         precision: Precision,
-        refiner: RefinerOnGpu | None,
+        refinement: RefinementOnGpu | None,
         model: bytes,
         labels_on: str,
     ) -> None:
@@ -71,15 +70,15 @@ class CudaStream(HostStream):
             options,
             precision=precision,
             threads=0,
-            refinement=None,
+            refinement=refinement,
             model=model,
             device=device,
             labels_on=labels_on,
         )
-        self._encoder, self._refiner, self._gpu = encoder, refiner, device
+        self._encoder, self._gpu = encoder, device
         self._guided = options.guided > 0
-        # The refiner's networks run between the encoder and the labels, so that the two are no one graph.
-        self.queues_networks = encoder.takes_sequels and refiner is None
+        # Mask networks run between the encoder and the labels, so that the two are no one graph.
+        self.queues_networks = encoder.takes_sequels and refinement is None
         self._whole: WholeFrames | None = None
         self._queued, self._measuring = deque[_Queued](), threading.RLock()
         self._expected: tuple[tuple[int, int], tuple[int, ...]] | None = None  # sizes that fit
@@ -152,13 +151,20 @@ class CudaStream(HostStream):
             memory.guide(embedding.frame)
         self._marked = False
         timings_ms = {**embedding.timings_ms, "match": 1e3 * (time.perf_counter() - started)}
-        if self._refiner is not None:
+        if isinstance(self._networks, MaskNetworksOnGpu):
             started = time.perf_counter()
-            self._refiner.step(embedding, memory)
+            self._refine(self._networks, embedding, memory)
             timings_ms["refine"] = 1e3 * (time.perf_counter() - started)
         if marks is not None:
             self.add(marks)
         return timings_ms
+
+    def _refine(self, networks: MaskNetworksOnGpu, embedding: Embedding, memory: CudaMemory) -> None:
+        frame = networks.follow_on(memory.queue, embedding)
+        given = embedding_struct((embedding.frame_height, embedding.frame_width), embedding.shape)
+        given.height, given.width = frame.shape[:2]
+        given.bgr = frame.pointer
+        self._call("refine", ctypes.byref(given))
 
     def collect(self, timings_ms: Mapping[str, float]) -> StepResult:
         """What the newest frame gives; see `HostStream`."""
@@ -183,27 +189,11 @@ class CudaStream(HostStream):
         self._measure_queued()
         super().add(marks)
         self._whole, self._marked = None, True  # what was recorded fits no longer
-        if self._refiner is not None:
-            self._refiner.annotate(marks, self._on_gpu())
 
     def remove(self, object_id: int) -> None:
         """Forget an object; see `HostStream`."""
         super().remove(object_id)
         self._whole = None
-        if self._refiner is not None:
-            self._refiner.remove(object_id)
-
-    def save(self) -> bytes:
-        """The stream as bytes."""
-        if self._refiner is not None:
-            raise OptionError("a stream that refines masks cannot be saved yet; open it with refine='off'")
-        return super().save()
-
-    def load(self, session: bytes) -> None:
-        """Continue a saved stream in this one, which has not begun; see `HostStream`."""
-        if self._refiner is not None:
-            raise OptionError("a saved stream continues without refinement; open this one with refine='off'")
-        super().load(session)
 
     def close(self) -> None:
         """Free the memory, once results that are on their way have been taken."""

@@ -1,0 +1,129 @@
+// The arrays of a stream's refinement on the memory's GPU. Networks are given arrays there, and queue their work behind the memory's.
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "memory_cuda.hpp"
+#include "refiner.hpp"
+
+namespace vosrt {
+namespace {
+
+class DeviceArrays final : public RefineArrays {
+   public:
+    explicit DeviceArrays(const RefineTask &task)
+        : networks_(task.networks),
+          options_(task.options),
+          memory_(static_cast<CudaMemory &>(task.memory)),
+          grid_{memory_.options().height, memory_.options().width} {}
+    ~DeviceArrays() override { memory_.show({}); }  // its planes go
+
+    void follow(const FrameView &frame) override { frame_ = frame; }
+    void set_ids(std::span<const uint8_t> ids) override { ids_.assign(ids.begin(), ids.end()); }
+    void draw() override { memory_.draw(masks()); }
+    std::vector<uint8_t> mark(const Picture &mask) override { return memory_.mark(masks(), mask); }
+    void drop(size_t channel) override;
+    void encode() override;
+    void decode(bool from_readout) override;
+    void give_back() override { memory_.keep(view_of(masks())); }
+    void show() override { memory_.show(view_of(masks())); }
+    void labels(Size size, uint8_t *labels, float *confidence) override { memory_.labels(size.height, size.width, labels, confidence); }
+    void hold(uint8_t id) override {
+        held_.insert_or_assign(id, cuda::Buffer(memory_.options().device, (1 + memory_.options().context) * value_bytes(), "the values of an object"));
+    }
+    void forget(uint8_t id) override { held_.erase(id); }
+    void keep(uint8_t id, size_t index, int32_t slot) override {
+        memory_.queue().copy(held_.at(id).data() + slot * value_bytes(), values_.data() + index * value_bytes(), value_bytes());
+    }
+    void read(std::span<const ValueBlock> blocks) override;
+
+   private:
+    static cuda::SoftView view_of(const cuda::Planes &planes) { return cuda::view_of_planes(planes.size, planes.values); }
+    size_t objects() const { return ids_.size(); }
+    size_t pixels() const { return static_cast<size_t>(frame_.size.height) * frame_.size.width; }
+    size_t value_bytes() const { return sizeof(float) * grid_.height * grid_.width * options_.value_channels; }  // of one object in one frame
+    template <class T>
+    T *room(cuda::Buffer &held, size_t bytes) {
+        if (held.bytes() < bytes) held = cuda::Buffer(memory_.options().device, bytes, "refinement");
+        return held.data<T>();
+    }
+    cuda::Planes masks() {
+        return {{frame_.size.height, frame_.size.width}, room<float>(masks_, (1 + objects()) * pixels() * sizeof(float))};
+    }
+
+    const MaskNetworks &networks_;
+    const RefineOptions options_;
+    CudaMemory &memory_;
+    const Size grid_;
+    FrameView frame_{};
+    std::vector<uint8_t> ids_;
+    cuda::Buffer masks_, readout_, values_, logits_;
+    std::map<uint8_t, cuda::Buffer> held_;
+};
+
+// By way of the host: objects are seldom removed.
+void DeviceArrays::drop(size_t channel) {
+    std::vector<float> soft((1 + objects()) * pixels());
+    cuda::Queue &queue = memory_.queue();
+    queue.select();
+    queue.download(soft.data(), masks_.data(), soft.size() * sizeof(float));
+    queue.wait();
+    const auto gone = soft.begin() + static_cast<ptrdiff_t>(channel * pixels());
+    for (size_t pixel = 0; pixel < pixels(); ++pixel) soft[pixel] += gone[static_cast<ptrdiff_t>(pixel)];
+    soft.erase(gone, gone + static_cast<ptrdiff_t>(pixels()));
+    queue.upload(masks_.data(), soft.data(), soft.size() * sizeof(float));
+    queue.wait();
+}
+
+void DeviceArrays::encode() {
+    networks_.encode_masks({.struct_size = sizeof(vosrt_encode_masks_task),
+                            .objects = static_cast<int32_t>(objects()),
+                            .height = frame_.size.height,
+                            .width = frame_.size.width,
+                            .grid_height = grid_.height,
+                            .grid_width = grid_.width,
+                            .value_channels = options_.value_channels,
+                            .reserved = 0,
+                            .features = frame_.features,
+                            .bgr = frame_.bgr,
+                            .masks = masks().values + pixels(),
+                            .values = room<float>(values_, objects() * value_bytes())});
+    memory_.queue().select();  // networks may have left another GPU current
+}
+
+void DeviceArrays::decode(bool from_readout) {
+    const Size quarter{(frame_.size.height + 3) / 4, (frame_.size.width + 3) / 4};
+    auto *logits = room<float>(logits_, objects() * quarter.height * quarter.width * sizeof(float));
+    networks_.decode_masks({.struct_size = sizeof(vosrt_decode_masks_task),
+                            .objects = static_cast<int32_t>(objects()),
+                            .grid_height = grid_.height,
+                            .grid_width = grid_.width,
+                            .value_channels = options_.value_channels,
+                            .logit_height = quarter.height,
+                            .logit_width = quarter.width,
+                            .reserved = 0,
+                            .features = frame_.features,
+                            .readout = readout_.data<float>(),
+                            .values = from_readout ? readout_.data<float>() : values_.data<float>(),
+                            .logits = logits});
+    memory_.refine(cuda::view_of_planes({quarter.height, quarter.width}, logits), options_.residual, masks());
+}
+
+void DeviceArrays::read(std::span<const ValueBlock> blocks) {
+    auto *readout = room<std::byte>(readout_, objects() * value_bytes());
+    const int32_t context = memory_.options().context;
+    for (size_t number = 0; number < blocks.size(); ++number)
+        for (const uint8_t id : blocks[number].ids) {
+            const auto index = static_cast<size_t>(std::find(ids_.begin(), ids_.end(), id) - ids_.begin());
+            const std::byte *values = held_.at(id).data();
+            memory_.values(static_cast<int32_t>(number), reinterpret_cast<const float *>(values),
+                           reinterpret_cast<const float *>(values + value_bytes()), std::max(1, context), options_.value_channels,
+                           reinterpret_cast<float *>(readout + index * value_bytes()));
+        }
+}
+
+}  // namespace
+
+std::unique_ptr<RefineArrays> make_device_arrays(const RefineTask &task) { return std::make_unique<DeviceArrays>(task); }
+
+}  // namespace vosrt
