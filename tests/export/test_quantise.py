@@ -15,7 +15,7 @@ from PIL import Image
 
 import vosrt_export.cli
 import vosrt_export.quantise
-from vosrt.bundle import EncoderSpec, Feature, WeightPrecision, load_bundle, write_manifest
+from vosrt.bundle import EncoderSpec, Feature, Manifest, WeightPrecision, load_bundle, write_manifest
 from vosrt.engines.onnxruntime import load_onnxruntime
 from vosrt.engines.select import create_encoder_engine
 from vosrt.engines.tensorrt_files import Profile
@@ -41,7 +41,13 @@ from vosrt_train.validate import DavisSequence, Validation
 
 BundleOf = Callable[[Feature, WeightPrecision], Path]
 OPTIONS = QuantiseOptions(frames=4, threads=1, max_drop=100)
-SPEC = EncoderSpec(channels=32, feature="res3", align_corners=False)
+MANIFEST = Manifest(
+    name="small",
+    trained=False,
+    summary="small",
+    encoder=EncoderSpec(channels=32, feature="res3", align_corners=False),
+    graphs={},
+)
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +331,7 @@ def test_a_layer_that_breaks_is_the_most_sensitive(small_bundle: BundleOf, tmp_p
     """Ranges that are a hundredth of the true ones ruin one layer; the measurement finds it."""
     bundle = load_bundle(small_bundle("res3", "fp16"))
     work = vosrt_export.quantise.Quantisation(
-        bundle, calibration_frames([clip], 2, None, SPEC), QuantiseOptions(threads=1), tmp_path
+        bundle, calibration_frames([clip], 2, None, MANIFEST), QuantiseOptions(threads=1), tmp_path
     )
     node = next(node for node in work._proto.graph.node if "layer2.0.conv1" in "".join(node.input))
     victim = node.name
@@ -336,11 +342,13 @@ def test_a_layer_that_breaks_is_the_most_sensitive(small_bundle: BundleOf, tmp_p
 
 def test_frames_are_spread_over_the_clips(clip: str, tiny_clip: tuple[U8Array, U8Array]) -> None:
     """Each clip gives as many, evenly from start to end, at the working size; a short clip gives fewer."""
-    frames = calibration_frames([clip, clip], 4, None, SPEC)
+    frames = calibration_frames([clip, clip], 4, None, MANIFEST)
     for frame, index in zip(frames, (0, 3, 0, 3), strict=True):
         np.testing.assert_array_equal(frame, tiny_clip[0][index])
-    assert len(calibration_frames([clip], 100, None, SPEC)) == 6
-    assert calibration_frames([clip], 1, 32, SPEC)[0].shape == (32, 48, 3)
+    assert len(calibration_frames([clip], 100, None, MANIFEST)) == 6
+    assert calibration_frames([clip], 1, 32, MANIFEST)[0].shape == (32, 48, 3)
+    larger = replace(MANIFEST, size=128, enlarge_percent=150)
+    assert calibration_frames([clip], 1, None, larger)[0].shape == (96, 144, 3)
 
 
 def test_weights_that_are_cast_back_are_plain_again(small_bundle: BundleOf) -> None:

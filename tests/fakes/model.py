@@ -7,11 +7,12 @@ from vosrt.engines.fake import FakeEngine
 from vosrt.model import Model
 
 
-def fake_model(*, size: int | None = None, threads: int = 0) -> Model:
+def fake_model(*, size: int | None = None, enlarge_percent: int = 100, threads: int = 0) -> Model:
     """Return a model whose embeddings are mean colours.
 
     Args:
         size: short side that the manifest recommends, in pixels.
+        enlarge_percent: to which it lets smaller frames be enlarged.
         threads: as for `Model`.
     """
     manifest = Manifest(
@@ -21,5 +22,6 @@ def fake_model(*, size: int | None = None, threads: int = 0) -> Model:
         encoder=EncoderSpec(channels=32, feature="res4", min_side=16, max_side=256),
         graphs={"encoder": GraphFile(file="encoder.onnx", sha256="0" * 64, bytes=1, precision="fp32")},
         size=size,
+        enlarge_percent=enlarge_percent,
     )
     return Model(manifest, {"encoder": FakeEngine(manifest.encoder)}, threads=threads)

@@ -49,7 +49,11 @@ def struct(name: str, fields: str) -> Any:
 
 Task = struct("Task", "i height,i width,i grid_height,i grid_width,i channels,p bgr,p embedding")
 Engine = struct("Engine", "u flags,s name,p user,p encode,p destroy")
-ModelOptions = struct("ModelOptions", "i channels,i stride,i min_side,i max_side,i size,p memory,s name,h sha256")
+ModelOptions = struct(
+    "ModelOptions",
+    "i channels,i stride,i min_side,i max_side,i size,p memory,s name,h sha256,"
+    "i value_channels,i rounds,i residual,i feedback,i enlarge_percent",
+)
 MemoryOptions = struct(
     "MemoryOptions",
     "i height,i width,i channels,i context,f radius,i top_k,f temperature,i pad_context,"
@@ -80,7 +84,9 @@ def options_of(library: ct.CDLL, kind: str, **values: Any) -> Any:
     return options
 
 
-def manifest(size: int | None = None, align_corners: bool = True, **options: Any) -> Manifest:
+def manifest(
+    size: int | None = None, align_corners: bool = True, enlarge_percent: int = 100, **options: Any
+) -> Manifest:
     return Manifest(
         name="fake",
         trained=False,
@@ -88,12 +94,15 @@ def manifest(size: int | None = None, align_corners: bool = True, **options: Any
         encoder=EncoderSpec(channels=32, feature="res4", align_corners=align_corners, min_side=16, max_side=1024),
         graphs={"encoder": GraphFile(file="encoder.onnx", sha256="ab" * 32, bytes=1, precision="fp32")},
         size=size,
+        enlarge_percent=enlarge_percent,
         inference=PropagationOptions(context=3, radius=3.0, **options),
     )
 
 
-def python_model(size: int | None = None, align_corners: bool = True, **options: Any) -> Model:
-    said = manifest(size, align_corners, **options)
+def python_model(
+    size: int | None = None, align_corners: bool = True, enlarge_percent: int = 100, **options: Any
+) -> Model:
+    said = manifest(size, align_corners, enlarge_percent, **options)
     return Model(said, {"encoder": FakeEngine(said.encoder)}, precision="fp32", threads=2)
 
 
@@ -113,6 +122,7 @@ class CStream:
         sha256: str = "ab" * 32,
         align_corners: bool = True,
         stream_size: int = 0,
+        enlarge_percent: int = 100,
         **propagation: Any,
     ) -> None:
         self._library, spec = library, manifest().encoder
@@ -149,6 +159,7 @@ class CStream:
             "model",
             channels=32,
             max_side=1024,
+            enlarge_percent=enlarge_percent,
             **({"size": size} if size else {}),
             memory=ct.addressof(memory),
             sha256=(ct.c_uint8 * 32)(*bytes.fromhex(sha256)),
@@ -249,26 +260,29 @@ def assert_same(ours: dict[str, Any], theirs: StepResult) -> None:
 
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize(
-    ("bundle", "stream", "frame"),
+    ("bundle", "percent", "stream", "frame"),
     [
-        (0, 0, (500, 550)),
-        (0, 0, (64, 96)),
-        (0, NATIVE, (500, 550)),
-        (0, 240, (500, 550)),
-        (0, 128, (64, 96)),
-        (32, 0, (64, 96)),
-        (32, NATIVE, (64, 96)),
-        (NATIVE, 0, (500, 550)),
+        (0, 100, 0, (500, 550)),
+        (0, 100, 0, (64, 96)),
+        (0, 100, NATIVE, (500, 550)),
+        (0, 150, 240, (500, 550)),
+        (0, 100, 128, (64, 96)),
+        (32, 150, 0, (64, 96)),
+        (32, 100, NATIVE, (64, 96)),
+        (NATIVE, 150, 0, (500, 550)),
+        (128, 150, 0, (64, 97)),
+        (128, 400, 0, (97, 65)),
+        (128, 135, 0, (71, 65)),
     ],
 )
 def test_frames_are_worked_on_at_the_size_of_python(
-    open_c: Callable[..., CStream], bundle: int, stream: int, frame: tuple[int, int], align_corners: bool
+    open_c: Callable[..., CStream], bundle: int, percent: int, stream: int, frame: tuple[int, int], align_corners: bool
 ) -> None:
-    """Larger frames are at 480 unless the stream or model names a size or keeps the frames' own."""
+    """Frames are at 480 or the model's size, but enlarged no further than it says, unless the stream names a size."""
     image_, mask = np.full((*frame, 3), 90, np.uint8), np.ones(frame, np.uint8)
-    ours = open_c(size=bundle, stream_size=stream, align_corners=align_corners)
+    ours = open_c(size=bundle, enlarge_percent=percent, stream_size=stream, align_corners=align_corners)
     ours.step(image_, mask)
-    model = python_model(bundle if bundle > 0 else None, align_corners)
+    model = python_model(bundle if bundle > 0 else None, align_corners, enlarge_percent=percent)
     named: WorkingSize = "native" if NATIVE in (stream, stream or bundle) else stream or None
     height, width, _ = ours.working_frame.shape
     assert (height, width) == model.working_size(*frame, named)
@@ -279,6 +293,9 @@ def test_a_size_that_is_none_is_refused_in_c(open_c: Callable[..., CStream]) -> 
     for sizes in ({"size": -2}, {"size": 7}, {"stream_size": -2}, {"stream_size": 16385}):
         with pytest.raises(RuntimeError, match=r"options\.size is -?\d+; expected 8 to 16384"):
             open_c(**sizes)
+    for percent in (99, 401):
+        with pytest.raises(RuntimeError, match=r"options\.enlarge_percent is \d+; expected 100 to 400"):
+            open_c(enlarge_percent=percent)
 
 
 @pytest.mark.parametrize(("size", "align_corners"), [(0, True), (48, True), (0, False), (51, False)])
@@ -587,6 +604,7 @@ def test_the_default_bundle_reads_the_same_in_c(library: ct.CDLL) -> None:
     memory = ct.cast(options.memory, ct.POINTER(MemoryOptions)).contents
     assert memory.align_corners == bundle.manifest.encoder.align_corners
     assert (options.min_side, options.max_side, options.size) == (16, 4096, bundle.manifest.size or 480)
+    assert options.enlarge_percent == bundle.manifest.enlarge_percent
     assert bytes(options.sha256).hex() == bundle.manifest.graphs["encoder"].sha256
     assert library.vosrt_bundle_graph_path(handle, b"decoder", ct.byref(path)) == 7
     assert b"no graph 'decoder'; it has: encoder" in library.vosrt_last_error()

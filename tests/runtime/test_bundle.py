@@ -90,9 +90,11 @@ def refusal(bundle: Path | str, **options: bool) -> str:
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     """Every field survives, those that are not the default included."""
     options = PropagationOptions(context=3, radius=2.5, top_k=4, temperature=0.1, pad_context=False)
-    loaded = load_bundle(make_bundle(tmp_path / "b", inference=options, size=240, trained=True, name="naïve"))
+    loaded = load_bundle(
+        make_bundle(tmp_path / "b", inference=options, size=240, enlarge_percent=150, trained=True, name="naïve")
+    )
     assert loaded.manifest.inference == options
-    assert loaded.manifest.size == 240
+    assert (loaded.manifest.size, loaded.manifest.enlarge_percent) == (240, 150)
     assert loaded.manifest.trained is True
     assert loaded.manifest.name == "naïve"
     assert loaded.manifest.encoder == EncoderSpec(channels=4, feature="res3")

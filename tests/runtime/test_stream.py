@@ -152,34 +152,39 @@ def test_streams_of_one_model_are_independent(model: Model, tiny_clip: Clip) -> 
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "side", "upscale", "expected"),
+    ("height", "width", "side", "percent", "expected"),
     [
-        (480, 854, None, False, (480, 854)),
-        (480, 854, 480, False, (480, 854)),
-        (1080, 1920, 480, False, (480, 853)),
-        (1920, 1080, 480, False, (853, 480)),
-        (240, 320, 480, False, (240, 320)),
-        (240, 320, 480, True, (480, 640)),
-        (100, 100, 50, False, (50, 50)),
-        (2, 3, 1, False, (1, 2)),
+        (480, 854, None, 100, (480, 854)),
+        (480, 854, 480, 100, (480, 854)),
+        (1080, 1920, 480, 100, (480, 853)),
+        (1920, 1080, 480, 100, (853, 480)),
+        (240, 320, 480, 100, (240, 320)),
+        (240, 320, 480, None, (480, 640)),
+        (240, 320, 480, 150, (360, 480)),
+        (400, 300, 360, 150, (480, 360)),
+        (1080, 1920, 576, 120, (576, 1024)),
+        (335, 335, 576, 110, (369, 369)),
+        (100, 100, 50, 100, (50, 50)),
+        (2, 3, 1, 100, (1, 2)),
     ],
 )
 def test_the_working_size_keeps_the_aspect(
-    height: int, width: int, side: int | None, upscale: bool, expected: tuple[int, int]
+    height: int, width: int, side: int | None, percent: int | None, expected: tuple[int, int]
 ) -> None:
-    """The short side is what was asked for, the long one rounds half up; nothing grows unless it must."""
+    """The short side is what was asked for, the long one rounds half up; nothing grows by more than it may."""
     spec = EncoderSpec(channels=4, feature="res3")
-    assert working_size(spec, height, width, side, upscale=upscale) == expected
-    whole = working_size(replace(spec, align_corners=False), height, width, side, upscale=upscale)
+    assert working_size(spec, height, width, side, enlarge_percent=percent) == expected
+    whole = working_size(replace(spec, align_corners=False), height, width, side, enlarge_percent=percent)
     assert whole == tuple(spec.stride * max(1, math.floor(each / spec.stride + 0.5)) for each in expected)
 
 
 def test_labels_have_the_frames_size_whatever_the_working_size(tiny_clip: Clip) -> None:
-    """The manifest's size applies by default and never enlarges; a stream's size overrides it."""
+    """The manifest's size applies by default and enlarges as far as it says; a stream's size overrides it."""
     frames, masks = tiny_clip
     for model, size, grid in (
         (fake_model(size=32), None, (4, 6)),
         (fake_model(size=128), None, (8, 12)),
+        (fake_model(size=128, enlarge_percent=150), None, (12, 18)),
         (fake_model(size=32), 128, (16, 24)),
     ):
         stream = model.stream(size=size)

@@ -83,7 +83,7 @@ def compress_bundle(
     before = bundle.manifest.encoder.channels
     if not 1 <= channels < before:
         raise OptionError(f"channels is {channels}; bundle {path} has {before}: expected 1 to {before - 1}")
-    images = calibration_frames(clips, frames, bundle.manifest.size, bundle.manifest.encoder)
+    images = calibration_frames(clips, frames, None, bundle.manifest)
     if not images:
         raise InputError(f"{', '.join(clips)}: no frames to find the axes on; name clips with at least one")
     model = Model.load(bundle, engine="cpu", precision="fp32")

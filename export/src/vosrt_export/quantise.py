@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from vosrt.bundle import Bundle, EncoderSpec, encoder_role, load_bundle
+from vosrt.bundle import Bundle, Manifest, encoder_role, load_bundle
 from vosrt.cli.stages import Tell, silent
 from vosrt.core.native import resize_bgr
 from vosrt.encoder import working_size
@@ -130,7 +130,7 @@ def quantise_bundle(
         raise OptionError(f"bundle {path} is quantised already; give the one that it was made from")
     sequences = find_sequences(davis, options.sequences)
     size = options.size or bundle.manifest.size
-    frames = calibration_frames(clips, options.frames, size, bundle.manifest.encoder)
+    frames = calibration_frames(clips, options.frames, options.size, bundle.manifest)
     with tempfile.TemporaryDirectory() as folder:
         work = Quantisation(bundle, frames, options, Path(folder), tell)
         result, model = _pass_the_gate(work, sequences, size, options.max_drop)
@@ -151,8 +151,8 @@ def quantise_bundle(
     return result
 
 
-def calibration_frames(clips: Sequence[str], count: int, size: int | None, spec: EncoderSpec) -> list[U8Array]:
-    """Frames spread evenly over clips, and over each clip, at the working size of an encoder: u8 [H, W, 3] each.
+def calibration_frames(clips: Sequence[str], count: int, size: int | None, manifest: Manifest) -> list[U8Array]:
+    """Frames spread evenly over clips, and over each clip, at a bundle's working size or ``size``: u8 [H, W, 3] each.
 
     Raises:
         SourceError: a clip cannot be read.
@@ -167,7 +167,8 @@ def calibration_frames(clips: Sequence[str], count: int, size: int | None, spec:
             for position, frame in enumerate(source):
                 if position in steps:
                     given = frame.image.shape
-                    height, width = working_size(spec, given[0], given[1], size or DEFAULT_SIZE, upscale=False)
+                    side, percent = (size, None) if size else (manifest.size or DEFAULT_SIZE, manifest.enlarge_percent)
+                    height, width = working_size(manifest.encoder, given[0], given[1], side, enlarge_percent=percent)
                     frames.append(resize_bgr(frame.image, height, width))
                 if position >= max(steps, default=-1):
                     break

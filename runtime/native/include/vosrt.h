@@ -374,7 +374,7 @@ typedef struct vosrt_engine {
 
 /* Working size: the short side, in pixels, at which the network sees frames. It may also be one of these. */
 typedef enum vosrt_size {
-    VOSRT_SIZE_DEFAULT = 0, /* of a stream: its model's. Smaller frames keep their own size */
+    VOSRT_SIZE_DEFAULT = 0, /* of a stream: its model's. Smaller frames keep their own size, but for enlarge_percent */
     VOSRT_SIZE_NATIVE = -1  /* every frame's own size, which takes tens of times as long for 4K frames as 480 */
 } vosrt_size;
 
@@ -394,6 +394,7 @@ typedef struct vosrt_model_options {
     int32_t rounds;                     /* of refinement, 0 to 4, where a stream does not say otherwise */
     int32_t residual;                   /* 1: logits correct what was propagated; 0: they draw masks from nothing */
     int32_t feedback;                   /* 1: later frames read refined masks, the default; 0: these are shown alone */
+    int32_t enlarge_percent;            /* 100: of their own size, to which frames smaller than `size` are enlarged at most; to 400 */
 } vosrt_model_options;
 
 /* Fill in the defaults, which the comments above begin with; channels becomes 0, which no model takes. */

@@ -187,6 +187,7 @@ Bundle parse_manifest(std::string_view text, const std::string &where) {
     out.min_side = integer(encoder, "min_side");
     out.max_side = integer(encoder, "max_side");
     if (const int32_t size = integer(inference, "size"); size != 0) out.size = size;  // null is 0
+    if (inference.find("enlarge_percent") != nullptr) out.enlarge_percent = integer(inference, "enlarge_percent");
     if (const Json *everywhere = inference.find("global_reference"); everywhere != nullptr && !everywhere->boolean)
         refuse(where + ": 'inference.global_reference' is false; expected true");
     out.memory = propagation_of(inference);

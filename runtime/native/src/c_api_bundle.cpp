@@ -90,6 +90,7 @@ vosrt_status vosrt_bundle_model_options(const vosrt_bundle *bundle, vosrt_model_
         out.min_side = from.min_side;
         out.max_side = from.max_side;
         out.size = from.size;
+        out.enlarge_percent = from.enlarge_percent;
         out.memory = &from.memory;
         out.name = from.name.c_str();
         out.value_channels = from.value_channels;

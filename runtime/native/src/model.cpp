@@ -27,6 +27,7 @@ Model::Model(const vosrt_model_options &options, const vosrt_engine &engine) : o
     within(options.min_side, 1, 16384, "options.min_side");
     within(options.max_side, options.min_side, 16384, "options.max_side");
     if (options.size != VOSRT_SIZE_NATIVE) within(options.size, 8, 16384, "options.size");
+    within(options.enlarge_percent, 100, 400, "options.enlarge_percent");
     if ((engine.encode_masks == nullptr) != (engine.decode_masks == nullptr))
         invalid("engine.encode_masks or engine.decode_masks is NULL; give both mask networks or none");
     if (options_.value_channels != 0) {
@@ -58,11 +59,11 @@ Model::~Model() {
 
 // Integer arithmetic, halves rounded up, as vosrt.encoder.working_size has it.
 Size Model::working_size(Size frame, int32_t short_side) const {
-    const bool upscale = short_side != VOSRT_SIZE_DEFAULT;
-    const int64_t wanted = upscale ? short_side : options_.size;
     const int64_t shorter = std::min(frame.height, frame.width), longer = std::max(frame.height, frame.width);
+    const int64_t most = (shorter * options_.enlarge_percent + 50) / 100;
+    const int64_t wanted = short_side != VOSRT_SIZE_DEFAULT ? short_side : std::min<int64_t>(options_.size, most);
     Size working = frame;
-    if (wanted != VOSRT_SIZE_NATIVE && wanted != shorter && (wanted < shorter || upscale)) {
+    if (wanted != VOSRT_SIZE_NATIVE && wanted != shorter) {
         const int64_t scaled = (2 * longer * wanted + shorter) / (2 * shorter);
         const auto a = static_cast<int32_t>(wanted), b = static_cast<int32_t>(std::min<int64_t>(scaled, INT32_MAX));
         working = frame.height <= frame.width ? Size{a, b} : Size{b, a};

@@ -39,6 +39,7 @@ vosrt_model_options default_model_options() {
     out.max_side = 4096;
     out.size = 480;
     out.feedback = 1;
+    out.enlarge_percent = 100;
     return out;
 }
 

@@ -32,7 +32,7 @@ class Model : public MaskNetworks {
     Model(const Model &) = delete;
     Model &operator=(const Model &) = delete;
 
-    // The working frame for a frame of this size; `short_side` may be a vosrt_size. Only a stream's own size enlarges. Throws Error.
+    // The working frame for a frame of this size; `short_side` may be a vosrt_size. Throws Error.
     Size working_size(Size frame, int32_t short_side) const;
     Size grid(Size working) const;
     int32_t largest_grid_side() const { return grid({options_.max_side, options_.max_side}).height; }

@@ -92,7 +92,7 @@ class Embedding:
 
 
 def working_size(
-    spec: EncoderSpec, height: int, width: int, short_side: int | None, *, upscale: bool
+    spec: EncoderSpec, height: int, width: int, short_side: int | None, *, enlarge_percent: int | None = None
 ) -> tuple[int, int]:
     """Rows and columns of the frame that an encoder sees.
 
@@ -101,10 +101,12 @@ def working_size(
         height: rows of the given frame.
         width: its columns.
         short_side: of the working frame, in pixels; None keeps the frame's own size.
-        upscale: whether a smaller frame is enlarged; if not, it keeps its own size.
+        enlarge_percent: of its own size, to which a smaller frame is enlarged at most; None is no limit.
     """
     shorter, longer = sorted((height, width))
-    if short_side is not None and short_side != shorter and (short_side < shorter or upscale):
+    if short_side is not None and enlarge_percent is not None:
+        short_side = min(short_side, (shorter * enlarge_percent + 50) // 100)
+    if short_side is not None and short_side != shorter:
         scaled = (2 * longer * short_side + shorter) // (2 * shorter)
         height, width = (short_side, scaled) if height <= width else (scaled, short_side)
     return spec.whole_cells(height), spec.whole_cells(width)
@@ -148,6 +150,8 @@ class FrameEncoder:
         spec: contract of the encoder graph.
         engine: what runs it.
         default_size: short side of the working frame where a call names none, in pixels; None is `DEFAULT_SIZE`.
+        enlarge_percent: where a call names none, smaller frames are enlarged to no more than this percentage of
+            their own size.
         device: number of the GPU on which embeddings are to be; they stay there if the engine leaves them there. None
             wants them in host memory.
         has_threads: whether the engine has threads of its own, which a fork leaves behind.
@@ -165,12 +169,14 @@ class FrameEncoder:
         default_size: int | None = None,
         device: int | None = None,
         *,
+        enlarge_percent: int = 100,
         has_threads: bool = False,
     ) -> None:
         self._process = os.getpid() if has_threads else None
         self.spec = spec
         self._engine = engine
         self._default_size = DEFAULT_SIZE if default_size is None else default_size
+        self._enlarge_percent = enlarge_percent
         self._there: EncoderOnGpu | None = None
         if device is not None and stays_on_gpu(engine):
             self._there = Gpu(device).encoder(engine)
@@ -270,7 +276,8 @@ class FrameEncoder:
             InputError: they are out of the encoder's range.
         """
         short_side = check_size(self._default_size if size is None else size)
-        height, width = working_size(self.spec, frame_height, frame_width, short_side, upscale=size is not None)
+        percent = self._enlarge_percent if size is None else None
+        height, width = working_size(self.spec, frame_height, frame_width, short_side, enlarge_percent=percent)
         self._check_range(frame_height, frame_width, height, width)
         return height, width
 

@@ -97,6 +97,7 @@ class Model(NotCopied):
             self._engines["encoder"],
             manifest.size,
             None if gpu is None else gpu.number,
+            enlarge_percent=manifest.enlarge_percent,
             has_threads=has_threads,
         )
         for engine in self._engines.values():
@@ -450,11 +451,18 @@ class Model(NotCopied):
             "source": self._source,
             "weights": "trained" if self._manifest.trained else "untrained",
             "feature": f"{self._manifest.encoder.feature}, {self._manifest.encoder.channels} channels",
-            "size": f"frames above {self._manifest.size or DEFAULT_SIZE} pixels of short side are shrunk to that",
+            "size": _say_size(self._manifest),
             "engines": {name: vars(engine.info) for name, engine in self._engines.items()},
             "core": f"{core}; on no GPU: {self._no_gpu}" if self._no_gpu else core,
             "versions": {"vosrt": _version(), "python": platform.python_version(), "numpy": np.__version__},
         }
+
+
+def _say_size(manifest: Manifest) -> str:
+    words = f"frames above {manifest.size or DEFAULT_SIZE} pixels of short side are shrunk to that"
+    if manifest.enlarge_percent > 100:
+        words += f", smaller ones enlarged to it, at most to {manifest.enlarge_percent} %"
+    return words
 
 
 def choose_device(device: str, *, engine: str, precision: str, isolated: bool) -> tuple[str, str]:

@@ -176,8 +176,9 @@ class Manifest:
         graphs: files by role; ``"encoder"`` is always there. ``"encoder_int8"`` is the same network quantised; it is
             there if the bundle's maker measured that it is good enough. An older vosrt passes it over.
         inference: how labels are propagated unless the caller says otherwise.
-        size: default short side of the working frame in pixels, to which frames are shrunk, never enlarged; None is
+        size: default short side of the working frame in pixels, to which larger frames are shrunk; None is
             `vosrt.types.DEFAULT_SIZE`.
+        enlarge_percent: smaller frames are enlarged to ``size``, but to no more than this percentage of their own.
         verification: figures of the comparison that the export ended with.
         provenance: checkpoint hash, training, tool versions, licence.
         family: the method.
@@ -192,6 +193,7 @@ class Manifest:
     graphs: Mapping[str, GraphFile]
     inference: PropagationOptions = field(default_factory=PropagationOptions)
     size: int | None = None
+    enlarge_percent: int = 100
     verification: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     family: Family = "correspondence"
@@ -308,6 +310,8 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     """
     document = asdict(manifest)
     document["inference"]["size"] = document.pop("size")
+    if (percent := document.pop("enlarge_percent")) != 100:  # an older vosrt reads those that enlarge nothing
+        document["inference"]["enlarge_percent"] = percent
     for values, key in (
         (document, "masks"),
         *((graph, key) for graph in document["graphs"].values() for key in _NEWER),
@@ -432,7 +436,7 @@ def _parse(text: str, path: Path) -> Manifest:
         role = encoder_role(precision)
         if role in graphs and (found := graphs[role]["precision"]) != precision:
             raise BundleError(f"{path}: 'graphs.{role}.precision' is {quoted(found)}; expected {precision!r}")
-    size = inference.pop("size")
+    size, enlarge_percent = inference.pop("size"), inference.pop("enlarge_percent", 100)
     inference.pop("window", None)  # bundles of earlier versions name the one shape of windows and reach of references
     if not inference.pop("global_reference", True):
         raise BundleError(f"{path}: 'inference.global_reference' is false; expected true")
@@ -446,6 +450,7 @@ def _parse(text: str, path: Path) -> Manifest:
         masks=None if masks is None else MaskSpec(**masks),
         inference=options,
         size=size,
+        enlarge_percent=enlarge_percent,
         graphs={role: _graph_file(entry) for role, entry in graphs.items()},
     )
 
