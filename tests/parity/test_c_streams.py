@@ -52,7 +52,7 @@ Engine = struct("Engine", "u flags,s name,p user,p encode,p destroy")
 ModelOptions = struct(
     "ModelOptions",
     "i channels,i stride,i min_side,i max_side,i size,p memory,s name,h sha256,"
-    "i value_channels,i rounds,i residual,i feedback,i enlarge_percent",
+    "i value_channels,i rounds,i residual,i feedback,i enlarge_percent,i reserved",
 )
 MemoryOptions = struct(
     "MemoryOptions",

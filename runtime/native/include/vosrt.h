@@ -395,6 +395,7 @@ typedef struct vosrt_model_options {
     int32_t residual;                   /* 1: logits correct what was propagated; 0: they draw masks from nothing */
     int32_t feedback;                   /* 1: later frames read refined masks, the default; 0: these are shown alone */
     int32_t enlarge_percent;            /* 100: of their own size, to which frames smaller than `size` are enlarged at most; to 400 */
+    int32_t reserved;                   /* 0 */
 } vosrt_model_options;
 
 /* Fill in the defaults, which the comments above begin with; channels becomes 0, which no model takes. */

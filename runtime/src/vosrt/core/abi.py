@@ -56,7 +56,7 @@ STRUCTS: dict[str, list[tuple[str, Any]]] = {
     "vosrt_model_options": [("struct_size", c_uint32), ("channels", c_int32), ("stride", c_int32), ("min_side",
         c_int32), ("max_side", c_int32), ("size", c_int32), ("memory", c_void_p), ("name", c_char_p), ("graph_sha256",
         c_uint8 * 32), ("value_channels", c_int32), ("rounds", c_int32), ("residual", c_int32), ("feedback", c_int32),
-        ("enlarge_percent", c_int32)],
+        ("enlarge_percent", c_int32), ("reserved", c_int32)],
     "vosrt_image": [("struct_size", c_uint32), ("format", c_int32), ("height", c_int32), ("width", c_int32), ("data",
         c_void_p), ("stride", c_int64), ("chroma", c_void_p), ("chroma_stride", c_int64)],
     "vosrt_object": [("struct_size", c_uint32), ("id", c_int32), ("present", c_int32), ("x", c_int32), ("y", c_int32),
