@@ -25,7 +25,7 @@ from vosrt_train.validate import find_sequences, read_annotations
 PUBLISHED = PropagationOptions(context=20, radius=12, top_k=10, temperature=0.05)
 STEADIER = replace(PUBLISHED, top_k=20, sharpness=1.5, object_bias=0.1, guided=4)
 INFERENCE = {
-    "default": replace(STEADIER, centring=0.8),
+    "default": replace(STEADIER, centring=0.8, radius=14.4),
     "fast": replace(STEADIER, centring=0.8),
     "fine": replace(STEADIER, radius=18),
     "refined": PUBLISHED,
@@ -45,7 +45,8 @@ def test_it_says_what_it_is(name: str) -> None:
     manifest = bundle.manifest
     assert manifest.trained
     assert manifest.inference == INFERENCE[name]
-    assert manifest.size == (720 if name == "fine" else None)
+    sizes = {"default": (576, 120), "fine": (720, 150)}
+    assert (manifest.size, manifest.enlarge_percent) == sizes.get(name, (None, 100))
     assert (manifest.encoder.feature, manifest.encoder.channels) == EXPECTED[name]
     assert manifest.graphs["encoder"].precision == "fp16"
     assert sum(path.stat().st_size for path in bundle.path.iterdir()) <= LARGEST[name]
