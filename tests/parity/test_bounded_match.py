@@ -93,7 +93,7 @@ def assert_equal(ours: Memory, theirs: Memory) -> None:
     radius=st.sampled_from((1.0, 3.5, 12.0)),
     context=st.integers(1, 4),
     pad_context=st.booleans(),
-    later=st.integers(1, 4),
+    later=st.sets(st.integers(1, 4), min_size=1),
     seed=st.integers(0, 2**20),
 )
 @settings(derandomize=True, max_examples=60)
@@ -104,11 +104,11 @@ def test_bounds_change_no_bit(
     height: int,
     width: int,
     channels: int,
-    later: int,
+    later: set[int],
     seed: int,
     **options: Any,
 ) -> None:
-    """Features of several kinds, late objects and a session between give the same neighbours."""
+    """Features of several kinds, up to five appearance times and a session between give the same neighbours."""
     random = np.random.default_rng(seed)
     ours, theirs = (
         searching(native, how, height, width, channels, isa=isa, threads=2, **options) for how in ("bounded", "full")
@@ -119,7 +119,7 @@ def test_bounds_change_no_bit(
         embedding = np.where(random.random((height, width, 1)) < 0.6, still, fresh)  # much of it comes again, exactly
         for memory in (ours, theirs):
             memory.push(embedding)
-            if t in (0, later):
+            if t in {0, *later}:
                 memory.annotate(np.full((height, width), 1 + t, np.uint8))
         if t > 0:
             assert_equal(ours, theirs)

@@ -268,7 +268,7 @@ void CpuMemory::propagate(int32_t cell, float *sums, float *soft) const {
     std::fill_n(soft, capacity_, 0.0f);
     float later = 0.0f;
     for (size_t r = matched().size(); r-- > 0;) {
-        read_out(r, cell, sums);
+        if (r + 1 == matched().size() || !reads_like_next(r, cell)) read_out(r, cell, sums);
         for (const uint8_t id : objects().references()[r].ids) {
             const int32_t channel = objects().channel(id);
             soft[channel] = sums[channel];
@@ -277,6 +277,16 @@ void CpuMemory::propagate(int32_t cell, float *sums, float *soft) const {
     }
     soft[0] = sums[0];
     if (options_.yield_background) soft[0] *= std::max(0.0f, 1.0f - later);
+}
+
+// Whether the lists of references r and r + 1 are equal and name recent frames only, which the two contexts share.
+bool CpuMemory::reads_like_next(size_t r, int32_t cell) const {
+    const size_t stride = static_cast<size_t>(cells()) * options_.top_k;
+    const Candidate *next = candidates_.data() + (matched().size() - 2 - r) * stride + static_cast<size_t>(cell) * options_.top_k;
+    const Candidate *list = next + stride;
+    if (std::memcmp(list, next, options_.top_k * sizeof(Candidate)) != 0) return false;
+    const int32_t copies = std::max(matched()[r].copies, matched()[r + 1].copies);
+    return std::all_of(list, list + options_.top_k, [&](const Candidate &each) { return each.position > copies; });
 }
 
 // Softmax of the kept similarities, then the weighted sum of their soft masks (Araslanov et al. 2021, eq. 1 and 2 of

@@ -61,6 +61,7 @@ class CpuMemory final : public Memory {
     void make_all_heads();
     void match_newest();
     void propagate(int32_t cell, float *sums, float *soft) const;
+    bool reads_like_next(size_t r, int32_t cell) const;
     void read_out(size_t reference, int32_t cell, float *sums) const;
     Slot make_slot(size_t capacity) const;
     void grow_channels(size_t channels);

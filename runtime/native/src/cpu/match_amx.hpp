@@ -20,8 +20,8 @@ struct AmxOps {
     static constexpr int32_t kFirst = 32;
     static constexpr int32_t kPairLanes = 0;  // tiles multiply a whole patch in the time of one pair
 
-    static void scores(const uint16_t *query, const uint16_t *keys, ptrdiff_t stride, int32_t count, int32_t steps,
-                       float *out) {
+    // Without biases.
+    static void sums(const uint16_t *query, const uint16_t *keys, ptrdiff_t stride, int32_t count, int32_t steps, float *out) {
         constexpr ptrdiff_t kQueryRow = kLanes * kGroup * sizeof(uint16_t), kScoreRow = kLanes * sizeof(float);
         const ptrdiff_t key_row = stride * static_cast<ptrdiff_t>(sizeof(uint16_t));
         const bool second = count > 16;
@@ -46,6 +46,11 @@ struct AmxOps {
             tiles.store10(out + 16 * kLanes, kScoreRow);
             tiles.store11(out + 16 * kLanes + 16, kScoreRow);
         }
+    }
+
+    static void scores(const uint16_t *query, const uint16_t *keys, ptrdiff_t stride, int32_t count, int32_t steps,
+                       float *out) {
+        sums(query, keys, stride, count, steps, out);
         for (int32_t j = 0; j < count; ++j) {
             const float bias = bias_after(keys + j * stride + steps * kGroup);
             for (int32_t lane = 0; lane < kLanes; ++lane) out[j * kLanes + lane] += bias;
@@ -55,8 +60,9 @@ struct AmxOps {
     static void screen(const uint16_t *query, const uint16_t *keys, ptrdiff_t stride, int32_t count, int32_t steps,
                        const float *limits, uint32_t *hits) {
         alignas(64) float bounds[kKeys * kLanes];
-        scores(query, keys, stride, count, steps, bounds);
-        for (int32_t j = 0; j < count; ++j) hits[j] = Compare::not_less(bounds + j * kLanes, limits);
+        sums(query, keys, stride, count, steps, bounds);
+        for (int32_t j = 0; j < count; ++j)
+            hits[j] = Compare::not_less(bounds + j * kLanes, bias_after(keys + j * stride + steps * kGroup), limits);
     }
 
     static uint32_t at_least(const float *scores, const float *thresholds) {

@@ -53,9 +53,9 @@ struct PlainCompare {
             lanes |= static_cast<uint32_t>(scores[lane] >= thresholds[lane]) << lane;
         return lanes;
     }
-    static uint32_t not_less(const float *bounds, const float *limits) {
+    static uint32_t not_less(const float *bounds, float bias, const float *limits) {
         uint32_t lanes = 0;
-        for (int32_t lane = 0; lane < 32; ++lane) lanes |= static_cast<uint32_t>(!(bounds[lane] < limits[lane])) << lane;
+        for (int32_t lane = 0; lane < 32; ++lane) lanes |= static_cast<uint32_t>(!(bounds[lane] + bias < limits[lane])) << lane;
         return lanes;
     }
 };

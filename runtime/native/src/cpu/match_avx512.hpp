@@ -10,15 +10,18 @@ namespace {
 
 struct Avx512Compare {
     static uint32_t at_least(const float *scores, const float *thresholds) {
-        return lanes<_CMP_GE_OQ>(scores, thresholds);
+        return lanes<_CMP_GE_OQ>(_mm512_load_ps(scores), _mm512_load_ps(scores + 16), thresholds);
     }
-    static uint32_t not_less(const float *bounds, const float *limits) { return lanes<_CMP_NLT_UQ>(bounds, limits); }
+    static uint32_t not_less(const float *bounds, float bias, const float *limits) {
+        const __m512 add = _mm512_set1_ps(bias);
+        return lanes<_CMP_NLT_UQ>(_mm512_add_ps(_mm512_load_ps(bounds), add), _mm512_add_ps(_mm512_load_ps(bounds + 16), add), limits);
+    }
 
     template <int kPredicate>
-    static uint32_t lanes(const float *a, const float *b) {
-        const __mmask16 low = _mm512_cmp_ps_mask(_mm512_load_ps(a), _mm512_load_ps(b), kPredicate);
-        const __mmask16 high = _mm512_cmp_ps_mask(_mm512_load_ps(a + 16), _mm512_load_ps(b + 16), kPredicate);
-        return static_cast<uint32_t>(low) | static_cast<uint32_t>(high) << 16;
+    static uint32_t lanes(__m512 low, __m512 high, const float *limits) {
+        const __mmask16 low_lanes = _mm512_cmp_ps_mask(low, _mm512_load_ps(limits), kPredicate);
+        const __mmask16 high_lanes = _mm512_cmp_ps_mask(high, _mm512_load_ps(limits + 16), kPredicate);
+        return static_cast<uint32_t>(low_lanes) | static_cast<uint32_t>(high_lanes) << 16;
     }
 };
 

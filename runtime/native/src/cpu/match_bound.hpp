@@ -146,7 +146,7 @@ class BoundedMatcher : Matcher<Ops> {
     static size_t workspace_bytes(int32_t channels, int32_t top_k, int32_t references, int32_t patches) {
         const size_t match = Base::workspace_bytes(channels, top_k, references, patches) + 2 * kPackedBytes * patches +
                              patches * (references + 1) * kLimitBytes + round_up(Ops::kKeys * Base::row_bytes(channels), 64) +
-                             kSurvivors * sizeof(Survivor) + kSeedBytes;
+                             kSurvivors * sizeof(Survivor) + kSeedBytes + 2 * best_bytes(top_k);
         const size_t heads = Heads<Ops>::workspace_bytes(channels);
         return match > heads ? match : heads;
     }
@@ -175,8 +175,9 @@ class BoundedMatcher : Matcher<Ops> {
     static constexpr size_t kPackedBytes = Heads<Ops>::kMost * Ops::kLanes * sizeof(Element);
     static constexpr size_t kLimitBytes = round_up(Ops::kLanes * sizeof(float), 64);
     static constexpr int32_t kSurvivors = 256, kAhead = 3;
-    static constexpr uint32_t kSeedTable = 2048;  // a power of two
-    static constexpr size_t kSeedBytes = kSeedTable * (sizeof(int64_t) + sizeof(int64_t));
+    static constexpr uint32_t kSeedShift = 21, kSeedTable = 1u << (32 - kSeedShift);
+    static constexpr int32_t kMostSeeds = kSeedTable / 2;
+    static constexpr size_t kSeedBytes = kSeedTable * sizeof(int64_t) + 2 * kMostSeeds * sizeof(int64_t);
     // Heads of a reference that stay in the second-level cache while every patch of the group visits them.
     static constexpr int32_t kBlock = 960 / Ops::kKeys * Ops::kKeys;
 
@@ -192,6 +193,7 @@ class BoundedMatcher : Matcher<Ops> {
         survivors_ = reinterpret_cast<Survivor *>(gathered_ + round_up(Ops::kKeys * Base::row_bytes(task.channels), 64));
         seed_table_ = reinterpret_cast<int64_t *>(survivors_ + kSurvivors);
         seeds_ = seed_table_ + kSeedTable;
+        best_ = reinterpret_cast<float *>(seeds_ + 2 * kMostSeeds);
     }
 
     const Element *head_of(const std::byte *keys, int32_t cell) const {
@@ -229,63 +231,90 @@ class BoundedMatcher : Matcher<Ops> {
         return slot < task_.context ? task_.recent[slot] : task_.references[slot - task_.context].keys;
     }
 
-    // Multiply each neighbour that a query of the patch had with all of its queries. Reference r's list holds the best meanwhile.
+    // Multiply each neighbour that a query of the patch had with all of its queries. Recent frames belong to the contexts of later
+    // references too: what they give is computed once, in best(0), from which each reference's best(1) goes on.
     void seed(int32_t i) {
         const Patch<Ops> &p = patch(i);
-        for (int32_t r = 0; r < task_.reference_count; ++r) lists(i, 1 + r).clear();
-        const int32_t count = collect_seeds(p);
+        for (uint32_t at = 0; at < kSeedTable; ++at) seed_table_[at] = -1;
+        for (int32_t at = 0; at < task_.top_k * Ops::kLanes; ++at) best(0)[at] = -INFINITY;
+        int32_t seen = 0;
+        for (int32_t r = 0; r < task_.reference_count; ++r) {
+            const SeedCounts found = collect_seeds(p, r, kMostSeeds - seen);
+            seen += found.recent + found.reference;
+            offer_seeds(p, seeds_, found.recent, best(0), true);
+            const float *limits = best(0);
+            if (found.reference > 0) {
+                std::memcpy(best(1), best(0), best_bytes(task_.top_k));
+                offer_seeds(p, seeds_ + kMostSeeds, found.reference, best(1), false);
+                limits = best(1);
+            }
+            std::memcpy(floor(i, r), limits + (task_.top_k - 1) * Ops::kLanes, Ops::kLanes * sizeof(float));
+        }
+    }
+
+    struct SeedCounts {
+        int32_t recent = 0, reference = 0;
+    };
+
+    static int32_t slot_of(int64_t seed) { return static_cast<int32_t>(seed >> 32); }
+    static int32_t cell_of_seed(int64_t seed) { return static_cast<int32_t>(seed & 0xffffffff); }
+
+    // Those of reference r's lists that no list before had, each once: a set with open addressing. Best neighbours first, should there
+    // be too many.
+    SeedCounts collect_seeds(const Patch<Ops> &p, int32_t r, int32_t most) {
+        SeedCounts found;
+        const int32_t cells = task_.height * task_.width;
+        const Candidate *all = task_.result + static_cast<ptrdiff_t>(r) * cells * task_.top_k;
+        for (int32_t n = 0; n < task_.top_k; ++n)
+            for (int32_t lane = 0; lane < Ops::kLanes; ++lane) {
+                if (!((p.lanes >> lane) & 1u)) continue;
+                const Candidate &old = all[static_cast<ptrdiff_t>(cell_of(p, lane)) * task_.top_k + n];
+                if (old.cell < 0 || old.cell >= cells) continue;
+                const int32_t age = task_.context - old.position;
+                const bool recent = age >= 0 && age < task_.references[r].recent;
+                const int64_t code = static_cast<int64_t>(recent ? age : task_.context + r) << 32 | old.cell;
+                uint32_t at = (static_cast<uint32_t>(old.cell) + static_cast<uint32_t>(code >> 32) * 40503u) * 2654435761u >> kSeedShift;
+                while (seed_table_[at] >= 0 && seed_table_[at] != code) at = (at + 1) % kSeedTable;
+                if (seed_table_[at] == code) continue;
+                if (found.recent + found.reference >= most) return found;
+                seed_table_[at] = code;
+                if (recent)
+                    seeds_[found.recent++] = code;
+                else
+                    seeds_[kMostSeeds + found.reference++] = code;
+            }
+        return found;
+    }
+
+    void offer_seeds(const Patch<Ops> &p, const int64_t *seeds, int32_t count, float *best, bool windowed) {
         for (int32_t from = 0; from < count; from += Ops::kKeys) {
             const int32_t keys = smaller(Ops::kKeys, count - from);
-            for (int32_t j = 0; j < keys; ++j) gather(j, slot_keys(slot_of(from + j)), cell_of_seed(from + j));
+            for (int32_t j = 0; j < keys; ++j) gather(j, slot_keys(slot_of(seeds[from + j])), cell_of_seed(seeds[from + j]));
             multiply_gathered(p, keys);
-            for (int32_t j = 0; j < keys; ++j) offer_seed(i, slot_of(from + j), cell_of_seed(from + j), scores_ + j * Ops::kLanes);
-        }
-        for (int32_t r = 0; r < task_.reference_count; ++r)
-            std::memcpy(floor(i, r), lists(i, 1 + r).thresholds, Ops::kLanes * sizeof(float));
-    }
-
-    int32_t slot_of(int32_t seed) const { return static_cast<int32_t>(seeds_[seed] >> 32); }
-    int32_t cell_of_seed(int32_t seed) const { return static_cast<int32_t>(seeds_[seed] & 0xffffffff); }
-
-    // Each once: a set with open addressing. Best neighbours first, should there be too many.
-    int32_t collect_seeds(const Patch<Ops> &p) {
-        int32_t count = 0;
-        const int32_t cells = task_.height * task_.width;
-        for (uint32_t at = 0; at < kSeedTable; ++at) seed_table_[at] = -1;
-        for (int32_t n = 0; n < task_.top_k; ++n)
-            for (int32_t r = 0; r < task_.reference_count; ++r)
-                for (int32_t lane = 0; lane < Ops::kLanes; ++lane) {
-                    if (!((p.lanes >> lane) & 1u)) continue;
-                    const Candidate &old =
-                        task_.result[(static_cast<ptrdiff_t>(r) * cells + cell_of(p, lane)) * task_.top_k + n];
-                    if (old.cell < 0 || old.cell >= cells) continue;
-                    const int32_t age = task_.context - old.position;
-                    const bool recent = age >= 0 && age < task_.references[r].recent;
-                    const int64_t code = static_cast<int64_t>(recent ? age : task_.context + r) << 32 | old.cell;
-                    uint32_t at = static_cast<uint32_t>(code % 1000003 * 2654435761u >> 8) % kSeedTable;
-                    while (seed_table_[at] >= 0 && seed_table_[at] != code) at = (at + 1) % kSeedTable;
-                    if (seed_table_[at] == code) continue;
-                    seed_table_[at] = code;
-                    seeds_[count++] = code;
-                    if (count == static_cast<int32_t>(kSeedTable) / 2) return count;
-                }
-        return count;
-    }
-
-    void offer_seed(int32_t i, int32_t slot, int32_t cell, const float *score) {
-        const Patch<Ops> &p = patch(i);
-        const uint32_t near = near_lanes(p, cell);
-        for (int32_t r = 0; r < task_.reference_count; ++r) {
-            const bool reference = slot == task_.context + r;
-            if (!reference && slot >= task_.references[r].recent) continue;
-            Lists<Ops> list = lists(i, 1 + r);
-            uint32_t hits = p.lanes & (reference ? ~0u : near) & Ops::at_least(score, list.thresholds);
-            for (; hits; hits &= hits - 1) {
-                const int32_t lane = __builtin_ctz(hits);
-                list.insert(lane, {score[lane], slot, cell});
+            for (int32_t j = 0; j < keys; ++j) {
+                const uint32_t lanes = windowed ? p.lanes & near_lanes(p, cell_of_seed(seeds[from + j])) : p.lanes;
+                offer_seed(best, scores_ + j * Ops::kLanes, lanes);
             }
         }
     }
+
+    // The k best similarities of each lane, [top_k][kLanes], are all that limits need: no lists and no branches, so that lanes are
+    // those of vectors.
+    void offer_seed(float *best, const float *score, uint32_t lanes) {
+        if ((lanes & Ops::at_least(score, best + (task_.top_k - 1) * Ops::kLanes)) == 0) return;
+        float value[Ops::kLanes];
+        for (int32_t lane = 0; lane < Ops::kLanes; ++lane)
+            value[lane] = ((lanes >> lane) & 1u) && score[lane] >= -INFINITY ? score[lane] : -INFINITY;  // NaN is no limit
+        for (int32_t n = 0; n < task_.top_k; ++n, best += Ops::kLanes)
+            for (int32_t lane = 0; lane < Ops::kLanes; ++lane) {
+                const float here = best[lane], other = value[lane];
+                best[lane] = other > here ? other : here;
+                value[lane] = other > here ? here : other;
+            }
+    }
+
+    static size_t best_bytes(int32_t top_k) { return static_cast<size_t>(top_k) * Ops::kLanes * sizeof(float); }
+    float *best(int32_t which) { return best_ + which * task_.top_k * Ops::kLanes; }
 
     // ---- visits ----
 
@@ -476,7 +505,8 @@ class BoundedMatcher : Matcher<Ops> {
     float slack_;
     std::byte *packed_heads_, *floors_, *gathered_;
     Survivor *survivors_;
-    int64_t *seed_table_, *seeds_;
+    int64_t *seed_table_, *seeds_;  // seeds of recent frames, then of a reference
+    float *best_;
     SearchCounts counts_;
 
     const Patch<Ops> *patch_ = nullptr;
