@@ -110,6 +110,7 @@ def bound_part(machine: str, rows: list[Row]) -> str:
         "bounded": "{bounded_ms:.0f}".format_map,
         "bounded / every": "**{ratio:.2f}**".format_map,
         "products computed, %": lambda row: f"{100 * row['survivors']:.1f}",
+        "5 appearance times / 1": "{times_ratio:.2f}".format_map,
     }
     return f"{machine}\n\n{listing(rows, columns)}"
 
