@@ -19,7 +19,6 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,7 @@ from benchmarks.machine import write
 from benchmarks.scenes.picture import render
 from vosrt.evaluation.layouts import open_dataset
 from vosrt.model import Model
-from vosrt.prompt.clicked import ClickedFrame
-from vosrt.prompt.options import ClickOptions
+from vosrt.prompt.clicked import ClickedFrame, click_options
 from vosrt.prompt.points import BoolArray, Point
 from vosrt.types import F32Array, U8Array
 from vosrt.video.boxes import cut_out
@@ -128,19 +126,19 @@ class Clicked:
         self.features, self.working = model.encode(self.image).on_host()
         self.stride = model.manifest.encoder.stride
 
-    def ready(self, options: ClickOptions) -> ClickedFrame:
+    def ready(self, options: dict[str, float]) -> ClickedFrame:
         """The frame with some constants."""
         features: F32Array = self.features
         return ClickedFrame(self.working, features, *self.truth.shape, stride=self.stride, options=options)
 
-    def clicks(self, options: ClickOptions) -> list[float]:
+    def clicks(self, options: dict[str, float]) -> list[float]:
         """IoU after each click, in percent."""
         return click(self.truth, self.ready(options).segment)[0]
 
 
 def measure(frame: Clicked) -> dict[str, Any]:
     """The row of one sequence."""
-    ready = frame.ready(ClickOptions())
+    ready = frame.ready({})
     scores, took = click(frame.truth, ready.segment)
     theirs, theirs_took = click(frame.truth, grabcut(frame.image))
     return {
@@ -153,18 +151,18 @@ def measure(frame: Clicked) -> dict[str, Any]:
     }
 
 
-def changed(options: ClickOptions, source: random.Random) -> ClickOptions:
+def changed(options: dict[str, float], source: random.Random) -> dict[str, float]:
     """The constants with a few of them changed."""
-    values = asdict(options)
+    values = dict(options)
     for name in source.sample(sorted(values), source.choice((1, 2, 3, 4, 6))):
         value = values[name] * np.exp(source.gauss(0, SPREAD))
-        values[name] = max(4, round(value)) if isinstance(getattr(options, name), int) else float(value)
-    return replace(options, **values)
+        values[name] = max(4, round(value)) if isinstance(values[name], int) else float(value)
+    return values
 
 
 def search(frames: list[Clicked], count: int, seed: int = 0) -> dict[str, Any]:
     """Try sets of constants, each a change of the best so far; the leave-one-out row."""
-    source, best = random.Random(seed), ClickOptions()
+    source, best = random.Random(seed), click_options()
     tried: list[list[list[float]]] = []  # set, sequence, click
     worth: list[float] = []
     for number in range(count + 1):
@@ -174,7 +172,7 @@ def search(frames: list[Clicked], count: int, seed: int = 0) -> dict[str, Any]:
         worth.append(float(np.mean([_worth(each) for each in scores])))
         if worth[-1] == max(worth):
             best = options
-            print(number, round(worth[-1], 2), asdict(best), flush=True)
+            print(number, round(worth[-1], 2), best, flush=True)
     return {"sequence": "leave-one-out", **leave_one_out(np.array(tried))}
 
 

@@ -568,6 +568,53 @@ VOSRT_API vosrt_status vosrt_stream_save(const vosrt_stream *stream, uint8_t *bu
 VOSRT_API vosrt_status vosrt_stream_load(const vosrt_model *model, const vosrt_stream_options *options,
                                          const uint8_t *data, size_t size, vosrt_stream **stream);
 
+/* ---- clicks ---------------------------------------------------------------------------------------- */
+
+/* A frame that was encoded, ready for clicks and boxes that become a mask to follow, without a network that was trained for it. */
+typedef struct vosrt_prompt vosrt_prompt;
+
+/* The constants of the method; vosrt_prompt_options_init sets them as they were chosen. */
+typedef struct vosrt_prompt_options {
+    uint32_t struct_size;
+    int32_t dimensions;       /* of the features that are kept */
+    float feature_edges;      /* how much a difference of features weakens an edge of the cells' graph, in mean differences */
+    float colour_edges;       /* likewise of colours */
+    float floor;              /* weight of the weakest edge */
+    float leak;               /* share of the walkers that stop at each cell */
+    float border;             /* weight with which the border of the frame is background */
+    float agreement;          /* how much stronger walkers stop where the classifier agrees with the mask */
+    float balance;            /* exponent of the area by which a cut is divided, for the first click */
+    float later_balance;      /* the same for later clicks */
+    float grow;               /* a later positive click adds at most this multiple of the mask */
+    float shrink;             /* a negative click removes at most this share of the mask */
+    float decay;              /* factor of the two for each further click */
+    float ridge;              /* of the classifier, relative to the mean variance */
+    float gain;               /* of its logistic function */
+    float click_share;        /* weight of the clicked cells among all that it learns from */
+    float place;              /* weight of the position among the features */
+    float keep;               /* share of the mask in the prior, against the classifier */
+    float prior;              /* weight of the prior against that of an edge of the fine graph */
+    float fine_feature_edges; /* as feature_edges, of the fine graph */
+    float fine_colour_edges;  /* likewise */
+    float fine_floor;         /* likewise */
+    float crumbs;             /* parts smaller than this share of the largest one, in which no click is, are removed */
+    float holes;              /* holes smaller than this share of the mask, in which no click is, are filled */
+} vosrt_prompt_options;
+
+VOSRT_API vosrt_status vosrt_prompt_options_init(vosrt_prompt_options *options);
+/* `frame` has its working frame, `bgr`; `cell` is the side of a cell in pixels of it. `options` may be NULL. */
+VOSRT_API vosrt_status vosrt_prompt_create(const vosrt_embedding *frame, int32_t cell, const vosrt_prompt_options *options,
+                                           vosrt_prompt **prompt);
+/* The same for a frame that the model's engine encodes; `size` is the short side of the working frame or a vosrt_size. */
+VOSRT_API vosrt_status vosrt_prompt_encode(const vosrt_model *model, const vosrt_image *frame, int32_t size, vosrt_prompt **prompt);
+VOSRT_API void vosrt_prompt_destroy(vosrt_prompt *prompt);
+/* Find the object that is clicked. `points` are f32 [count][3]: x, y in pixels of the frame, and above 0 where the object is, else where it is
+ * not; each corrects what those before it gave. `box`, f32 [4]: x, y, width, height around the object; may be NULL. `mask`, VOSRT_FORMAT_GRAY of the frame's size: what is
+ * corrected, not 0 for the object; may be NULL. `out` is u8 [H, W], dense: 1 for the object, else 0. Further points of the same box
+ * and mask take one step each. */
+VOSRT_API vosrt_status vosrt_prompt_segment(vosrt_prompt *prompt, const float *points, int32_t count, const float *box,
+                                            const vosrt_image *mask, uint8_t *out);
+
 #ifdef __cplusplus
 }
 #endif

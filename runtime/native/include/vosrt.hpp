@@ -392,5 +392,44 @@ class Stream {
     std::unique_ptr<vosrt_stream, Destroy> handle_;
 };
 
+// A frame that was encoded, ready for clicks; see vosrt_prompt.
+class Prompt {
+   public:
+    struct Point {
+        float x, y;  // pixels
+        bool positive = true;
+    };
+    struct Box {
+        float x, y, width, height;  // pixels
+    };
+
+    static Expected<Prompt> encode(const Model &model, const vosrt_image &frame, int32_t size = VOSRT_SIZE_DEFAULT) {
+        vosrt_prompt *handle = nullptr;
+        if (const vosrt_status status = vosrt_prompt_encode(model.get(), &frame, size, &handle)) return last_error(status);
+        return Prompt(handle, static_cast<size_t>(frame.height) * static_cast<size_t>(frame.width));
+    }
+    // u8 [height * width], 1 for the object; `box` and `mask`, which is corrected, may be nullptr.
+    Expected<std::vector<uint8_t>> segment(const std::vector<Point> &points, const Box *box = nullptr, const vosrt_image *mask = nullptr) {
+        std::vector<float> values;
+        for (const Point &each : points) values.insert(values.end(), {each.x, each.y, each.positive ? 1.0f : 0.0f});
+        float sides[4] = {};
+        if (box != nullptr) sides[0] = box->x, sides[1] = box->y, sides[2] = box->width, sides[3] = box->height;
+        std::vector<uint8_t> out(pixels_);
+        if (const vosrt_status status = vosrt_prompt_segment(handle_.get(), values.data(), static_cast<int32_t>(points.size()),
+                                                             box != nullptr ? sides : nullptr, mask, out.data()))
+            return last_error(status);
+        return out;
+    }
+    vosrt_prompt *get() const { return handle_.get(); }
+
+   private:
+    Prompt(vosrt_prompt *handle, size_t pixels) : handle_(handle), pixels_(pixels) {}
+    struct Destroy {
+        void operator()(vosrt_prompt *handle) const { vosrt_prompt_destroy(handle); }
+    };
+    std::unique_ptr<vosrt_prompt, Destroy> handle_;
+    size_t pixels_;
+};
+
 }  // namespace abi2
 }  // namespace vosrt

@@ -32,14 +32,15 @@ void orthonormalise(std::vector<double> &axes, int32_t count, int32_t channels) 
 
 // Orthogonal iteration (Golub and Van Loan 2013, section 8.2.4): the span of the first j axes comes out as it would of j alone, so that
 // any prefix serves. The bound needs orthonormal axes, not exact ones: a few rounds do, and no covariance is formed.
-std::vector<float> principal_axes(const std::vector<float> &samples, int32_t channels, int32_t count, int32_t stride) {
+std::vector<float> principal_axes(const std::vector<float> &samples, int32_t channels, int32_t count, int32_t stride, bool by_direction,
+                                  int32_t rounds) {
     std::vector<float> rows;
     rows.reserve(samples.size());
     for (size_t at = 0; at + channels <= samples.size(); at += channels) {
         double square = 0.0;
         for (int32_t c = 0; c < channels; ++c) square += static_cast<double>(samples[at + c]) * samples[at + c];
         if (!(square > 0.0 && std::isfinite(square))) continue;
-        const double scale = 1.0 / std::sqrt(square);
+        const double scale = by_direction ? 1.0 / std::sqrt(square) : 1.0;
         for (int32_t c = 0; c < channels; ++c) rows.push_back(static_cast<float>(samples[at + c] * scale));
     }
     std::mt19937 random(1);
@@ -48,9 +49,8 @@ std::vector<float> principal_axes(const std::vector<float> &samples, int32_t cha
     for (double &value : axes) value = normal(random);
     orthonormalise(axes, count, channels);
 
-    constexpr int32_t kRounds = 4;
     std::vector<float> across(static_cast<size_t>(channels) * count), next(across.size()), along(count);  // axes side by side
-    for (int32_t round = 0; round < kRounds; ++round) {
+    for (int32_t round = 0; round < rounds; ++round) {
         for (int32_t i = 0; i < count; ++i)
             for (int32_t c = 0; c < channels; ++c)
                 across[static_cast<size_t>(c) * count + i] = static_cast<float>(axes[static_cast<size_t>(i) * channels + c]);

@@ -68,6 +68,8 @@ template <>
 inline constexpr size_t kFirstSize<vosrt_embedding> = 72;
 template <>
 inline constexpr size_t kFirstSize<vosrt_stream_options> = 40;
+template <>
+inline constexpr size_t kFirstSize<vosrt_prompt_options> = 96;
 
 vosrt_status fail(vosrt_status status, const char *text) noexcept;
 

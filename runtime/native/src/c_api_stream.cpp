@@ -7,6 +7,7 @@
 #include "c_api.hpp"
 #include "objects.hpp"
 #include "presence.hpp"
+#include "prompt.hpp"
 #include "session.hpp"
 #include "stream.hpp"
 
@@ -34,6 +35,17 @@ struct Behind<vosrt_stream> : Object {
 
     Stream stream;
     vosrt_memory *memory_handle = nullptr;  // given once it is asked for
+};
+
+template <>
+struct Behind<vosrt_prompt> : Object {
+    static constexpr char kKind[] = "prompt";
+
+    Behind(const vosrt_embedding &frame, int32_t cell, const vosrt_prompt_options &options) : Object(kKind), prompt(frame, cell, options) {
+        lock = std::make_shared<CallLock>();
+    }
+
+    Prompt prompt;
 };
 
 }  // namespace vosrt
@@ -74,6 +86,19 @@ void write_objects(const vosrt::LabelMap &map, const uint8_t *ids, int32_t count
         object->struct_size = step;
         vosrt::write_struct(measured[static_cast<size_t>(i)], object, "object");
     }
+}
+
+void open(const vosrt_embedding &frame, int32_t cell, const vosrt_prompt_options &options, vosrt_prompt **prompt) {
+    const auto side = [](int32_t value, const char *name) { vosrt::within(value, 1, vosrt::kMaxSide, name); };
+    side(frame.frame_height, "frame.frame_height"), side(frame.frame_width, "frame.frame_width");
+    side(frame.height, "frame.height"), side(frame.width, "frame.width");
+    side(frame.grid_height, "frame.grid_height"), side(frame.grid_width, "frame.grid_width");
+    side(frame.channels, "frame.channels");
+    vosrt::within(cell, 2, 1024, "cell");
+    vosrt::within(options.dimensions, 1, 256, "options.dimensions");
+    require(frame.array, "frame.array");
+    require(frame.bgr, "frame.bgr");
+    *prompt = vosrt::make_handle<vosrt_prompt>(std::make_shared<vosrt::Behind<vosrt_prompt>>(frame, cell, options));
 }
 
 void finish(vosrt::Stream &stream, vosrt_result *result) {
@@ -250,6 +275,63 @@ vosrt_status vosrt_stream_load(const vosrt_model *model, const vosrt_stream_opti
         auto loaded = open(model, options);
         loaded->stream.load({data, size});
         *stream = vosrt::make_handle<vosrt_stream>(std::move(loaded));
+    });
+}
+
+vosrt_status vosrt_prompt_options_init(vosrt_prompt_options *options) {
+    return guarded(__func__, [&] { vosrt::write_struct(vosrt::default_prompt_options(), options, "options"); });
+}
+
+vosrt_status vosrt_prompt_create(const vosrt_embedding *frame, int32_t cell, const vosrt_prompt_options *options,
+                                 vosrt_prompt **prompt) {
+    return guarded(__func__, [&] {
+        require(prompt, "prompt");
+        *prompt = nullptr;
+        const vosrt_prompt_options defaults = vosrt::default_prompt_options();
+        open(read_struct(frame, "frame"), cell, options ? read_struct(options, "options", defaults) : defaults, prompt);
+    });
+}
+
+vosrt_status vosrt_prompt_encode(const vosrt_model *model, const vosrt_image *frame, int32_t size, vosrt_prompt **prompt) {
+    return guarded(__func__, [&] {
+        require(prompt, "prompt");
+        *prompt = nullptr;
+        const Call of(model);
+        const vosrt::Picture picture = picture_of(frame, "frame");
+        vosrt::check_size(size);
+        if (!of->model->encodes()) vosrt::invalid("this model's engine has no encode; give frames with their embedding to vosrt_prompt_create");
+        const vosrt::Size working = of->model->working_size({picture.height, picture.width}, size), grid = of->model->grid(working);
+        std::vector<uint8_t> bgr(static_cast<size_t>(working.height) * working.width * 3);
+        vosrt::FrameScaler().run(picture, bgr.data(), working.height, working.width, int64_t{3} * working.width);
+        vosrt::AlignedBuffer embedding;
+        embedding.reserve(static_cast<size_t>(grid.height) * grid.width * of->model->channels() * sizeof(float));
+        auto *array = reinterpret_cast<float *>(embedding.data());
+        of->model->encode(bgr.data(), working, array, nullptr);
+        vosrt_embedding encoded{sizeof(vosrt_embedding), picture.height, picture.width, working.height, working.width, grid.height, grid.width,
+                                of->model->channels(), array, bgr.data(), nullptr, 0.0, 0.0};
+        open(encoded, of->model->stride(), vosrt::default_prompt_options(), prompt);
+    });
+}
+
+void vosrt_prompt_destroy(vosrt_prompt *prompt) { vosrt::destroy_handle(prompt); }
+
+vosrt_status vosrt_prompt_segment(vosrt_prompt *prompt, const float *points, int32_t count, const float *box, const vosrt_image *mask,
+                                  uint8_t *out) {
+    return guarded(__func__, [&] {
+        const Call at(prompt);
+        vosrt::within(count, 0, 4096, "count");
+        if (count > 0) require(points, "points");
+        require(out, "out");
+        std::vector<vosrt::Click> clicks;
+        for (int32_t i = 0; i < count; ++i) clicks.push_back({points[3 * i], points[3 * i + 1], points[3 * i + 2] > 0.0f});
+        std::optional<vosrt::Box> around;
+        if (box != nullptr) around = vosrt::Box{box[0], box[1], box[2], box[3]};
+        std::optional<vosrt::Picture> given;
+        if (mask != nullptr) {
+            given = picture_of(mask, "mask");
+            if (given->format != VOSRT_FORMAT_GRAY) vosrt::invalid("mask.format is not VOSRT_FORMAT_GRAY");
+        }
+        at->prompt.segment(clicks, around, given ? &*given : nullptr, out);
     });
 }
 

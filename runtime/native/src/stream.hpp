@@ -46,6 +46,7 @@ class Model : public MaskNetworks {
     int32_t channels() const { return options_.channels; }
     // Whether the mask networks take and give arrays on the GPU of the memory.
     bool refines_on_gpu() const { return (engine_.flags & VOSRT_ENGINE_ON_GPU) != 0; }
+    int32_t stride() const { return options_.stride; }  // pixels of the working frame per cell
     bool encodes() const { return engine_.encode != nullptr; }
     // How a stream refines masks with these rounds, a vosrt_refine; nothing where it does not. Throws Error.
     std::optional<RefineOptions> refinement(int32_t rounds) const;

@@ -129,6 +129,40 @@ void an_engine_may_throw() {
     CHECK(stream.step(picture.frame(), picture.marks()).value().index == 0);
 }
 
+void clicks_become_a_mask() {
+    constexpr int kTall = 128, kWide = 192;
+    std::vector<uint8_t> bgr(kTall * kWide * 3), truth(kTall * kWide);
+    std::mt19937 random(1);
+    for (int i = 0; i < kTall * kWide; ++i) {
+        const int y = i / kWide, x = i % kWide;
+        truth[i] = y >= 32 && y < 96 && x >= 40 && x < 120;
+        for (int c = 0; c < 3; ++c) bgr[i * 3 + c] = static_cast<uint8_t>((truth[i] ? 40 + 80 * c : 160 - 20 * c) + random() % 16);
+    }
+    const auto iou = [&](const std::vector<uint8_t> &mask) {
+        int both = 0, either = 0;
+        for (int i = 0; i < kTall * kWide; ++i) both += mask[i] && truth[i], either += mask[i] || truth[i];
+        return static_cast<double>(both) / either;
+    };
+    const vosrt_image frame = vosrt::bgr(bgr.data(), kTall, kWide);
+    auto prompt = vosrt::Prompt::encode(make_model(), frame).value();  // outlives its model's handle
+    CHECK(iou(prompt.segment({{80, 64}}).value()) > 0.9);
+    const vosrt::Prompt::Box box{36, 28, 88, 72};
+    CHECK(iou(prompt.segment({}, &box).value()) > 0.9);
+    const vosrt_image marks = vosrt::mask(truth.data(), kTall, kWide);
+    const auto corrected = prompt.segment({{150, 64, false}}, nullptr, &marks).value();
+    CHECK(iou(corrected) > 0.9 && corrected[64 * kWide + 150] == 0);
+    CHECK(prompt.segment({{80, 64}}).value() == vosrt::Prompt::encode(make_model(), frame).value().segment({{80, 64}}).value());
+    for (const auto &wrong : std::vector<std::vector<vosrt::Prompt::Point>>{{}, {{80, 64, false}}, {{kWide, 5}}, {{-1, 5}}, {{NAN, 5}}})
+        CHECK(prompt.segment(wrong).error().status == VOSRT_INVALID_ARGUMENT);
+    const vosrt::Prompt::Box outside{150, 28, 88, 72};
+    CHECK(prompt.segment({}, &outside).error().status == VOSRT_INVALID_ARGUMENT);
+    const vosrt_image small = vosrt::mask(truth.data(), kTall, kWide - 1);
+    CHECK(prompt.segment({{80, 64}}, nullptr, &small).error().status == VOSRT_INVALID_ARGUMENT);
+    Colours::fail = true;
+    CHECK(vosrt::Prompt::encode(make_model(), frame).error().status == VOSRT_ENGINE_FAILED);
+    Colours::fail = false;
+}
+
 void frames_cost_no_memory() {
     const vosrt::Model model = make_model();
     auto stream = vosrt::Stream::open(model).value();
@@ -156,6 +190,7 @@ int main() {
     many_threads_share_a_model();
     a_session_goes_on_where_it_was_saved();
     an_engine_may_throw();
+    clicks_become_a_mask();
     frames_cost_no_memory();
     return 0;
 }
