@@ -171,3 +171,67 @@ def test_labels_on_a_gpu_are_refused_before_supervision_sees_them(monkeypatch: p
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(OptionError, match="pip install supervision"):
         step().to_supervision()
+
+
+def test_a_result_becomes_detections_of_fiftyone() -> None:
+    fiftyone = pytest.importorskip("fiftyone.core.labels", reason="fiftyone is not installed")
+    result = step()
+    found = result.to_fiftyone()
+    assert isinstance(found, fiftyone.Detections)
+    assert [(each.label, each.index) for each in found.detections] == [("object 2", 2), ("object 7", 7)]
+    for each in found.detections:
+        drawn = each.to_segmentation(frame_size=(WIDTH, HEIGHT), target=255).mask  # which rounds boxes anew
+        agrees(drawn > 0, result.labels == each.index, 0.95)
+
+
+def test_frames_become_layers_of_napari() -> None:
+    layers = pytest.importorskip("napari.layers", reason="napari is not installed")
+    from vosrt.interop import to_napari
+
+    frames, objects = (layers.Layer.create(*each) for each in to_napari(map(item_of, range(COUNT))))
+    assert isinstance(frames, layers.Image)
+    assert frames.rgb
+    assert frames.data.shape == (COUNT, HEIGHT, WIDTH, 3)
+    assert isinstance(objects, layers.Labels)
+    np.testing.assert_array_equal(np.asarray(objects.data), [labels_of(t) for t in range(COUNT)])
+    np.testing.assert_allclose(objects.get_color(2)[:3], [0, 128 / 255, 0], atol=0.01)  # as DAVIS colours object 2
+
+
+def test_results_become_a_recording_of_rerun(tmp_path: Path) -> None:
+    pytest.importorskip("rerun", reason="rerun is not installed")
+    chunk = pytest.importorskip("rerun.chunk", reason="rerun is older than its reader of recordings")
+    from vosrt.interop import RerunFile
+
+    log = RerunFile(tmp_path / "out.rrd")
+    for t in range(COUNT):
+        log.write(item_of(t))
+    log.close()
+    rows: dict[str, dict[str, list[Any]]] = {}
+    for each in chunk.RrdReader(tmp_path / "out.rrd").stream():
+        batch = each.to_record_batch()
+        for name in {"frame", "Scalars:scalars", "SegmentationImage:buffer"} & set(batch.schema.names):
+            rows.setdefault(each.entity_path, {}).setdefault(name, []).extend(batch.column(name).to_pylist())
+    assert {"/frame/picture", "/frame/objects", "/objects/7/confidence"} <= set(rows)
+    areas = rows["/objects/2/area_px"]
+    assert areas["frame"] == list(range(COUNT))
+    assert [each[0] for each in areas["Scalars:scalars"]] == [int((labels_of(t) == 2).sum()) for t in range(COUNT)]
+    buffers = rows["/frame/objects"]["SegmentationImage:buffer"]
+    np.testing.assert_array_equal(np.array(buffers[1][0], np.uint8).reshape(HEIGHT, WIDTH), labels_of(1))
+
+
+def test_masks_and_embeddings_are_shared_by_dlpack(fake_bundle: Path) -> None:
+    """Without a copy, with what reads DLPack; NumPy does that itself."""
+    from vosrt import Model
+
+    model = Model.load(fake_bundle, engine="fake", threads=1)
+    image = item_of(0).frame.image
+    with model.stream() as stream:
+        result = stream.start(image, labels_of(0))
+        shared: list[Any] = [result.labels, result.confidence, stream.soft_masks(), model.encode(image).array]
+    for array in shared:
+        np.testing.assert_array_equal(np.from_dlpack(array), array)
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    for array in shared:
+        tensor = torch.from_dlpack(array)
+        assert tensor.data_ptr() == array.ctypes.data
+        np.testing.assert_array_equal(tensor.numpy(), array)

@@ -228,3 +228,9 @@ class StepResult:
         from vosrt.interop import to_supervision
 
         return to_supervision(self.labels, self.object_ids, self.objects)
+
+    def to_fiftyone(self) -> Any:
+        """Return the objects of the frame as `fiftyone.Detections`; see `vosrt.interop.to_fiftyone`."""
+        from vosrt.interop import to_fiftyone
+
+        return to_fiftyone(self.labels, self.object_ids, self.objects)

@@ -148,6 +148,10 @@ def run(
             rich_help_panel=RESULTS,
         ),
     ] = None,
+    rerun: Annotated[
+        Path | None,
+        typer.Option(help="Recording for the Rerun viewer.", metavar="FILE", rich_help_panel=RESULTS),
+    ] = None,
     min_area: Annotated[
         int,
         typer.Option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from vosrt.directions import Direction, check_direction, follow
 from vosrt.engines.nvidia import has_gpu
 from vosrt.errors import BrokenVideoError, OptionError, VosrtError
 from vosrt.types import U8Array, WorkingSize
-from vosrt.video.base import SourceOptions, is_pipe
+from vosrt.video.base import SegmentedFrame, SourceOptions, is_pipe
 from vosrt.video.cleaning import Cleaned
 from vosrt.video.first_picture import FirstPicture
 from vosrt.video.key_frames import KeyFrames
@@ -40,6 +40,7 @@ from vosrt.video.source import is_video_file, open_source
 
 if TYPE_CHECKING:
     from vosrt.budget import Budget, BudgetedStream
+    from vosrt.interop import RerunFile
     from vosrt.model import Model
     from vosrt.pipeline import PipelineReport
     from vosrt.prompt.points import BoolArray, Box, Point
@@ -88,6 +89,7 @@ class Request(ModelChoice):
     propagation: dict[str, Any] = field(default_factory=dict)
     refine: int | str = "default"
     results: Wanted = Wanted()  # noqa: RUF009 (frozen)
+    rerun: Path | None = None
     overwrite: bool = False
     resume: bool = False
     save_every_s: float = 30.0
@@ -410,6 +412,14 @@ class _Opener:
         return stream
 
 
+def _rerun_file(path: Path, *, overwrite: bool) -> RerunFile:
+    from vosrt.interop import RerunFile
+
+    if path.exists() and not overwrite:
+        raise OptionError(f"--rerun {path}: exists; choose another file, or add --overwrite")
+    return RerunFile(path)
+
+
 def _run(
     request: Request,
     open_stream: _Opener,
@@ -424,7 +434,16 @@ def _run(
     count = source.info.frame_count
     if count and request.direction != "forward":
         count += max(annotations.masks) - request.start + 1
-    with FrameProgress(count, visible=not (request.quiet or request.json)) as progress:
+    with FrameProgress(count, visible=not (request.quiet or request.json)) as progress, ExitStack() as open_files:
+        log = None
+        if request.rerun is not None:
+            log = open_files.enter_context(closing(_rerun_file(request.rerun, overwrite=request.overwrite)))
+
+        def on_result(item: SegmentedFrame) -> None:
+            progress.step()
+            if log is not None:
+                log.write(item)
+
         last_index, session = (folder.restore() if request.resume else None) or (-1, b"")
         return follow(
             source,
@@ -433,7 +452,7 @@ def _run(
             reopen=reopen,
             annotations=annotations.masks,
             sink=Cleaned(folder, request.results.cleaning),
-            on_result=progress.step,
+            on_result=on_result,
             checkpoints=Checkpoints(
                 save=bytes,
                 store=folder.keep,
