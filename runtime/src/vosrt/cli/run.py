@@ -150,7 +150,7 @@ def run(
     ] = None,
     rerun: Annotated[
         Path | None,
-        typer.Option(help="Recording for the Rerun viewer.", metavar="FILE", rich_help_panel=RESULTS),
+        typer.Option(help="Recording for the Rerun viewer.", metavar="FILE", rich_help_panel=LOOKS),
     ] = None,
     min_area: Annotated[
         int,
