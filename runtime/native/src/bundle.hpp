@@ -33,7 +33,7 @@ struct Bundle {
     int32_t channels = 0, stride = 0, min_side = 0, max_side = 0;
     int32_t size = default_model_options().size;  // where the manifest has none
     int32_t enlarge_percent = default_model_options().enlarge_percent;
-    std::string context_name;                     // output of the encoder that the mask encoder takes; "" without mask networks
+    std::string context_name;  // output of the encoder that the mask encoder takes; "" without mask networks
     int32_t value_channels = 0, rounds = 0;
     bool residual = false, feedback = true;
     vosrt_memory_options memory{};
