@@ -8,8 +8,15 @@ from typing import Any, NamedTuple
 
 from benchmarks.report.tables import MISSING, Row, crossed, distinct, listing, part, table
 
-SIZE = 480
-SHOWN = ("untrained-res3", "second", "fast", "default", "fine")
+# Networks and working sizes of the main table, and names of the columns.
+SHOWN = {
+    ("untrained-res3", 480): "untrained-res3",
+    ("second", 480): "second",
+    ("fast", 480): "fast",
+    ("default", 480): "default at 480",
+    ("default", 576): "default",
+    ("fine", 720): "fine",
+}
 SETTING = ("top_k", "sharpness", "object_bias", "centring", "guided")  # what propagation.py varies
 
 
@@ -42,14 +49,15 @@ def leave_one_out(rows: Sequence[Row]) -> list[Choice]:
 
 @part("models")
 def accuracy_part(machine: str, rows: list[Row]) -> str:
-    """J&F per sequence of the packaged networks and of untrained ones, at 480p."""
-    rows = [row for row in rows if row["size"] == SIZE and row["model"] in SHOWN]
-    runs = sorted(distinct(rows, "model", "precision"), key=lambda run: (SHOWN.index(run[0]), run[1]))
+    """J&F per sequence of the packaged networks at their working sizes and of untrained ones, on 480p."""
+    order = list(SHOWN.values())
+    rows = [row | {"model": SHOWN[row["model"], row["size"]]} for row in rows if (row["model"], row["size"]) in SHOWN]
+    runs = sorted(distinct(rows, "model", "precision"), key=lambda run: (order.index(run[0]), run[1]))
 
     def figure(row: Row | None) -> str:
         return _figure(row, bold=row is not None and row["sequence"] == "mean")
 
-    cells = crossed("J&F at 480p, %", rows, "sequence", runs, figure, key=_run, name=", ".join)
+    cells = crossed("J&F on 480p, %", rows, "sequence", runs, figure, key=_run, name=", ".join)
     return f"{machine}\n\n{cells}"
 
 
