@@ -96,7 +96,7 @@ def test_the_fast_bundle_is_the_default_one_in_fewer_channels() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     frame = np.asarray(cv2.GaussianBlur(frame, (0, 0), 4), np.uint8)
     names = ("default", "fast")
-    wide, narrow = (Model.load(name, engine="cpu", precision="fp32").encode(frame).array for name in names)
+    wide, narrow = (Model.load(name, engine="cpu", precision="fp32").encode(frame, 48).array for name in names)
     wide, narrow = wide.reshape(-1, 256), narrow.reshape(-1, 64)
     assert np.corrcoef((wide @ wide.T).ravel(), (narrow @ narrow.T).ravel())[0, 1] > 0.98
 
@@ -122,12 +122,12 @@ def test_the_refined_bundle_is_the_default_one_with_mask_networks() -> None:
 
 
 def test_the_fine_bundle_is_the_default_one_at_720_pixels() -> None:
-    """Its encoder is that bundle's file. Larger frames are shrunk to 720, smaller ones enlarged only on request."""
+    """Its encoder is that bundle's file. Larger frames are shrunk to 720, smaller ones enlarged to it, by half at most."""
     assert load_bundle("fine").graph_path("encoder").samefile(load_bundle("default").graph_path("encoder"))
     model = Model.load("fine", engine="cpu", threads=1)
     assert model.working_size(1080, 1920) == (720, 1280)
-    assert model.working_size(480, 856) == (480, 856)
-    assert min(model.working_size(480, 856, 720)) == 720
+    assert min(model.working_size(480, 856)) == 720
+    assert model.working_size(240, 432) == (360, 648)
 
 
 def test_refinement_mends_small_masks(shared_data: Path) -> None:
