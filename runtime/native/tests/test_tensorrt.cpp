@@ -50,6 +50,7 @@ double overlap(const vosrt::Frame &frame, const Clip &clip) {
 vosrt::Model model_of(const vosrt::Bundle &bundle, int32_t channels) {
     vosrt_model_options options = bundle.model_options();
     options.channels = channels;
+    options.enlarge_percent = 100;  // the plan is for these very sizes
     return vosrt::Model::create(options, vosrt::TensorRt::open(bundle, kPlan).value()).value();
 }
 
