@@ -122,7 +122,7 @@ def test_the_refined_bundle_is_the_default_one_with_mask_networks() -> None:
 
 
 def test_the_fine_bundle_is_the_default_one_at_720_pixels() -> None:
-    """Its encoder is that bundle's file. Larger frames are shrunk to 720, smaller ones enlarged to it, by half at most."""
+    """Its encoder is that bundle's file. Frames are worked on at 720, enlarged by half at most."""
     assert load_bundle("fine").graph_path("encoder").samefile(load_bundle("default").graph_path("encoder"))
     model = Model.load("fine", engine="cpu", threads=1)
     assert model.working_size(1080, 1920) == (720, 1280)
