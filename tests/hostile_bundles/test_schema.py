@@ -222,7 +222,7 @@ def test_the_table_says_what_the_types_say() -> None:
         (Literal["context", "res3"], "masks", "context"),
     ):
         assert set(get_args(typed)) == set(RULES[owner][key].bounds)
-    assert set(RULES["inference"]) == {"size", *_FORMER, *vars(PropagationOptions())}
+    assert set(RULES["inference"]) == {"size", "enlarge_percent", *_FORMER, *vars(PropagationOptions())}
     assert RULES["graphs.*"]["bytes"].limits[1] == MAX_BYTES
 
 
