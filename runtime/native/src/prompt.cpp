@@ -570,7 +570,8 @@ Plane Prompt::stands_out(const Bits &allowed) const {
     }
     std::vector<size_t> order(in.size());
     std::iota(order.begin(), order.end(), size_t{0});
-    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return novelty[a] < novelty[b]; });
+    // Not stable_sort: its buffer comes from one allocator and goes to another, as AddressSanitizer sees it.
+    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return std::pair(novelty[a], a) < std::pair(novelty[b], b); });
     std::vector<double> rank(in.size());
     for (size_t r = 0; r < order.size(); ++r) {
         rank[order[r]] = static_cast<double>(r) / static_cast<double>(in.size());
