@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ _INTERNET = re.compile(r"\b(?:socket\(AF_INET6?\b|connect\(.*sin6?_port|sendto\(
 _WRITES = re.compile(
     r'\b(?:openat\([^"]*"([^"]+)", [^)]*O_CREAT|open\("([^"]+)", [^)]*O_CREAT|mkdir(?:at\([^"]*|\()"([^"]+)")'
 )
-_HARMLESS = ("/dev/", "/proc/", "/tmp/", "/var/tmp/", "/sys/")
+_HARMLESS = ("/dev/", "/proc/", f"{tempfile.gettempdir()}/", "/sys/")
 
 # Runs a command where every name is asked for at a server that keeps silent; fails if it was asked.
 _SILENT_SERVER = """

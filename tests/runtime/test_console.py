@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -267,6 +268,29 @@ def test_help_lists_the_commands(
     assert main_of(name)(["--help"]) == 0
     after = capsys.readouterr().out.split("\nCommands:")[1]
     assert all(f"\n  {command} " in after for command in commands)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["batch", "--help"], ["--help-all"]])
+def test_help_may_be_cut_short(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reader may go once it has something, as ``head`` does: that is no error."""
+    with (tmp_path / "stdout").open("w") as file:
+
+        class Cut(io.StringIO):
+            def write(self, text: str) -> int:
+                if self.getvalue():
+                    raise BrokenPipeError
+                return super().write(text)
+
+            def fileno(self) -> int:
+                return file.fileno()
+
+        cut = Cut()
+        monkeypatch.setattr("sys.stdout", cut)
+        assert main_of("vos-run")(arguments) == 0
+    assert "Usage: vos-run" in cut.getvalue()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", COMMANDS)

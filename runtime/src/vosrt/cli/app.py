@@ -79,8 +79,9 @@ class _Program(TyperGroup):
         return ("" if command is not None and command.hidden else name), command, rest
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write help of the hidden command with the others below it."""
+        """Write help of the hidden command with the others below it, and end."""
         self.write_help(ctx, whole=False)
+        ctx.exit()  # typer's own empty line after it would fail where the reader has gone: --help | head
 
     def write_help(self, ctx: Any, *, whole: bool) -> None:
         """Write help with all options, or with the usual ones."""
@@ -114,8 +115,9 @@ class _Command(TyperCommand):
         return args
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write help."""
+        """Write help, and end as the program's."""
         self._write_help(ctx, whole=False)
+        ctx.exit()
 
     def _write_help(self, ctx: Any, *, whole: bool) -> None:
         if self.hidden:  # the program's own command has the program's page
