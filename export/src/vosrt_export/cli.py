@@ -8,18 +8,9 @@ from typing import Annotated
 import typer
 
 from vosrt.bundle import MAX_ROUNDS, Feature, MaskSpec, WeightPrecision
+from vosrt.cli import options as opt
 from vosrt.cli.app import entry, program, require
-from vosrt.cli.options import (
-    BUNDLE_HELP,
-    Out,
-    ProtocolSize,
-    Replace,
-    Sequences,
-    Threads,
-    like,
-    request_from,
-    split_names,
-)
+from vosrt.cli.options import BUNDLE_HELP, like, option, request_from, split_names
 from vosrt.console import say, status
 from vosrt.errors import OptionError, WorkError
 from vosrt.types import MAX_CONTEXT
@@ -27,28 +18,19 @@ from vosrt_export.engine_cli import engine
 from vosrt_export.families import Family
 
 FeatureName = Annotated[
-    Feature | None,
-    typer.Option(help="Map that becomes the embedding.", show_default="res4, or what there is"),
+    Feature | None, option("Map that becomes the embedding.", show_default="res4, or what there is")
 ]
-Weights = Annotated[WeightPrecision, typer.Option(help="Precision that weights are stored in.")]
-BundleOut = Annotated[Path, like(Out, "Bundle to make (a directory).", rich_help_panel=None)]
-Converted = Annotated[
-    Path, like(Out, "Bundle (a directory) or checkpoint (NAME.safetensors) to make.", rich_help_panel=None)
-]
-Name = Annotated[str | None, typer.Option(help="Name of the model.")]
-Summary = Annotated[str | None, typer.Option(help="One line about the model.")]
-Size = Annotated[
-    int | None,
-    typer.Option(min=16, max=4096, help="Default short side in pixels.", show_default="the frame's own"),
-]
-Guided = Annotated[
-    int,
-    typer.Option(min=0, max=32, help="Half-size pixels within which masks follow edges; 0: as published."),
-]
+Weights = Annotated[WeightPrecision, option("Precision that weights are stored in.")]
+BundleOut = Annotated[Path, like(opt.Out, "Bundle to make (a directory).", None)]
+Converted = Annotated[Path, like(opt.Out, "Bundle (a directory) or checkpoint (NAME.safetensors) to make.", None)]
+Name = Annotated[str | None, option("Name of the model.")]
+Summary = Annotated[str | None, option("One line about the model.")]
+Size = Annotated[int | None, option("Default short side in pixels.", min=16, max=4096, show_default="the frame's own")]
+Guided = Annotated[int, option("Half-size pixels within which masks follow edges; 0: as published.", min=0, max=32)]
 AlignCorners = Annotated[
-    bool, typer.Option("--align-corners", help="Sample masks as published, not where networks trained here look.")
+    bool, option("Sample masks as published, not where networks trained here look.", None, "--align-corners")
 ]
-Licence = Annotated[str, typer.Option(help="Of the weights, e.g. an SPDX identifier.")]
+Licence = Annotated[str, option("Of the weights, e.g. an SPDX identifier.")]
 
 _app = program()
 _app.command()(engine)
@@ -65,28 +47,22 @@ def vos_export(
     size: Size = None,
     context: Annotated[
         int | None,
-        typer.Option(
-            min=0, max=MAX_CONTEXT, help="Recent frames that are kept.", show_default="20; 5 with mask embedding"
-        ),
+        option("Recent frames that are kept.", min=0, max=MAX_CONTEXT, show_default="20; 5 with mask embedding"),
     ] = None,
     pad_context: Annotated[
         bool | None,
-        typer.Option(
-            help="Copies of the reference stand for frames before it.", show_default="yes; no with mask embedding"
-        ),
+        option("Copies of the reference stand for frames before it.", show_default="yes; no with mask embedding"),
     ] = None,
     guided: Guided = 4,
     refine: Annotated[
-        int, typer.Option(min=0, max=MAX_ROUNDS, help="Rounds of refinement (mask embedding), unless the user says.")
+        int, option("Rounds of refinement (mask embedding), unless the user says.", min=0, max=MAX_ROUNDS)
     ] = MaskSpec.rounds,
-    feedback: Annotated[
-        bool, typer.Option(help="Later frames read refined masks (mask embedding).")
-    ] = MaskSpec.feedback,
+    feedback: Annotated[bool, option("Later frames read refined masks (mask embedding).")] = MaskSpec.feedback,
     correction: Annotated[
-        float, typer.Option(min=0, max=10, help="By which a residual decoder's logits are multiplied (mask embedding).")
+        float, option("By which a residual decoder's logits are multiplied (mask embedding).", min=0, max=10)
     ] = 1.0,
     align_corners: AlignCorners = False,
-    overwrite: Replace = False,
+    overwrite: opt.Replace = False,
 ) -> None:
     """Export a checkpoint to a bundle, and prove that both compute the same."""
     arguments = dict(locals())
@@ -109,7 +85,7 @@ def import_released(
     summary: Summary = None,
     size: Size = None,
     licence: Licence = "not stated",
-    overwrite: Replace = False,
+    overwrite: opt.Replace = False,
 ) -> None:
     """Convert a file that Araslanov et al. 2021 released to a checkpoint or a bundle, without running code from it."""
     _require_export()
@@ -137,16 +113,15 @@ def import_weights(
     ],
     out: Converted,
     heads: Annotated[
-        int | None,
-        typer.Option(min=1, max=64, help="Heads of attention.", show_default="config.json, or by the family"),
+        int | None, option("Heads of attention.", min=1, max=64, show_default="config.json, or by the family")
     ] = None,
     mean: Annotated[
         tuple[float, float, float] | None,
-        typer.Option(help="Red, green, blue that are subtracted, 0 to 1.", show_default="as stated, or ImageNet's"),
+        option("Red, green, blue that are subtracted, 0 to 1.", show_default="as stated, or ImageNet's"),
     ] = None,
     deviation: Annotated[
         tuple[float, float, float] | None,
-        typer.Option(help="Red, green, blue that are divided by.", show_default="as stated, or ImageNet's"),
+        option("Red, green, blue that are divided by.", show_default="as stated, or ImageNet's"),
     ] = None,
     weights: Weights = "fp16",
     name: Name = None,
@@ -155,7 +130,7 @@ def import_weights(
     guided: Guided = 4,
     align_corners: AlignCorners = False,
     licence: Licence = "not stated",
-    overwrite: Replace = False,
+    overwrite: opt.Replace = False,
 ) -> None:
     """Make a bundle from released label-free weights, without running code from them."""
     _require_export()
@@ -186,19 +161,18 @@ def import_weights(
 def verify(
     bundle: Annotated[str, typer.Argument(help=f"Bundle to verify: {BUNDLE_HELP}")],
     checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="What it was exported from.", show_default="compare with ONNX Runtime, CPU, fp32"),
+        Path | None, option("What it was exported from.", show_default="compare with ONNX Runtime, CPU, fp32")
     ] = None,
-    clip: Annotated[str | None, typer.Option(help="Video or folder of images to compare on.")] = None,
+    clip: Annotated[str | None, option("Video or folder of images to compare on.")] = None,
     davis: Annotated[
-        Path | None, typer.Option(help="Annotated sequences as in DAVIS to compare on; adds J&F.", metavar="FOLDER")
+        Path | None, option("Annotated sequences as in DAVIS to compare on; adds J&F.", metavar="FOLDER")
     ] = None,
-    sequences: Annotated[list[str] | None, like(Sequences, rich_help_panel=None)] = None,
-    limit: Annotated[int | None, typer.Option(min=2, help="Frames of each sequence.", show_default="all")] = None,
-    engine: Annotated[list[str] | None, typer.Option(help="Engine to verify. Repeatable.", show_default="all")] = None,
-    size: Annotated[int | None, like(ProtocolSize, rich_help_panel=None)] = None,
-    threads: Annotated[int, like(Threads, rich_help_panel=None)] = 0,
-    write: Annotated[bool, typer.Option("--write/--no-write", help="Keep the report in the bundle.")] = True,
+    sequences: Annotated[list[str] | None, like(opt.Sequences, "", None)] = None,
+    limit: Annotated[int | None, option("Frames of each sequence.", min=2, show_default="all")] = None,
+    engine: Annotated[list[str] | None, option("Engine to verify. Repeatable.", show_default="all")] = None,
+    size: Annotated[int | None, like(opt.ProtocolSize, "", None)] = None,
+    threads: Annotated[int, like(opt.Threads, "", None)] = 0,
+    write: Annotated[bool, option("Keep the report in the bundle.", None, "--write/--no-write")] = True,
 ) -> None:
     """Compare every engine with the checkpoint.
 
@@ -222,22 +196,22 @@ def verify(
 def quantise(
     bundle: Annotated[str, typer.Argument(help=f"Bundle to quantise: {BUNDLE_HELP}")],
     out: BundleOut,
-    clip: Annotated[list[str], typer.Option(help="Video or folder of images to calibrate on. Repeatable.")],
+    clip: Annotated[list[str], option("Video or folder of images to calibrate on. Repeatable.")],
     davis: Annotated[
-        Path, typer.Option(help="Annotated sequences as in DAVIS to measure on, before and after.", metavar="FOLDER")
+        Path, option("Annotated sequences as in DAVIS to measure on, before and after.", metavar="FOLDER")
     ],
-    max_drop: Annotated[float, typer.Option(help="Points of J&F, of 100, that may be lost.")] = 0.5,
-    sequences: Annotated[list[str] | None, like(Sequences, rich_help_panel=None)] = None,
-    frames: Annotated[int, typer.Option(min=1, help="To calibrate on, spread over the clips.")] = 32,
-    size: Annotated[int | None, like(ProtocolSize, rich_help_panel=None)] = None,
+    max_drop: Annotated[float, option("Points of J&F, of 100, that may be lost.")] = 0.5,
+    sequences: Annotated[list[str] | None, like(opt.Sequences, "", None)] = None,
+    frames: Annotated[int, option("To calibrate on, spread over the clips.", min=1)] = 32,
+    size: Annotated[int | None, like(opt.ProtocolSize, "", None)] = None,
     symmetric: Annotated[
         bool,
-        typer.Option(
-            "--symmetric/--asymmetric", help="Activations in int8 around zero, as TensorRT needs; otherwise uint8."
+        option(
+            "Activations in int8 around zero, as TensorRT needs; otherwise uint8.", None, "--symmetric/--asymmetric"
         ),
     ] = True,
-    threads: Annotated[int, like(Threads, rich_help_panel=None)] = 0,
-    overwrite: Replace = False,
+    threads: Annotated[int, like(opt.Threads, "", None)] = 0,
+    overwrite: opt.Replace = False,
 ) -> None:
     """Add an int8 encoder to a bundle, which fast processors then take.
 
@@ -261,12 +235,10 @@ def quantise(
 def compress(
     bundle: Annotated[str, typer.Argument(help=f"Bundle to compress: {BUNDLE_HELP}")],
     out: BundleOut,
-    channels: Annotated[int, typer.Option(help="Channels to keep.")],
-    clip: Annotated[
-        list[str], typer.Option(help="Video or folder of images, without labels, to find the axes on. Repeatable.")
-    ],
-    frames: Annotated[int, typer.Option(min=1, help="To look at, spread over the clips.")] = 48,
-    overwrite: Replace = False,
+    channels: Annotated[int, option("Channels to keep.")],
+    clip: Annotated[list[str], option("Video or folder of images, without labels, to find the axes on. Repeatable.")],
+    frames: Annotated[int, option("To look at, spread over the clips.", min=1)] = 48,
+    overwrite: opt.Replace = False,
 ) -> None:
     """Make a bundle with fewer channels.
 
@@ -287,9 +259,9 @@ def copy(
     bundle: Annotated[str, typer.Argument(help=f"Bundle to copy: {BUNDLE_HELP}")],
     out: BundleOut,
     share: Annotated[
-        Path | None, typer.Option(help="Bundle beside the copy, whose encoder the copy names instead of holding it.")
+        Path | None, option("Bundle beside the copy, whose encoder the copy names instead of holding it.")
     ] = None,
-    overwrite: Replace = False,
+    overwrite: opt.Replace = False,
 ) -> None:
     """Copy a bundle with all that it takes from others, or have it take its encoder from one beside it."""
     _require_export()

@@ -9,7 +9,7 @@ import typer
 
 from vosrt.bundle import load_bundle
 from vosrt.cli.app import require
-from vosrt.cli.options import BUNDLE_HELP
+from vosrt.cli.options import BUNDLE_HELP, option
 from vosrt.console import say, status
 from vosrt.engines.tensorrt_files import (
     SUFFIX,
@@ -29,28 +29,24 @@ def engine(
     *,
     flavour: Annotated[
         Literal["auto", "tensorrt", "rtx"],
-        typer.Option(help="TensorRT for the GPU at hand, or TensorRT-RTX, which needs none to build."),
+        option("TensorRT for the GPU at hand, or TensorRT-RTX, which needs none to build."),
     ] = "auto",
     compute_capability: Annotated[
-        str | None, typer.Option(metavar="86,89,…", help="GPUs to build for. Default: the one of this machine.")
+        str | None, option("GPUs to build for. Default: the one of this machine.", metavar="86,89,…")
     ] = None,
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8", "fp8"],
-        typer.Option(help="Of the arithmetic; int8 and fp8 need a graph that is quantised so."),
+        option("Of the arithmetic; int8 and fp8 need a graph that is quantised so."),
     ] = "fp16",
     preset: Annotated[
-        str | None,
-        typer.Option(metavar="480p,…", help="Frame sizes by short side; 480p-portrait for upright ones."),
+        str | None, option("Frame sizes by short side; 480p-portrait for upright ones.", metavar="480p,…")
     ] = None,
     sizes: Annotated[
-        str | None,
-        typer.Option(metavar="HxW,…", help="Frame sizes: 480x854, or MIN:BEST:MAX as 480x640:480x854:480x1152."),
+        str | None, option("Frame sizes: 480x854, or MIN:BEST:MAX as 480x640:480x854:480x1152.", metavar="HxW,…")
     ] = None,
-    batch: Annotated[
-        int, typer.Option(metavar="N", help="Frames to take at once, at most: of streams stepped together.")
-    ] = 1,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build again what is there and fits.")] = False,
-    show: Annotated[bool, typer.Option("--list", help="List the engines that are there; build nothing.")] = False,
+    batch: Annotated[int, option("Frames to take at once, at most: of streams stepped together.", metavar="N")] = 1,
+    rebuild: Annotated[bool, option("Build again what is there and fits.", None, "--rebuild")] = False,
+    show: Annotated[bool, option("List the engines that are there; build nothing.", None, "--list")] = False,
 ) -> int:
     """Build TensorRT engines that vos-run finds.
 

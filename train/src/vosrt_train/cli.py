@@ -7,16 +7,15 @@ from typing import Annotated
 
 import typer
 
+from vosrt.cli import options as opt
 from vosrt.cli.app import entry, program, require
-from vosrt.cli.options import Out, Quiet, Replace, like, request_from
+from vosrt.cli.options import like, option, request_from
 from vosrt.console import say
 from vosrt.errors import OptionError, OutputError
 
 _app = program()
 
-Changes = Annotated[
-    list[str] | None, typer.Option("--set", help="Change one value. Repeatable.", metavar="TABLE.KEY=VALUE")
-]
+Changes = Annotated[list[str] | None, option("Change one value. Repeatable.", None, "--set", metavar="TABLE.KEY=VALUE")]
 
 
 def _show_settings(context: typer.Context, shown: bool) -> None:
@@ -38,13 +37,11 @@ def _show_settings(context: typer.Context, shown: bool) -> None:
 def train(
     data: Annotated[Path, typer.Argument(help="Folder of videos, folders of frames, or both; no annotation needed.")],
     *,
-    out: Annotated[
-        Path, like(Out, "Folder of the run: checkpoints, state, TensorBoard.", metavar="RUN", rich_help_panel=None)
-    ],
+    out: Annotated[Path, like(opt.Out, "Folder of the run: checkpoints, state, TensorBoard.", None, metavar="RUN")],
     preset: Annotated[
         str | None,
-        typer.Option(
-            help="paper, cpu-2h, gpu-30min, finetune, distil-cpu, mask-embedding-cpu, masks-alone-cpu, or a TOML file. "
+        option(
+            "paper, cpu-2h, gpu-30min, finetune, distil-cpu, mask-embedding-cpu, masks-alone-cpu, or a TOML file. "
             "[dim]Default: distil-cpu with --distil, finetune with --init, else gpu-30min where there is a GPU, "
             "else cpu-2h."
         ),
@@ -59,35 +56,28 @@ def train(
         ),
     ] = False,
     minutes: Annotated[
-        float | None, typer.Option(help="Time for the training steps, instead of their number.", metavar="N")
+        float | None, option("Time for the training steps, instead of their number.", metavar="N")
     ] = None,
     init: Annotated[
         str | None,
-        typer.Option(
-            help="Weights to start from: a checkpoint (.safetensors), the folder of a run or a bundle, or "
+        option(
+            "Weights to start from: a checkpoint (.safetensors), the folder of a run or a bundle, or "
             "[b]default[/b], the network that comes with vosrt. [dim]Default: random weights."
         ),
     ] = None,
     distil: Annotated[
-        str | None,
-        typer.Option(
-            help="A bundle, checkpoint or run that a small network learns to match as.",
-            metavar="TEACHER",
-        ),
+        str | None, option("A bundle, checkpoint or run that a small network learns to match as.", metavar="TEACHER")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, exactly.")] = False,
+    resume: Annotated[bool, option("Go on with an interrupted run, exactly.", None, "--resume")] = False,
     validate: Annotated[
-        Path | None,
-        typer.Option(help="Annotated sequences as in DAVIS; the best checkpoint is chosen on them.", metavar="FOLDER"),
+        Path | None, option("Annotated sequences as in DAVIS; the best checkpoint is chosen on them.", metavar="FOLDER")
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Where to keep decoded frames. [dim]Default: in ~/.cache/vosrt.")
-    ] = None,
-    licence: Annotated[str | None, typer.Option(help="Of the weights, written into the checkpoints.")] = None,
+    cache: Annotated[Path | None, option("Where to keep decoded frames. [dim]Default: in ~/.cache/vosrt.")] = None,
+    licence: Annotated[str | None, option("Of the weights, written into the checkpoints.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done and how long it would take; write nothing.")
+        bool, option("Say what would be done and how long it would take; write nothing.", None, "--dry-run")
     ] = False,
-    quiet: Quiet = False,
+    quiet: opt.Quiet = False,
 ) -> int:
     """Learn from videos without labels, or fine-tune a checkpoint on your own."""
     arguments = dict(locals())
@@ -103,15 +93,13 @@ def train(
 
 @_app.command()
 def init(
-    out: Annotated[Path, like(Out, "Checkpoint to write (safetensors).", rich_help_panel=None)],
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the weights.")] = 0,
-    backbone: Annotated[
-        str, typer.Option(help="Kind of encoder: resnet18, or for export only resnet50 or vit.")
-    ] = "resnet18",
+    out: Annotated[Path, like(opt.Out, "Checkpoint to write (safetensors).", None)],
+    seed: Annotated[int, option("Seed of the weights.", min=0)] = 0,
+    backbone: Annotated[str, option("Kind of encoder: resnet18, or for export only resnet50 or vit.")] = "resnet18",
     without_layer4: Annotated[
-        bool, typer.Option("--without-layer4", help="Leave out layer4 and the key head: faster, feature res3 only.")
+        bool, option("Leave out layer4 and the key head: faster, feature res3 only.", None, "--without-layer4")
     ] = False,
-    overwrite: Replace = False,
+    overwrite: opt.Replace = False,
 ) -> None:
     """Write an untrained checkpoint whose weights depend on the seed alone."""
     require("torch", "PyTorch", "train")
@@ -135,19 +123,19 @@ def init(
 def pseudo_masks(
     data: Annotated[Path, typer.Argument(help="Folder of videos, folders of frames, or both.")],
     *,
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint (.safetensors) whose features are clustered.")],
-    out: Annotated[Path, like(Out, "Folder for masks and contact sheets.", rich_help_panel=None)],
-    preset: Annotated[str, typer.Option(help="As for training; a run's config.toml, too.")] = "mask-embedding-cpu",
+    checkpoint: Annotated[Path, option("Checkpoint (.safetensors) whose features are clustered.")],
+    out: Annotated[Path, like(opt.Out, "Folder for masks and contact sheets.", None)],
+    preset: Annotated[str, option("As for training; a run's config.toml, too.")] = "mask-embedding-cpu",
     change: Changes = None,
     before: Annotated[
-        Path | None, typer.Option(help="Earlier masks to show above the new ones: initial and final.", metavar="FOLDER")
+        Path | None, option("Earlier masks to show above the new ones: initial and final.", metavar="FOLDER")
     ] = None,
-    cache: Annotated[Path | None, typer.Option(help="Where decoded frames are kept.")] = None,
+    cache: Annotated[Path | None, option("Where decoded frames are kept.")] = None,
     video: Annotated[
-        list[str] | None, typer.Option(help="Only videos whose name contains this. Repeatable.", metavar="WORD")
+        list[str] | None, option("Only videos whose name contains this. Repeatable.", metavar="WORD")
     ] = None,
-    sheets: Annotated[int, typer.Option(min=0, help="Contact sheets to draw at most.")] = 24,
-    quiet: Quiet = False,
+    sheets: Annotated[int, option("Contact sheets to draw at most.", min=0)] = 24,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Cluster videos into pseudo-masks, as training does, and draw them to look at."""
     arguments = dict(locals())
@@ -162,13 +150,13 @@ def pseudo_masks(
 def stills(
     folder: Annotated[Path, typer.Argument(help="Folder of photographs.")],
     *,
-    out: Annotated[Path, like(Out, "Folder for the clips.", rich_help_panel=None, metavar="CLIPS")],
-    clips: Annotated[int, typer.Option(help="Number of clips. [dim]Default: one of each photograph.")] = 0,
-    frames: Annotated[int, typer.Option(help="Frames of a clip.")] = 60,
-    height: Annotated[int, typer.Option(help="Height of a clip in pixels; its width is 16/9 of that.")] = 480,
-    objects: Annotated[float, typer.Option(help="Share of the clips that an object passes.")] = 0.5,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the motions.")] = 0,
-    quiet: Quiet = False,
+    out: Annotated[Path, like(opt.Out, "Folder for the clips.", None, metavar="CLIPS")],
+    clips: Annotated[int, option("Number of clips. [dim]Default: one of each photograph.")] = 0,
+    frames: Annotated[int, option("Frames of a clip.")] = 60,
+    height: Annotated[int, option("Height of a clip in pixels; its width is 16/9 of that.")] = 480,
+    objects: Annotated[float, option("Share of the clips that an object passes.")] = 0.5,
+    seed: Annotated[int, option("Seed of the motions.", min=0)] = 0,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Make clips to train on from photographs: a moving camera, and objects that pass."""
     from vosrt_train.data.stills import StillsRequest, make_clips

@@ -7,41 +7,16 @@ from typing import Annotated
 
 import typer
 
+from vosrt.cli import options as opt
 from vosrt.cli.app import entry, program
-from vosrt.cli.options import (
-    MODEL,
-    WHAT,
-    Boxes,
-    Bundle,
-    Context,
-    Engine,
-    Isolated,
-    Json,
-    Masks,
-    Out,
-    Overwrite,
-    Polygons,
-    PrecisionName,
-    ProtocolSize,
-    Quiet,
-    Radius,
-    Sequences,
-    Size,
-    Temperature,
-    TopK,
-    given,
-    like,
-    parse_size,
-    request_from,
-    split_names,
-)
+from vosrt.cli.options import MODEL, WHAT, given, like, option, parse_size, request_from, split_names
 
 _app = program(
     "How good is it? Run a model over a data set, score the masks, compare runs; or, without annotations, follow an "
     "object there and back."
 )
 
-Kind = Annotated[str, typer.Option("--dataset", help="Layout and protocol: davis16, davis17, ytvos or vip.")]
+Kind = Annotated[str, option("Layout and protocol: davis16, davis17, ytvos or vip.", None, "--dataset")]
 
 
 @_app.command()
@@ -49,21 +24,21 @@ def run(
     path: Annotated[Path, typer.Argument(help="The data set's folder, e.g. DAVIS, or valid of YouTube-VOS.")],
     *,
     dataset: Kind,
-    out: Annotated[Path, like(Out, "Folder for the masks.")] = Path("vosrt-results"),
-    sequences: Sequences = None,
-    bundle: Bundle = "default",
-    engine: Engine = "auto",
-    precision: PrecisionName = "auto",
-    isolated: Isolated = False,
-    size: ProtocolSize = None,
-    jobs: Annotated[int, typer.Option(help="Sequences at once; 0 is one per four cores.", rich_help_panel=MODEL)] = 0,
-    context: Context = None,
-    radius: Radius = None,
-    top_k: TopK = None,
-    temperature: Temperature = None,
-    overwrite: Annotated[bool, like(Overwrite, "Remove the masks of an earlier run first.")] = False,
-    quiet: Quiet = False,
-    json: Json = False,
+    out: Annotated[Path, like(opt.Out, "Folder for the masks.")] = Path("vosrt-results"),
+    sequences: opt.Sequences = None,
+    bundle: opt.Bundle = "default",
+    engine: opt.Engine = "auto",
+    precision: opt.PrecisionName = "auto",
+    isolated: opt.Isolated = False,
+    size: opt.ProtocolSize = None,
+    jobs: Annotated[int, option("Sequences at once; 0 is one per four cores.", MODEL)] = 0,
+    context: opt.Context = None,
+    radius: opt.Radius = None,
+    top_k: opt.TopK = None,
+    temperature: opt.Temperature = None,
+    overwrite: Annotated[bool, like(opt.Overwrite, "Remove the masks of an earlier run first.")] = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
 ) -> int:
     """Segment a data set; run it again to go on after a crash or Ctrl-C."""
     arguments = dict(locals())
@@ -86,13 +61,13 @@ def score(
     path: Annotated[Path, typer.Argument(help="The data set's folder.")],
     *,
     dataset: Kind,
-    sequences: Sequences = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Score what can be scored and name the rest.")] = False,
-    jobs: Annotated[int, typer.Option(help="Sequences at once; 0 is one per core.")] = 0,
-    out: Annotated[Path | None, like(Out, "Folder for the tables. [dim]Default: RESULTS.")] = None,
-    html: Annotated[bool, typer.Option(help="report.html, one file with plots and pictures.")] = True,
-    quiet: Quiet = False,
-    json: Json = False,
+    sequences: opt.Sequences = None,
+    partial: Annotated[bool, option("Score what can be scored and name the rest.", None, "--partial")] = False,
+    jobs: Annotated[int, option("Sequences at once; 0 is one per core.")] = 0,
+    out: Annotated[Path | None, like(opt.Out, "Folder for the tables. [dim]Default: RESULTS.")] = None,
+    html: Annotated[bool, option("report.html, one file with plots and pictures.")] = True,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
 ) -> int:
     """Score masks against annotations: J, F, recall, decay and stability per object; mIoU for VIP."""
     arguments = dict(locals())
@@ -108,7 +83,7 @@ def compare(
         list[Path], typer.Argument(help="Folders (or their scores.json) that were scored; the first is the baseline.")
     ],
     *,
-    json: Json = False,
+    json: opt.Json = False,
 ) -> int:
     """Put runs side by side, with the significance of their differences over sequences."""
     from vosrt.cli.evaluate import compare_results
@@ -120,17 +95,17 @@ def compare(
 def cycle(
     clip: Annotated[str, typer.Argument(help="Video file or folder of frames.")],
     *,
-    mask: Masks = None,
-    box: Boxes = None,
-    polygon: Polygons = None,
-    frames: Annotated[int, typer.Option(help="Follow at most so many frames.", rich_help_panel=WHAT)] = 300,
-    turns: Annotated[int, typer.Option(help="Ways back, evenly spread over the clip.", rich_help_panel=WHAT)] = 4,
-    bundle: Annotated[list[str] | None, like(Bundle, "As for [b]vos-run[/b]. Repeat it to compare models.")] = None,
-    engine: Engine = "auto",
-    precision: PrecisionName = "auto",
-    size: Size = None,
-    quiet: Quiet = False,
-    json: Json = False,
+    mask: opt.Masks = None,
+    box: opt.Boxes = None,
+    polygon: opt.Polygons = None,
+    frames: Annotated[int, option("Follow at most so many frames.", WHAT)] = 300,
+    turns: Annotated[int, option("Ways back, evenly spread over the clip.", WHAT)] = 4,
+    bundle: Annotated[list[str] | None, like(opt.Bundle, "As for [b]vos-run[/b]. Repeat it to compare models.")] = None,
+    engine: opt.Engine = "auto",
+    precision: opt.PrecisionName = "auto",
+    size: opt.Size = None,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
 ) -> int:
     """Compare models on your own clip without annotations: follow the object forward, then back to where it was marked.
 

@@ -26,108 +26,86 @@ FOLDED = frozenset({FURTHER, LOOKS, PROPAGATION})  # panels of which --help list
 SIZE_HELP = f"Short side, or native. [dim]Default: the bundle's, or {DEFAULT_SIZE}."
 BUNDLE_HELP = "fast, fine, refined or a folder."
 
+
+def option(help_text: str, panel: str | None = None, *names: str, **more: Any) -> Any:
+    """Declare an option: its help, the panel of --help that lists it, its names (else that of the argument)."""
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
+
+
+def like(shared: Any, help_text: str = "", panel: str | None = "", **changed: Any) -> Any:
+    """Declare an option as the shared one, with another help text, panel or placeholder."""
+    declared = copy(get_args(shared)[1])
+    its_panel = declared.rich_help_panel if panel == "" else panel
+    vars(declared).update(changed, help=help_text or declared.help, rich_help_panel=its_panel)
+    return declared
+
+
 Masks = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
+        "Image that marks the objects of the first frame, or of frame N; or a folder of them, as in DAVIS. Repeatable.",
+        WHAT,
         "--mask",
-        help="Image that marks the objects of the first frame, or of frame N; or a folder of them, as in DAVIS. "
-        "Repeatable.",
         metavar="[N:]FILE",
-        rich_help_panel=WHAT,
     ),
 ]
 Boxes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--box",
-        help="Box around an object, of frame N. Repeatable.",
-        metavar="[N:]X,Y,W,H",
-        rich_help_panel=WHAT,
-    ),
+    list[str] | None, option("Box around an object, of frame N. Repeatable.", WHAT, "--box", metavar="[N:]X,Y,W,H")
 ]
 Points = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
+        "Clicks: 120,80 is on the object, 140,60,- is not, 2=120,80 is on object 2. Repeatable.",
+        WHAT,
         "--points",
-        help="Clicks: 120,80 is on the object, 140,60,- is not, 2=120,80 is on object 2. Repeatable.",
         metavar="[N:][ID=]X,Y[,+|-]",
-        rich_help_panel=WHAT,
     ),
 ]
 Polygons = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--polygon",
-        help="LabelMe, COCO or our own outlines. Repeatable.",
-        metavar="[N:]JSON",
-        rich_help_panel=WHAT,
-    ),
+    list[str] | None, option("LabelMe, COCO or our own outlines. Repeatable.", WHAT, "--polygon", metavar="[N:]JSON")
 ]
-Bundle = Annotated[str, typer.Option("--bundle", "-b", help=BUNDLE_HELP, rich_help_panel=MODEL)]
-Engine = Annotated[
-    str, typer.Option("--engine", help="auto, or one that [b]vos-run doctor[/b] lists.", rich_help_panel=MODEL)
-]
-PrecisionName = Annotated[
-    str, typer.Option("--precision", help="auto, fp32, bf16, fp16 or int8.", rich_help_panel=FURTHER)
-]
+Bundle = Annotated[str, option(BUNDLE_HELP, MODEL, "--bundle", "-b")]
+Engine = Annotated[str, option("auto, or one that [b]vos-run doctor[/b] lists.", MODEL, "--engine")]
+PrecisionName = Annotated[str, option("auto, fp32, bf16, fp16 or int8.", FURTHER, "--precision")]
 SegmenterFiles = Annotated[
     str,
-    typer.Option(
+    option(
+        "A pair like SAM as ONNX files, which finds what is clicked or boxed instead of the bundle's features.",
+        FURTHER,
         "--segmenter",
-        help="A pair like SAM as ONNX files, which finds what is clicked or boxed instead of the bundle's features.",
         metavar="ENCODER,DECODER",
         show_default=False,
-        rich_help_panel=FURTHER,
     ),
 ]
-Size = Annotated[str | None, typer.Option(help=SIZE_HELP, metavar="PIXELS", rich_help_panel=MODEL)]
+Size = Annotated[str | None, option(SIZE_HELP, MODEL, metavar="PIXELS")]
 # A protocol keeps the size of its frames.
 ProtocolSize = Annotated[
     int | None,
-    typer.Option(
+    option(
+        "Working size: short side in pixels. [dim]Default: as the bundle says, else the frames' own.",
+        MODEL,
         "--size",
         min=16,
         max=4096,
-        help="Working size: short side in pixels. [dim]Default: as the bundle says, else the frames' own.",
-        rich_help_panel=MODEL,
     ),
 ]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 uses every core.", rich_help_panel=FURTHER)]
-Device = Annotated[
-    str,
-    typer.Option(help="Match masks on cpu, cuda, cuda:N or auto, which is a GPU that works.", rich_help_panel=FURTHER),
-]
+Threads = Annotated[int, option("CPU threads; 0 uses every core.", FURTHER)]
+Device = Annotated[str, option("Match masks on cpu, cuda, cuda:N or auto, which is a GPU that works.", FURTHER)]
 Isolated = Annotated[
-    bool,
-    typer.Option(
-        "--isolated",
-        help="Run networks in processes of their own, for bundles from strangers.",
-        rich_help_panel=FURTHER,
-    ),
+    bool, option("Run networks in processes of their own, for bundles from strangers.", FURTHER, "--isolated")
 ]
-Context = Annotated[int | None, typer.Option(help="Recent frames that are attended.", rich_help_panel=PROPAGATION)]
-Radius = Annotated[
-    float | None,
-    typer.Option(help="How far an object may move, in cells of 8 pixels.", rich_help_panel=PROPAGATION),
-]
-TopK = Annotated[int | None, typer.Option(help="Neighbours per cell.", rich_help_panel=PROPAGATION)]
-Temperature = Annotated[
-    float | None, typer.Option(help="Of the softmax over the neighbours.", rich_help_panel=PROPAGATION)
-]
-Overwrite = Annotated[
-    bool,
-    typer.Option("--overwrite", help="Replace earlier results once these are complete.", rich_help_panel=RESULTS),
-]
-Replace = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.", rich_help_panel=RESULTS)]
+Context = Annotated[int | None, option("Recent frames that are attended.", PROPAGATION)]
+Radius = Annotated[float | None, option("How far an object may move, in cells of 8 pixels.", PROPAGATION)]
+TopK = Annotated[int | None, option("Neighbours per cell.", PROPAGATION)]
+Temperature = Annotated[float | None, option("Of the softmax over the neighbours.", PROPAGATION)]
+Overwrite = Annotated[bool, option("Replace earlier results once these are complete.", RESULTS, "--overwrite")]
+Replace = Annotated[bool, option("Replace what is there.", None, "--overwrite")]
+Out = Annotated[Path, option("Folder for the results.", RESULTS, "--out", "-o")]
 Sequences = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--sequences", help="Only these, separated by commas. Repeatable.", metavar="A,B", rich_help_panel=WHAT
-    ),
+    list[str] | None, option("Only these, separated by commas. Repeatable.", WHAT, "--sequences", metavar="A,B")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Quiet = Annotated[bool, option("Print errors only.", None, "--quiet", "-q")]
+Json = Annotated[bool, option("Print one JSON object and nothing else.", None, "--json")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,13 +131,6 @@ def request_from(kind: type[AnyRequest], arguments: Mapping[str, Any], **changed
     """Return the request of a command: each field is the argument of its name, or what ``changed`` says instead."""
     names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in arguments.items() if name in names} | changed)
-
-
-def like(shared: Any, help_text: str = "", **changed: Any) -> Any:
-    """Return the declaration of a shared option with another help text, panel or placeholder."""
-    declared = copy(get_args(shared)[1])
-    vars(declared).update(changed, help=help_text or declared.help)
-    return declared
 
 
 def split_names(lists: list[str] | None) -> list[str]:

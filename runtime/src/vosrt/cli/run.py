@@ -11,37 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vosrt.cli import options as opt
 from vosrt.cli.app import entry, program
-from vosrt.cli.options import (
-    FURTHER,
-    LOOKS,
-    PROPAGATION,
-    RESULTS,
-    WHAT,
-    Boxes,
-    Bundle,
-    Context,
-    Device,
-    Engine,
-    Isolated,
-    Json,
-    Masks,
-    Out,
-    Overwrite,
-    Points,
-    Polygons,
-    PrecisionName,
-    Quiet,
-    Radius,
-    SegmenterFiles,
-    Size,
-    Temperature,
-    Threads,
-    TopK,
-    given,
-    parse_size,
-    request_from,
-)
+from vosrt.cli.options import FURTHER, LOOKS, PROPAGATION, RESULTS, WHAT, given, option, parse_size, request_from
 from vosrt.console import say, say_json
 
 if TYPE_CHECKING:
@@ -53,168 +25,107 @@ _app = program()
 
 @_app.command(hidden=True)
 def run(
-    source: Annotated[
-        str,
-        typer.Argument(help="Video, folder of frames, webcam 0, URL or -."),
-    ],
+    source: Annotated[str, typer.Argument(help="Video, folder of frames, webcam 0, URL or -.")],
     *,
-    mask: Masks = None,
-    points: Points = None,
-    box: Boxes = None,
-    polygon: Polygons = None,
-    start: Annotated[int, typer.Option(help="First frame, from 0.", rich_help_panel=WHAT)] = 0,
-    end: Annotated[int | None, typer.Option(help="Stop before this frame.", rich_help_panel=WHAT)] = None,
-    size: Size = None,
-    bundle: Bundle = "default",
-    engine: Engine = "auto",
-    precision: PrecisionName = "auto",
-    threads: Threads = 0,
-    device: Device = "auto",
-    isolated: Isolated = False,
-    segmenter: SegmenterFiles = "",
+    mask: opt.Masks = None,
+    points: opt.Points = None,
+    box: opt.Boxes = None,
+    polygon: opt.Polygons = None,
+    start: Annotated[int, option("First frame, from 0.", WHAT)] = 0,
+    end: Annotated[int | None, option("Stop before this frame.", WHAT)] = None,
+    size: opt.Size = None,
+    bundle: opt.Bundle = "default",
+    engine: opt.Engine = "auto",
+    precision: opt.PrecisionName = "auto",
+    threads: opt.Threads = 0,
+    device: opt.Device = "auto",
+    isolated: opt.Isolated = False,
+    segmenter: opt.SegmenterFiles = "",
     decoder: Annotated[
-        str,
-        typer.Option(
-            help="auto, cpu or nvdec, which decodes a file on the GPU of --device.",
-            rich_help_panel=FURTHER,
-        ),
+        str, option("auto, cpu or nvdec, which decodes a file on the GPU of --device.", FURTHER)
     ] = "auto",
     levels: Annotated[
         str,
-        typer.Option(
-            help="What is black and white in pictures of over 8 bits: auto (by the first frames), full or LO,HI.",
+        option(
+            "What is black and white in pictures of over 8 bits: auto (by the first frames), full or LO,HI.",
+            FURTHER,
             metavar="LEVELS",
-            rich_help_panel=FURTHER,
         ),
     ] = "auto",
-    max_megapixels: Annotated[
-        float, typer.Option(help="Refuse larger frames.", metavar="N", rich_help_panel=FURTHER)
-    ] = 64.0,
+    max_megapixels: Annotated[float, option("Refuse larger frames.", FURTHER, metavar="N")] = 64.0,
     reconnect: Annotated[
-        float,
-        typer.Option(
-            help="Try a live source that drops again for this many seconds.", metavar="SECONDS", rich_help_panel=FURTHER
-        ),
+        float, option("Try a live source that drops again for this many seconds.", FURTHER, metavar="SECONDS")
     ] = 0.0,
     budget_ms: Annotated[
         float | None,
-        typer.Option(
-            help="Keep a frame's segmentation under so many ms, by smaller size and context while it runs.",
+        option(
+            "Keep a frame's segmentation under so many ms, by smaller size and context while it runs.",
+            FURTHER,
             metavar="MS",
             show_default=False,
-            rich_help_panel=FURTHER,
         ),
     ] = None,
     direction: Annotated[
-        str,
-        typer.Option(
-            help="From the marks: forward, backward or both. The last two take files.", rich_help_panel=FURTHER
-        ),
+        str, option("From the marks: forward, backward or both. The last two take files.", FURTHER)
     ] = "forward",
-    context: Context = None,
-    radius: Radius = None,
-    top_k: TopK = None,
-    temperature: Temperature = None,
+    context: opt.Context = None,
+    radius: opt.Radius = None,
+    top_k: opt.TopK = None,
+    temperature: opt.Temperature = None,
     refine: Annotated[
         str,
-        typer.Option(
-            help="Rounds of mask refinement, 0 to 4, or off. [dim]Default: as the bundle says.",
+        option(
+            "Rounds of mask refinement, 0 to 4, or off. [dim]Default: as the bundle says.",
+            PROPAGATION,
             metavar="ROUNDS",
-            rich_help_panel=PROPAGATION,
         ),
     ] = "default",
-    out: Out,
-    video: Annotated[bool, typer.Option(help="overlay.mp4, or overlay.webm.", rich_help_panel=RESULTS)] = True,
-    codec: Annotated[
-        str,
-        typer.Option(help="Of the overlay: h264 (mp4), vp9 (webm) or av1 (mp4).", rich_help_panel=FURTHER),
-    ] = "h264",
-    png: Annotated[bool, typer.Option(help="masks/*.png with the DAVIS palette.", rich_help_panel=RESULTS)] = True,
-    rle: Annotated[bool, typer.Option(help="masks.jsonl, COCO run-length encoding.", rich_help_panel=FURTHER)] = True,
+    out: opt.Out,
+    video: Annotated[bool, option("overlay.mp4, or overlay.webm.", RESULTS)] = True,
+    codec: Annotated[str, option("Of the overlay: h264 (mp4), vp9 (webm) or av1 (mp4).", FURTHER)] = "h264",
+    png: Annotated[bool, option("masks/*.png with the DAVIS palette.", RESULTS)] = True,
+    rle: Annotated[bool, option("masks.jsonl, COCO run-length encoding.", FURTHER)] = True,
     cutout: Annotated[
-        str,
-        typer.Option(
-            help="The objects alone: png, mov (ProRes) or webm.",
-            metavar="KIND",
-            show_default=False,
-            rich_help_panel=RESULTS,
-        ),
+        str, option("The objects alone: png, mov (ProRes) or webm.", RESULTS, metavar="KIND", show_default=False)
     ] = "",
     polygons: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="coco, labelme, yolo, mot, cvat, label-studio.",
-            metavar="KIND",
-            rich_help_panel=RESULTS,
-        ),
+        list[str] | None, option("coco, labelme, yolo, mot, cvat, label-studio.", RESULTS, metavar="KIND")
     ] = None,
-    rerun: Annotated[
-        Path | None,
-        typer.Option(help="Recording for the Rerun viewer.", metavar="FILE", rich_help_panel=LOOKS),
-    ] = None,
+    rerun: Annotated[Path | None, option("Recording for the Rerun viewer.", LOOKS, metavar="FILE")] = None,
     min_area: Annotated[
-        int,
-        typer.Option(
-            help="Remove parts of an object with fewer pixels.",
-            metavar="PIXELS",
-            show_default=False,
-            rich_help_panel=LOOKS,
-        ),
+        int, option("Remove parts of an object with fewer pixels.", LOOKS, metavar="PIXELS", show_default=False)
     ] = 0,
     fill_holes: Annotated[
-        int,
-        typer.Option(
-            help="Fill holes of an object of at most so many pixels.",
-            metavar="PIXELS",
-            show_default=False,
-            rich_help_panel=LOOKS,
-        ),
+        int, option("Fill holes of an object of at most so many pixels.", LOOKS, metavar="PIXELS", show_default=False)
     ] = 0,
     colour: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "Of an object in the overlay: 2=orange, 2=#ff8800; without a number that of object 1. Repeatable.",
+            LOOKS,
             "--colour",
             "--color",
-            help="Of an object in the overlay: 2=orange, 2=#ff8800; without a number that of object 1. Repeatable.",
             metavar="[ID=]COLOUR",
-            rich_help_panel=LOOKS,
         ),
     ] = None,
-    opacity: Annotated[
-        float | None,
-        typer.Option(help="Of the tint, 0 (outlines only) to 1. [dim]Default: 0.45.", rich_help_panel=LOOKS),
-    ] = None,
+    opacity: Annotated[float | None, option("Of the tint, 0 (outlines only) to 1. [dim]Default: 0.45.", LOOKS)] = None,
     ids: Annotated[
-        bool | None,
-        typer.Option(
-            help="Write numbers on the objects. [dim]Default: where there are several.", rich_help_panel=LOOKS
-        ),
+        bool | None, option("Write numbers on the objects. [dim]Default: where there are several.", LOOKS)
     ] = None,
     overlay_size: Annotated[
         str | None,
-        typer.Option(
-            help="Short side to which larger overlays are shrunk, or native. [dim]Default: 1080.",
-            metavar="PIXELS",
-            rich_help_panel=LOOKS,
+        option(
+            "Short side to which larger overlays are shrunk, or native. [dim]Default: 1080.", LOOKS, metavar="PIXELS"
         ),
     ] = None,
-    overwrite: Overwrite = False,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with a run that was killed or interrupted.", rich_help_panel=RESULTS),
-    ] = False,
+    overwrite: opt.Overwrite = False,
+    resume: Annotated[bool, option("Go on with a run that was killed or interrupted.", RESULTS, "--resume")] = False,
     save_every: Annotated[
-        float,
-        typer.Option(
-            help="Seconds between sessions that --resume goes on from; 0 saves none.", rich_help_panel=FURTHER
-        ),
+        float, option("Seconds between sessions that --resume goes on from; 0 saves none.", FURTHER)
     ] = 30.0,
-    preview: Annotated[
-        bool,
-        typer.Option("--preview", help="Write only first.jpg, the frame with its marks.", rich_help_panel=RESULTS),
-    ] = False,
-    quiet: Quiet = False,
-    json: Json = False,
+    preview: Annotated[bool, option("Write only first.jpg, the frame with its marks.", RESULTS, "--preview")] = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
 ) -> int:
     """Follow the objects you mark in one frame through a whole video."""
     options = dict(locals())
@@ -281,11 +192,11 @@ def _with_options_of_run(command: Callable[..., int]) -> Callable[..., int]:
 
 @_app.command()
 def demo(
-    out: Out = Path("vosrt-demo"),
-    engine: Engine = "auto",
-    threads: Threads = 0,
-    quiet: Quiet = False,
-    json: Json = False,
+    out: opt.Out = Path("vosrt-demo"),
+    engine: opt.Engine = "auto",
+    threads: opt.Threads = 0,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
 ) -> int:
     """Follow two balloons through a rendered clip."""
     from vosrt.cli.demo import CLIP, POLYGON, SIZE
@@ -323,23 +234,18 @@ def batch(
     *,
     marks: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder with STEM.png, STEM.json or a folder STEM for each clip. [dim]Default: beside each clip.",
+        option(
+            "Folder with STEM.png, STEM.json or a folder STEM for each clip. [dim]Default: beside each clip.",
+            WHAT,
             metavar="FOLDER",
-            rich_help_panel=WHAT,
         ),
     ] = None,
-    out: Out,
-    jobs: Annotated[int, typer.Option(help="Clips at once; 0 is one per two cores.")] = 0,
-    threads: Annotated[
-        int, typer.Option(help="CPU threads of each process; 0 shares out the cores.", rich_help_panel=FURTHER)
-    ] = 0,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with a batch that was killed or interrupted.", rich_help_panel=RESULTS),
-    ] = False,
-    quiet: Quiet = False,
-    json: Json = False,
+    out: opt.Out,
+    jobs: Annotated[int, option("Clips at once; 0 is one per two cores.")] = 0,
+    threads: Annotated[int, option("CPU threads of each process; 0 shares out the cores.", FURTHER)] = 0,
+    resume: Annotated[bool, option("Go on with a batch that was killed or interrupted.", RESULTS, "--resume")] = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
     **shared: Any,
 ) -> int:
     """Follow the objects of many clips, in parallel."""
@@ -362,27 +268,27 @@ def batch(
 def explain(
     source: Annotated[str, typer.Argument(help="Video file or folder of frames.")],
     *,
-    frame: Annotated[int, typer.Option(help="Frame to explain, after the first marks.", rich_help_panel=WHAT)],
-    pixel: Annotated[str, typer.Option(help="Pixel to explain.", metavar="X,Y", rich_help_panel=WHAT)],
-    mask: Masks = None,
-    points: Points = None,
-    box: Boxes = None,
-    polygon: Polygons = None,
-    start: Annotated[int, typer.Option(help="First frame, from 0.", rich_help_panel=WHAT)] = 0,
-    size: Size = None,
-    bundle: Bundle = "default",
-    engine: Engine = "auto",
-    precision: PrecisionName = "auto",
-    threads: Threads = 0,
-    segmenter: SegmenterFiles = "",
-    context: Context = None,
-    radius: Radius = None,
-    top_k: TopK = None,
-    temperature: Temperature = None,
-    out: Out,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-    json: Json = False,
+    frame: Annotated[int, option("Frame to explain, after the first marks.", WHAT)],
+    pixel: Annotated[str, option("Pixel to explain.", WHAT, metavar="X,Y")],
+    mask: opt.Masks = None,
+    points: opt.Points = None,
+    box: opt.Boxes = None,
+    polygon: opt.Polygons = None,
+    start: Annotated[int, option("First frame, from 0.", WHAT)] = 0,
+    size: opt.Size = None,
+    bundle: opt.Bundle = "default",
+    engine: opt.Engine = "auto",
+    precision: opt.PrecisionName = "auto",
+    threads: opt.Threads = 0,
+    segmenter: opt.SegmenterFiles = "",
+    context: opt.Context = None,
+    radius: opt.Radius = None,
+    top_k: opt.TopK = None,
+    temperature: opt.Temperature = None,
+    out: opt.Out,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
 ) -> int:
     """Show which past cells voted for the label of a pixel."""
     options = dict(locals())
@@ -396,22 +302,22 @@ def explain(
 def ui(
     source: Annotated[str | None, typer.Argument(help="Video file or folder of frames to open.")] = None,
     *,
-    root: Annotated[Path, typer.Option(help="Folder whose files the page may open.")] = Path("."),
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; others than this machine's own are open to others.")
-    ] = ("127.0.0.1"),
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
-    size: Size = None,
-    bundle: Bundle = "default",
-    engine: Engine = "auto",
-    precision: PrecisionName = "auto",
-    threads: Threads = 0,
-    device: Device = "auto",
-    segmenter: SegmenterFiles = "",
-    upload_mb: Annotated[int, typer.Option(help="Refuse larger uploads.", metavar="MB")] = 4096,
-    cache_mb: Annotated[int, typer.Option(help="Disk space for frames, until the page ends.", metavar="MB")] = 8192,
-    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
-    json: Json = False,
+    root: Annotated[Path, option("Folder whose files the page may open.")] = Path("."),
+    host: Annotated[str, option("Address to listen on; others than this machine's own are open to others.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, option("0 takes a free one.")] = 0,
+    size: opt.Size = None,
+    bundle: opt.Bundle = "default",
+    engine: opt.Engine = "auto",
+    precision: opt.PrecisionName = "auto",
+    threads: opt.Threads = 0,
+    device: opt.Device = "auto",
+    segmenter: opt.SegmenterFiles = "",
+    upload_mb: Annotated[int, option("Refuse larger uploads.", metavar="MB")] = 4096,
+    cache_mb: Annotated[int, option("Disk space for frames, until the page ends.", metavar="MB")] = 8192,
+    browser: Annotated[bool, option("Open a browser.")] = True,
+    json: opt.Json = False,
 ) -> int:
     """Mark, follow and correct objects in your browser."""
     arguments = dict(locals())
@@ -424,22 +330,20 @@ def ui(
 def serve(
     *,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; others than this machine's own need VOSRT_TOKEN.")
+        str, option("Address to listen on; others than this machine's own need VOSRT_TOKEN.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8765,
-    sessions: Annotated[int, typer.Option(help="Streams at once; further clients are sent away.", metavar="N")] = 16,
-    workers: Annotated[int, typer.Option(help="Frames that are worked on at once.", metavar="N")] = 1,
-    max_megapixels: Annotated[float, typer.Option(help="Refuse larger frames.", metavar="N")] = 16.0,
-    idle: Annotated[
-        float, typer.Option(help="Close a stream after this long without a message.", metavar="SECONDS")
-    ] = 60.0,
-    size: Size = None,
-    bundle: Bundle = "default",
-    engine: Engine = "auto",
-    precision: PrecisionName = "auto",
-    threads: Threads = 0,
-    device: Device = "cpu",
-    json: Json = False,
+    port: Annotated[int, option("0 takes a free one.")] = 8765,
+    sessions: Annotated[int, option("Streams at once; further clients are sent away.", metavar="N")] = 16,
+    workers: Annotated[int, option("Frames that are worked on at once.", metavar="N")] = 1,
+    max_megapixels: Annotated[float, option("Refuse larger frames.", metavar="N")] = 16.0,
+    idle: Annotated[float, option("Close a stream after this long without a message.", metavar="SECONDS")] = 60.0,
+    size: opt.Size = None,
+    bundle: opt.Bundle = "default",
+    engine: opt.Engine = "auto",
+    precision: opt.PrecisionName = "auto",
+    threads: opt.Threads = 0,
+    device: opt.Device = "cpu",
+    json: opt.Json = False,
 ) -> int:
     """Serve streams over WebSocket: frames in, masks out."""
     arguments = dict(locals())
@@ -450,7 +354,7 @@ def serve(
 
 @_app.command()
 def doctor(
-    json: Json = False,
+    json: opt.Json = False,
 ) -> int:
     """List engines, kernels and codecs, and how to add more."""
     from vosrt.cli.doctor import examine, print_findings
@@ -462,7 +366,7 @@ def doctor(
 
 @_app.command()
 def licenses(
-    json: Json = False,
+    json: opt.Json = False,
 ) -> int:
     """List the licences of vosrt and of what it uses."""
     from vosrt.cli.licenses import installed
