@@ -16,7 +16,7 @@ from torch import nn
 
 from vosrt.bundle import file_sha256, load_bundle
 from vosrt.errors import OutputError
-from vosrt_export.import_released import export_released, import_released, save_released
+from vosrt_export.import_released import export_imported, import_released, save_released
 from vosrt_export.write_bundle import ExportOptions
 from vosrt_train.checkpoint import CheckpointError, load_checkpoint
 from vosrt_train.config import EncoderConfig, TrainConfig
@@ -143,7 +143,8 @@ def test_straight_to_a_bundle(small_encoder: Encoder, tmp_path: Path) -> None:
     """The bundle names the checkpoint that the same file would have given."""
     released = tmp_path / "released.pth"
     torch.save({"model": state_of(small_encoder)}, released)
-    export_released(import_released(released), tmp_path / "bundle", ExportOptions(feature="res3"))
+    options = ExportOptions(feature="res3", align_corners=True)
+    export_imported(import_released(released), tmp_path / "bundle", options)
     save_released(import_released(released), tmp_path / "imported.safetensors")
     manifest = load_bundle(tmp_path / "bundle").manifest
     assert manifest.provenance["checkpoint_sha256"] == file_sha256(tmp_path / "imported.safetensors")

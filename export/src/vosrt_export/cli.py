@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +18,9 @@ from vosrt.errors import OptionError, WorkError
 from vosrt.types import MAX_CONTEXT
 from vosrt_export.engine_cli import engine
 from vosrt_export.families import Family
+
+if TYPE_CHECKING:
+    from vosrt_train.checkpoint import Checkpoint
 
 FeatureName = Annotated[
     Feature | None, option("Map that becomes the embedding.", show_default="res4, or what there is")
@@ -88,21 +93,12 @@ def import_released(
     overwrite: opt.Replace = False,
 ) -> None:
     """Convert a file that Araslanov et al. 2021 released to a checkpoint or a bundle, without running code from it."""
+    arguments = dict(locals())
     _require_export()
-    from vosrt_export.import_released import export_released, import_released, save_released
-    from vosrt_export.write_bundle import ExportOptions, claimed
+    from vosrt_export.import_released import import_released
 
-    options = ExportOptions(feature=feature, weights=weights, name=name, summary=summary, size=size)
-    if out.suffix == ".safetensors":
-        if options != ExportOptions():
-            raise OptionError(f"{out} is a checkpoint; --feature, --weights, --name and --size are for bundles")
-        save_released(import_released(released, licence=licence), out, overwrite=overwrite)
-        say(f"{out}: imported from {released}; export it with vos-export, or fine-tune it with vos-train --init")
-    else:
-        with claimed(out, overwrite=overwrite), status("turning PyTorch into ONNX, and comparing both"):
-            checkpoint = import_released(released, licence=licence)
-            comparison = export_released(checkpoint, out, options, overwrite=overwrite)
-        say(f"{out}: PyTorch and ONNX Runtime agree on {comparison.cells} cells: {comparison}")
+    usual = {"align_corners": True}  # as published
+    _write_imported(partial(import_released, licence=licence), usual, arguments | usual)
 
 
 @_app.command("import")
@@ -133,23 +129,30 @@ def import_weights(
     overwrite: opt.Replace = False,
 ) -> None:
     """Make a bundle from released label-free weights, without running code from them."""
+    arguments = dict(locals())
     _require_export()
-    from vosrt_export.import_backbone import ImportOptions, check_for_bundle, import_backbone
+    from vosrt_export.import_backbone import ImportOptions, import_backbone
+
+    read = partial(import_backbone, family, options=request_from(ImportOptions, arguments))
+    _write_imported(read, {"guided": 4}, arguments)
+
+
+def _write_imported(read: Callable[[Path], Checkpoint], usual: dict[str, Any], arguments: dict[str, Any]) -> None:
+    """Write what `read` makes of a released file; as a checkpoint, which has the usual options, where --out is one."""
+    from vosrt_export.import_backbone import check_for_bundle
     from vosrt_export.import_released import export_imported, save_released
     from vosrt_export.write_bundle import ExportOptions, claimed
 
-    given = ImportOptions(heads=heads, mean=mean, deviation=deviation, licence=licence)
-    options = ExportOptions(
-        weights=weights, name=name, summary=summary, size=size, guided=guided, align_corners=align_corners
-    )
+    released, out, overwrite = (arguments[name] for name in ("released", "out", "overwrite"))
+    options = request_from(ExportOptions, arguments)
     if out.suffix == ".safetensors":
-        if options != ExportOptions(guided=4):
-            raise OptionError(f"{out} is a checkpoint; --weights, --name and --size are for bundles")
-        save_released(import_backbone(family, released, given), out, overwrite=overwrite)
-        say(f"{out}: imported from {released}; export it with vos-export")
+        if options != ExportOptions(**usual):
+            raise OptionError(f"{out} is a checkpoint; --feature, --weights, --name and --size are for bundles")
+        save_released(read(released), out, overwrite=overwrite)
+        say(f"{out}: imported from {released}; export it with vos-export, or start vos-train --init from a ResNet-18")
         return
     with claimed(out, overwrite=overwrite), status("turning PyTorch into ONNX, and comparing both"):
-        checkpoint = import_backbone(family, released, given)
+        checkpoint = read(released)
         check_for_bundle(checkpoint, released)
         comparison = export_imported(checkpoint, out, options, overwrite=overwrite)
     config = checkpoint.encoder.config

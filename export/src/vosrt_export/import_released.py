@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -94,17 +93,6 @@ def save_released(checkpoint: Checkpoint, output: Path, *, overwrite: bool = Fal
     if output.exists() and not overwrite:
         raise OutputError(f"{output} is there already; name another file, or replace it with --overwrite")
     save_checkpoint(checkpoint, output)
-
-
-def export_released(
-    checkpoint: Checkpoint, output: Path, options: ExportOptions, *, overwrite: bool = False
-) -> Comparison:
-    """Export an imported network of Araslanov et al. 2021, corners aligned as it was published.
-
-    Raises:
-        VosrtError: see `export_bundle`.
-    """
-    return export_imported(checkpoint, output, replace(options, align_corners=True), overwrite=overwrite)
 
 
 def export_imported(

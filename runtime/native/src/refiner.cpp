@@ -18,9 +18,7 @@ struct Tap {
     ptrdiff_t a, b, below_a, below_b;
     float wx, wy;
 
-    float of(const float *plane) const {
-        return (1 - wy) * ((1 - wx) * plane[a] + wx * plane[b]) + wy * ((1 - wx) * plane[below_a] + wx * plane[below_b]);
-    }
+    float of(const float *plane) const { return blend(wx, wy, plane[a], plane[b], plane[below_a], plane[below_b]); }
 };
 
 struct Taps {

@@ -167,8 +167,7 @@ void sample(const MaskTask &task, GridMask &grid) {
             for (const uint8_t id : corners) {
                 if (id == 0) continue;
                 const auto is = [id](uint8_t corner) { return corner == id ? 1.0f : 0.0f; };
-                cell[task.channel[id]] = (1 - wy) * ((1 - wx) * is(corners[0]) + wx * is(corners[1])) +
-                                         wy * ((1 - wx) * is(corners[2]) + wx * is(corners[3]));
+                cell[task.channel[id]] = blend(wx, wy, is(corners[0]), is(corners[1]), is(corners[2]), is(corners[3]));
             }
         }
     }
@@ -276,8 +275,7 @@ void fill_cell(const LabelTask &task, const float *const corners[4], int32_t win
         std::fill(task.labels + row + x_begin, task.labels + row + x_end, task.ids[winner]);
         if (task.confidence == nullptr) continue;
         float *confidence = task.confidence + row;
-        for (int32_t x = x_begin; x < x_end; ++x)
-            confidence[x] = (1 - wy) * ((1 - wx[x]) * a + wx[x] * b) + wy * ((1 - wx[x]) * below_a + wx[x] * below_b);
+        for (int32_t x = x_begin; x < x_end; ++x) confidence[x] = blend(wx[x], wy, a, b, below_a, below_b);
     }
 }
 
@@ -308,8 +306,8 @@ void label_rows(const LabelTask &task, int32_t grid_row) {
                 int32_t winner = list[0];
                 for (int32_t i = 0; i < count; ++i) {
                     const int32_t c = task.channels[list[i]];
-                    const float value = (1 - wy) * ((1 - wx) * corners[0][c] + wx * corners[1][c]) +
-                                        wy * ((1 - wx) * corners[2][c] + wx * corners[3][c]);
+                    const float value =
+                        blend(wx, wy, corners[0][c], corners[1][c], corners[2][c], corners[3][c]);
                     if (i == 0 || value > best) {
                         best = value;
                         winner = list[i];

@@ -55,6 +55,11 @@ struct SampleAxis {
     void set(int32_t inputs, int32_t outputs, Alignment alignment);
 };
 
+// Bilinear: `wx` of the way from a to b and from c to d, `wy` of the way from the upper two to the lower two.
+inline float blend(float wx, float wy, float a, float b, float c, float d) {
+    return (1 - wy) * ((1 - wx) * a + wx * b) + wy * ((1 - wx) * c + wx * d);
+}
+
 // Soft masks on the grid -> labels, for output rows whose upper grid row is `grid_row`.
 struct LabelTask {
     int32_t height, width;  // grid
