@@ -409,6 +409,7 @@ def test_the_sound_bundle_is_sound(sound: Path, monkeypatch: pytest.MonkeyPatch)
     assert asked[0].content == (sound / "encoder.onnx").read_bytes()
 
 
+@pytest.mark.usefixtures("native")  # loads the library
 def test_refused_in_one_line_with_nothing_run(hostile: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """No engine sees it, no file outside it is opened, no code is run or loaded, no memory of note is taken."""
     root, says = hostile

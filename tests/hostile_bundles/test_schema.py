@@ -253,7 +253,7 @@ def test_a_graph_of_another_bundle_is_taken_and_added_to(sharing: Bundle, monkey
     assert graph.content == b"".join(
         path.read_bytes() for path in (sharing.root.parent / "base" / "encoder.onnx", sharing.root / "more.onnx")
     )
-    assert list(graph.parsed.outputs) == ["embedding", "maps"]
+    assert list(graph.outputs) == ["embedding", "maps"]
     assert graph.path.parent == sharing.root
     session = pytest.importorskip("onnxruntime").InferenceSession(graph.content, providers=["CPUExecutionProvider"])
     (found,) = session.run(["maps"], {"frames": np.full((1, 16, 16, 3), 7, np.uint8)})
@@ -271,7 +271,7 @@ def test_an_added_embedding_takes_the_place_of_the_outputs(sharing: Bundle) -> N
     sharing.document["encoder"] |= {"output_name": "maps", "channels": 3}
     sharing.accept(sharing.document)
     graph = load_bundle(sharing.root).graph("encoder")
-    assert [*graph.parsed.outputs] == ["maps"]
+    assert [*graph.outputs] == ["maps"]
     model = onnx.load_from_string(graph.content)
     onnx.checker.check_model(model)
     assert [each.name for each in model.graph.value_info] == ["embedding"]

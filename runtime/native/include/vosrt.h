@@ -307,6 +307,23 @@ VOSRT_API vosrt_status vosrt_bundle_graph_path(const vosrt_bundle *bundle, const
 VOSRT_API vosrt_status vosrt_bundle_graph_content(const vosrt_bundle *bundle, const char *graph, const uint8_t **bytes,
                                                   size_t *size);
 
+/* ---- graphs: for programs that make bundles, or read their files themselves ------------------------------- */
+
+/* Check an ONNX graph as vosrt_bundle_open does: weights inside the file and finite, known operators, bounded sizes. Messages name
+ * the file `where` (UTF-8). Unless `input` is NULL, the graph must take u8 [n, height, width, 3] of that name, and give
+ * f32 [n, h, w, channels] named `output`. */
+VOSRT_API vosrt_status vosrt_graph_check(const uint8_t *graph, size_t size, const char *where, const char *input,
+                                         const char *output, int32_t channels);
+/* Write the names of a graph's outputs to `buffer`, in the order of the file, each with its terminating zero; `buffer` and `size` as
+ * of vosrt_memory_save. The operators are not checked. */
+VOSRT_API vosrt_status vosrt_graph_outputs(const uint8_t *graph, size_t graph_size, const char *where, uint8_t *buffer,
+                                           size_t capacity, size_t *size);
+/* Write a graph and, behind it, further nodes, weights and outputs to `buffer`; protobuf reads both as one graph. If `added` declares
+ * the output `embedding`, the outputs of `graph` become tensors inside it. */
+VOSRT_API vosrt_status vosrt_graph_append(const uint8_t *graph, size_t graph_size, const uint8_t *added, size_t added_size,
+                                          const char *embedding, const char *where, uint8_t *buffer, size_t capacity,
+                                          size_t *size);
+
 /* ---- engines and models ---------------------------------------------------------------------------- */
 
 /* One frame to embed. */

@@ -85,17 +85,6 @@ std::vector<uint8_t> read_file(const fs::path &path, size_t size) {
     return content;
 }
 
-// The encoder must take and give what the manifest says.
-void check_tensor(const std::map<std::string, TensorType> &declared, const std::string &name, int64_t element,
-                  int64_t last, const std::string &where) {
-    const auto found = declared.find(name);
-    if (found != declared.end() && found->second.element == element && found->second.shape.size() == 4 &&
-        found->second.shape[3] == last)
-        return;
-    refuse(where + ": it has no tensor '" + shown(name) + "' of " + (element == kOnnxUint8 ? "uint8" : "float32") +
-           " [n, height, width, " + std::to_string(last) + "] as the manifest says; export the bundle again");
-}
-
 // Appends a file's bytes, whose size and hash are those of the manifest.
 void read_part(const fs::path &path, const GraphPart &part, const std::string &lacking, std::vector<uint8_t> &out) {
     if (!fs::is_regular_file(path)) refuse(lacking);
@@ -130,10 +119,8 @@ void read_graph(const fs::path &root, const std::string &shown_root, const Bundl
         append_graph(graph.content, content, bundle.output_name, added.string());
     }
     const GraphInterface interface = read_interface(graph.content, path.string());
-    if (std::any_of(std::begin(kEncoders), std::end(kEncoders), [&](const auto &each) { return each.first == graph.name; })) {
-        check_tensor(interface.inputs, bundle.input_name, kOnnxUint8, 3, path.string());
-        check_tensor(interface.outputs, bundle.output_name, kOnnxFloat, bundle.channels, path.string());
-    }
+    if (std::any_of(std::begin(kEncoders), std::end(kEncoders), [&](const auto &each) { return each.first == graph.name; }))
+        check_encoder(interface, bundle.input_name, bundle.output_name, bundle.channels, path.string());
     const std::u8string utf8 = path.u8string();
     graph.path.assign(utf8.begin(), utf8.end());
 }

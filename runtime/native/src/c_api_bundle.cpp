@@ -4,6 +4,7 @@
 
 #include "bundle.hpp"
 #include "c_api.hpp"
+#include "onnx_file.hpp"
 
 namespace vosrt {
 
@@ -99,6 +100,44 @@ vosrt_status vosrt_bundle_model_options(const vosrt_bundle *bundle, vosrt_model_
         out.feedback = from.feedback ? 1 : 0;
         std::copy(from.encoder_sha256.begin(), from.encoder_sha256.end(), out.graph_sha256);
         vosrt::write_struct(out, options, "options");
+    });
+}
+
+vosrt_status vosrt_graph_check(const uint8_t *graph, size_t size, const char *where, const char *input, const char *output,
+                               int32_t channels) {
+    return guarded(__func__, [&] {
+        require(graph, "graph");
+        require(where, "where");
+        if (input != nullptr) require(output, "output");
+        const vosrt::GraphInterface found = vosrt::read_interface({graph, size}, where);
+        if (input != nullptr) vosrt::check_encoder(found, input, output, channels, where);
+    });
+}
+
+vosrt_status vosrt_graph_outputs(const uint8_t *graph, size_t graph_size, const char *where, uint8_t *buffer, size_t capacity,
+                                 size_t *size) {
+    return guarded(__func__, [&] {
+        require(graph, "graph");
+        require(where, "where");
+        require(size, "size");
+        std::string names;
+        for (const std::string &name : vosrt::read_outputs({graph, graph_size}, where)) names += name + '\0';
+        *size = names.size();
+        vosrt::check_capacity(buffer, capacity, names.size());
+        std::copy(names.begin(), names.end(), buffer);
+    });
+}
+
+vosrt_status vosrt_graph_append(const uint8_t *graph, size_t graph_size, const uint8_t *added, size_t added_size,
+                                const char *embedding, const char *where, uint8_t *buffer, size_t capacity, size_t *size) {
+    return guarded(__func__, [&] {
+        for (const auto &[pointer, name] : {std::pair<const void *, const char *>{graph, "graph"}, {added, "added"}, {embedding, "embedding"}, {where, "where"}, {size, "size"}})
+            require(pointer, name);
+        *size = graph_size + added_size;
+        vosrt::check_capacity(buffer, capacity, *size);
+        std::vector<uint8_t> joined(graph, graph + graph_size);
+        vosrt::append_graph(joined, {added, added_size}, embedding, where);
+        std::copy(joined.begin(), joined.end(), buffer);
     });
 }
 

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "error.hpp"
+#include "json.hpp"
 
 namespace vosrt {
 namespace {
@@ -113,7 +114,11 @@ class Reader {
                     throw UnsafeGraph{"two weights are named " + shown_name(name)};
             }
             if (field.number == 11) declare(found_.interface.inputs, part(field));
-            if (field.number == 12) declare(found_.interface.outputs, part(field));
+            if (field.number == 12) {
+                const std::string name = declare(found_.interface.outputs, part(field));
+                auto &names = found_.interface.output_names;
+                if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+            }
         });
     }
 
@@ -294,8 +299,8 @@ class Reader {
         return all == 0;
     }
 
-    // Name and type of a ValueInfoProto; something else than a tensor has element 0.
-    void declare(std::map<std::string, TensorType> &into, Bytes bytes) {
+    // Takes name and type of a ValueInfoProto, and returns the name; something else than a tensor has element 0.
+    std::string declare(std::map<std::string, TensorType> &into, Bytes bytes) {
         std::string name;
         TensorType type;
         fields(bytes, [&](const Field &value) {
@@ -313,6 +318,7 @@ class Reader {
             });
         });
         into[name] = std::move(type);
+        return name;
     }
 
     int64_t size(const Field &dimension) {
@@ -385,7 +391,9 @@ class Reader {
     static std::string text(const Field &field) {
         const Bytes bytes = part(field);
         if (bytes.size() > kMaxName) throw Malformed{"it holds a name of " + std::to_string(bytes.size()) + " bytes"};
-        return {bytes.begin(), bytes.end()};
+        std::string out(bytes.begin(), bytes.end());
+        if (find_invalid_utf8(out) != out.npos || out.find('\0') != out.npos) throw Malformed{"it holds a name that is no text"};
+        return out;
     }
 
     OnnxGraph found_;
@@ -427,6 +435,34 @@ GraphInterface read_interface(std::span<const uint8_t> file, const std::string &
         check_graph(graph);
         return std::move(graph.interface);
     });
+}
+
+std::vector<std::string> read_outputs(std::span<const uint8_t> file, const std::string &where) {
+    return explained(where, [&] { return Reader().read(file).interface.output_names; });
+}
+
+void check_encoder(const GraphInterface &interface, const std::string &input, const std::string &output, int64_t channels,
+                   const std::string &where) {
+    const auto check = [&](const std::string &kind, const std::map<std::string, TensorType> &declared, const std::string &name,
+                           int64_t element, const char *type, int64_t last) {
+        const auto found = declared.find(name);
+        if (found != declared.end() && found->second.element == element && found->second.shape.size() == 4 &&
+            found->second.shape[3] == last)
+            return;
+        std::string have;
+        for (const auto &[each, tensor] : declared) {
+            if (have.size() > 200) break;
+            have += (have.empty() ? "" : ", ") + shown_name(each) + " [";
+            for (size_t i = 0; i < std::min<size_t>(tensor.shape.size(), 5); ++i)
+                have += (i == 0 ? "" : ", ") + (tensor.shape[i] < 0 ? "any" : std::to_string(tensor.shape[i]));
+            have += tensor.shape.size() > 5 ? ", ...]" : "]";
+        }
+        throw Error(VOSRT_INVALID_BUNDLE, where + ": its " + kind + " are " + (have.empty() ? "none" : have) + "; the manifest says " +
+                                              shown_name(name) + " " + type + " [n, height, width, " + std::to_string(last) +
+                                              "]; export the bundle again");
+    };
+    check("inputs", interface.inputs, input, kOnnxUint8, "uint8", 3);
+    check("outputs", interface.outputs, output, kOnnxFloat, "float32", channels);
 }
 
 }  // namespace vosrt

@@ -1,5 +1,11 @@
-// Looking into an ONNX file before any engine does, as vosrt/onnx_file.py has it: weights inside the file, and operators of
-// the table that onnx_rules.cpp checks.
+// Reads an ONNX file before any engine does: what it takes and gives, and nothing in it that reaches outside.
+//
+// A matching hash says that a file is the one its maker wrote, not that the maker meant well. Engines do what a graph says: they
+// open the files that external data and compiled contexts name, run operators that plugins bring, and some of their kernels trust
+// indices and sizes. So graphs of a bundle are plain and self-contained, and made of the operators of onnx_rules.cpp alone.
+//
+// The reader knows as much of protobuf as that takes. It is bounded by the file: it visits every field at most once, and copies
+// nothing but names and short lists of integers.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +29,7 @@ struct TensorType {
 
 struct GraphInterface {
     std::map<std::string, TensorType> inputs, outputs;
+    std::vector<std::string> output_names;  // in the order of the file
 };
 
 struct OnnxTensor {
@@ -75,6 +82,14 @@ void check_graph(const OnnxGraph &graph);
 // outputs become tensors inside the graph (value_info).
 void append_graph(std::vector<uint8_t> &file, std::span<const uint8_t> added, const std::string &embedding, const std::string &where);
 
+// Of a graph that check_graph allows.
 GraphInterface read_interface(std::span<const uint8_t> file, const std::string &where);
+
+// Outputs in the order of the file, whether or not check_graph allows the graph.
+std::vector<std::string> read_outputs(std::span<const uint8_t> file, const std::string &where);
+
+// An encoder takes `input`, u8 [n, height, width, 3], and gives `output`, f32 [n, h, w, channels].
+void check_encoder(const GraphInterface &interface, const std::string &input, const std::string &output, int64_t channels,
+                   const std::string &where);
 
 }  // namespace vosrt

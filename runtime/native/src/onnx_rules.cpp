@@ -1,4 +1,9 @@
-// What a graph of a bundle may compute; vosrt/onnx_rules.py explains it, and both read the same table.
+// What a graph of a bundle may compute: the operators of vosrt/onnx_operators.txt, on inputs that engines can bear.
+//
+// Kernels of engines crash, or read memory that is not theirs, on indices out of range, on sizes that overflow and on integer
+// divisions that trap. None of that can be checked where an index or a size comes from the data. So integers are followed through
+// the graph: they come from constants and from shapes alone, are bounded where they become a size, and are constants where they
+// become an index, a divisor or an axis. Everything else is float arithmetic, which cannot trap.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -23,12 +28,15 @@ enum class Kind {
     sizes
 };
 
-// What is known of a tensor; see _Value in onnx_rules.py.
+// What is known of a tensor.
 struct Value {
     Kind kind = Kind::floats;
-    bool constant = false;
-    std::optional<std::vector<int64_t>> values;
-    int64_t low = 0, high = 0, length = 0, dynamic = 0, factor = 1;
+    bool constant = false;                       // it is in the file
+    std::optional<std::vector<int64_t>> values;  // of a constant of sizes
+    int64_t low = 0, high = 0;                   // of its elements, where maps have 1 to kLargestSide a side
+    int64_t length = 0;                          // most elements
+    int64_t dynamic = 0;                         // of these, most that are no constants
+    int64_t factor = 1;                          // product of those that are
 };
 
 struct Operator {

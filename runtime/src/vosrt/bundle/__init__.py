@@ -7,7 +7,7 @@
 
 Nothing in a bundle is code. Reading one trusts nothing: the manifest's types and ranges are checked, keys that
 this version does not know are refused, files must lie inside the directory and match their hash, and graphs must be
-plain and self-contained (`vosrt.onnx_file`) and made of known operators (`vosrt.onnx_rules`). Each graph is read once:
+plain, self-contained and made of known operators (`vosrt.onnx_file`). Each graph is read once:
 what was hashed and checked is what engines are given, whatever happens to the file meanwhile. A bundle is a directory
 and never an archive, so nothing is unpacked.
 """
@@ -19,15 +19,13 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vosrt._files import replacing, write_all
 from vosrt.bundle.schema import RULES, check_document
 from vosrt.errors import BundleError, OptionError
-from vosrt.onnx_file import FLOAT, UINT8, Graph, TensorType, UnsafeError, joined, read_graph, refused
-from vosrt.onnx_rules import check_graph
+from vosrt.onnx_file import Graph, joined, read_graph
 from vosrt.text import quoted
 from vosrt.types import PropagationOptions
 
@@ -388,25 +386,10 @@ def _read_part(root: Path, folder: Path, part: GraphPart, *, inside: Path, verif
 
 def _check_graphs(graphs: Mapping[str, Graph], manifest: Manifest) -> None:
     """Have every graph be one that may be run, and the encoder's take and give what the manifest says."""
-    for graph in graphs.values():
-        try:
-            check_graph(graph.parsed)
-        except UnsafeError as error:
-            raise refused(graph.path, error) from None
     spec = manifest.encoder
-    for encoder, (kind, name, element, last) in product(
-        (graphs[role] for role in ENCODER_ROLES if role in graphs),
-        (("input", spec.input_name, UINT8, 3), ("output", spec.output_name, FLOAT, spec.channels)),
-    ):
-        declared = encoder.parsed.inputs if kind == "input" else encoder.parsed.outputs
-        tensor = declared.get(name, TensorType(0, ()))
-        if tensor.element != element or len(tensor.shape) != 4 or tensor.shape[3] != last:
-            wanted = f"{'uint8' if element == UINT8 else 'float32'} [n, height, width, {last}]"
-            have = ", ".join(f"{quoted(key)} {quoted(list(value.shape))}" for key, value in [*declared.items()][:3])
-            raise BundleError(
-                f"{encoder.path}: its {kind}s are {have or 'none'}; the manifest says "
-                f"{name!r} {wanted}; export the bundle again"
-            )
+    for role, graph in graphs.items():
+        names = (spec.input_name, spec.output_name, spec.channels) if role in ENCODER_ROLES else ()
+        graph.check(*names)
 
 
 def _check_inside(root: Path, path: Path) -> None:

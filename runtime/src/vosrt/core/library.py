@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 import vosrt
 from vosrt.core.abi import CONSTANTS, FUNCTIONS
 from vosrt.core.abi import STRUCTS as _FIELDS
-from vosrt.errors import EngineError, InputError, MaskError, OptionError, SessionError, VosrtError, WorkError
+from vosrt.errors import (
+    BundleError,
+    EngineError,
+    InputError,
+    MaskError,
+    OptionError,
+    SessionError,
+    VosrtError,
+    WorkError,
+)
 from vosrt.locking import NotCopied
 from vosrt.types import MAX_SIDE, F32Array, ObjectResult, ObjectState, Precision, PropagationOptions, TopK, U8Array
 
@@ -37,6 +46,7 @@ _ERRORS: dict[int, type[VosrtError]] = {
     CONSTANTS["VOSRT_OUT_OF_MEMORY"]: OptionError,
     CONSTANTS["VOSRT_INVALID_MASK"]: MaskError,
     CONSTANTS["VOSRT_ENGINE_FAILED"]: EngineError,
+    CONSTANTS["VOSRT_INVALID_BUNDLE"]: BundleError,
     CONSTANTS["VOSRT_INVALID_SESSION"]: SessionError,
     CONSTANTS["VOSRT_INVALID_HANDLE"]: InputError,
 }
@@ -245,6 +255,7 @@ class Library:
         Raises:
             MaskError: an annotation marks nothing, or what the grid cannot hold.
             SessionError: a session is damaged, or of another network.
+            BundleError: a graph is damaged, or is not one that may be run.
             OptionError: an impossible value; no GPU or driver, one too old; out of memory.
             InputError: the process was forked since the handle was made.
             WorkError: the work failed; an EngineError where CUDA did.

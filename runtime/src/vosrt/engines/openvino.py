@@ -66,7 +66,7 @@ class OpenVinoEngine(StaticShapeEngine):
             model.reshape(shapes)
             compiled = self._core.compile_model(model, "CPU", self._settings)
             # A tensor behind an Identity has several names, of which OpenVINO shows any.
-            return _Session(compiled.create_infer_request(), list(self._graph.parsed.outputs), threading.Lock())
+            return _Session(compiled.create_infer_request(), list(self._graph.outputs), threading.Lock())
         except Exception as error:  # OpenVINO's exceptions share no base class
             raise EngineError(f"{self.info.name} cannot load {self._graph.name}: {reason_of(error)}") from error
 
