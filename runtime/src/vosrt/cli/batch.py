@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from vosrt.errors import OptionError
 CLIPS = "clips"
 ATTEMPTS = 2
 GROUP = 2  # cores of a process
-_POLL_S = 0.2  # how late a signal is seen
+POLL_S = 0.2  # how late a signal is seen
 
 Job = tuple[str, Request]
 Runner = Callable[[list[Job], threading.Event], Iterator[tuple[str, Outcome]]]
@@ -43,6 +43,7 @@ class BatchRequest:
     """Options of the command; see ``vos-run batch --help``.
 
     Attributes:
+        ray: address of the cluster that runs the clips; None runs them in processes of this machine.
         settings: all that results depend on, which a resumed batch must have too; JSON.
         request: makes the request of a clip of its source, folder and own options.
     """
@@ -52,6 +53,7 @@ class BatchRequest:
     marks: Path | None
     workers: int
     threads: int
+    ray: str | None
     resume: bool
     quiet: bool
     json: bool
@@ -73,27 +75,33 @@ def run_batch(asked: BatchRequest) -> int:
     clips = list_clips(asked.given, asked.marks)
     check_writable(asked.out)
     check_results(asked.out, resume=asked.resume)
-    workers, threads = split_cores(usable_cores(), asked.workers, asked.threads)
-    jobs = [(clip.name, _request(asked, clip, threads)) for clip in clips]
     with (
+        _runner(asked) as (run, threads),
         locked(asked.out),
         open_results(asked.out, "vos-run batch", asked.settings, resume=asked.resume) as results,
         stoppable() as stop,
     ):
+        jobs = [(clip.name, _request(asked, clip, threads)) for clip in clips]
         rows = {clip.name: Row(clip.name, clip.source, f"{CLIPS}/{clip.name}") for clip in clips}
         write_report(results, list(rows.values()))
         silent = asked.quiet or asked.json
         with Steps(len(jobs), visible=not silent) as progress:
-            _run_all(
-                jobs,
-                rows,
-                partial(run_locally, workers=workers, threads=threads),
-                results,
-                stop,
-                progress,
-                silent=silent,
-            )
+            _run_all(jobs, rows, run, results, stop, progress, silent=silent)
         return _finish(asked, results, list(rows.values()), interrupted=stop.is_set())
+
+
+@contextmanager
+def _runner(asked: BatchRequest) -> Iterator[tuple[Runner, int]]:
+    """What runs the clips, and the threads of each."""
+    if asked.ray is None:
+        workers, threads = split_cores(usable_cores(), asked.workers, asked.threads)
+        yield partial(run_locally, workers=workers, threads=threads), threads
+        return
+    from vosrt.cli.batch_on_ray import cluster
+
+    threads = asked.threads or GROUP
+    with cluster(asked.ray, asked.out, asked.workers, threads) as run:
+        yield run, threads
 
 
 def split_cores(cores: int, workers: int, threads: int) -> tuple[int, int]:
@@ -178,7 +186,7 @@ def run_locally(jobs: list[Job], stop: threading.Event, workers: int, threads: i
     try:
         while count:
             with suppress(queue.Empty):
-                finished = done.get(timeout=_POLL_S)
+                finished = done.get(timeout=POLL_S)
                 if finished is None:
                     count -= 1
                 else:

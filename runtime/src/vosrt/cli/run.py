@@ -243,6 +243,14 @@ def batch(
     out: opt.Out,
     jobs: Annotated[int, option("Clips at once; 0 is one per two cores.")] = 0,
     threads: Annotated[int, option("CPU threads of each process; 0 shares out the cores.", FURTHER)] = 0,
+    ray: Annotated[
+        str | None,
+        option(
+            "Run on a Ray cluster whose nodes share all files: local, auto or its address.",
+            FURTHER,
+            metavar="HOST:PORT",
+        ),
+    ] = None,
     resume: Annotated[bool, option("Go on with a batch that was killed or interrupted.", RESULTS, "--resume")] = False,
     quiet: opt.Quiet = False,
     json: opt.Json = False,
