@@ -1,23 +1,39 @@
-"""The folder of results, and the description of the machine."""
+"""What every benchmark has: its options, the description of the machine, the folder of results."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 from vosrt.bench.machine import Watch, describe, resident_mib
 
-__all__ = ["RESULTS", "ROOT", "Watch", "describe", "resident_mib", "write"]
+__all__ = ["RESULTS", "ROOT", "Watch", "describe", "parser_of", "resident_mib", "write"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def write(name: str, rows: list[dict[str, Any]], **more: Any) -> Path:
-    """Write JSON lines to results/NAME.jsonl, the machine (and ``more`` that holds for all rows) first."""
+def parser_of(doc: str | None, *, toy: bool = True) -> argparse.ArgumentParser:
+    """A parser for the options of a module with this docstring, most of which can be tried on a tiny problem."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if toy:
+        parser.add_argument("--toy", action="store_true", help="a tiny problem, nothing written")
+    return parser
+
+
+def write(name: str, rows: list[dict[str, Any]], *, toy: bool = False, show: bool = False, **more: Any) -> None:
+    """Write JSON lines to results/NAME.jsonl, the machine (and ``more`` that holds for all rows) first.
+
+    It names the file on standard output, after the rows if ``show`` says so. Rows of a tiny problem are not written.
+    """
+    for row in rows if show else ():
+        print(" | ".join(str(value) if name == "what" else f"{name}: {value}" for name, value in row.items()))
+    if toy:
+        return
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.jsonl"
     lines = [json.dumps(row) for row in [{"machine": describe(), **more}, *rows]]
     path.write_text("\n".join(lines) + "\n")
-    return path
+    print(path)

@@ -16,7 +16,6 @@ what bundles of our own networks say.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 from dataclasses import replace
@@ -26,7 +25,7 @@ from typing import Any, TypeAlias
 import cv2
 import numpy as np
 
-from benchmarks.machine import write
+from benchmarks.machine import parser_of, write
 from benchmarks.scenes.picture import write_davis
 from vosrt import Model, load_bundle
 from vosrt.metrics import score_sequence
@@ -100,12 +99,11 @@ def measure(bundle: str, root: Path, settings: list[tuple[int, Sampled]]) -> lis
 
 def main() -> None:
     """Parse options, run, write results/alignment.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("davis", nargs="?", type=Path)
     parser.add_argument("--bundle", default="default")
     for name, offsets in (("half", [0, 2, 3, 4, 6]), ("full", [0, 4])):
         parser.add_argument(f"--{name}", type=int, nargs="*", default=offsets, help=f"offsets at {name} size, pixels")
-    parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
     if options.toy:
         with tempfile.TemporaryDirectory() as temporary:
@@ -117,7 +115,7 @@ def main() -> None:
         settings = [
             (scale, sampled) for scale, given in ((2, options.half), (1, options.full)) for sampled in (*WHOLE, *given)
         ]
-        print(write("alignment", measure(options.bundle, options.davis, settings)))
+        write("alignment", measure(options.bundle, options.davis, settings))
 
 
 if __name__ == "__main__":

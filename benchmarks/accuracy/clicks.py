@@ -14,7 +14,6 @@ shows each sequence with the set that is best on the seven others.
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.machine import write
+from benchmarks.machine import parser_of, write
 from benchmarks.scenes.picture import render
 from vosrt.evaluation.layouts import open_dataset
 from vosrt.model import Model
@@ -206,12 +205,11 @@ def first_frames(root: Path) -> list[Scene]:
 
 def main() -> None:
     """Parse options, run, write results/clicks.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("root", type=Path, nargs="?")
     parser.add_argument("--bundle", default="default")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--search", type=int, default=0, metavar="N", help="sets of constants to try")
-    parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
     model = Model.load(options.bundle, engine=options.engine)
     if options.toy:
@@ -228,7 +226,7 @@ def main() -> None:
     if options.search:
         rows.append(search(frames, options.search))
         print(rows[-1])
-    print(write("clicks", rows, bundle=model.manifest.name))
+    write("clicks", rows, bundle=model.manifest.name)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Pairs are neighbours in the order of names, so that nothing is chosen.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from benchmarks.machine import write
+from benchmarks.machine import parser_of, write
 from benchmarks.report.tables import read as read_rows
 from vosrt import Model
 from vosrt.metrics import score_sequence
@@ -193,13 +192,12 @@ def save(sequence: Sequence, root: Path) -> None:
 
 def main() -> None:
     """Make the composites; score them, or write them."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--davis", type=Path, help="sequences with one object in the layout of DAVIS")
     parser.add_argument("--bundle", action="append", help="default: default")
     parser.add_argument("--size", type=int, default=240, help="short side of the working frame")
     parser.add_argument("--frames", type=int, default=50, help="frames of a composite, at most")
     parser.add_argument("--write", type=Path, help="write the composites instead of scoring them")
-    parser.add_argument("--toy", action="store_true")
     arguments = parser.parse_args()
     if arguments.davis is None and not arguments.toy:
         parser.error("--davis PATH is missing")
@@ -237,8 +235,7 @@ def main() -> None:
                 }
             )
         rows += of_bundle
-    if not arguments.toy:
-        print(write(NAME, rows))
+    write(NAME, rows, toy=arguments.toy)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ a clip; over the sequences with one setting, mean of the settings.
 
 from __future__ import annotations
 
-import argparse
 import math
 import tempfile
 from dataclasses import replace
@@ -22,7 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.machine import write
+from benchmarks.machine import parser_of, write
 from benchmarks.scenes.picture import render
 from vosrt.evaluation.cycle import cycle_consistency
 from vosrt.evaluation.layouts import AnnotatedSequence, Dataset, open_dataset
@@ -124,12 +123,11 @@ def run(root: Path, bundles: list[str], size: int | None, names: list[str], *, e
 
 def main() -> None:
     """Parse options, run, write results/cycle.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("root", type=Path, nargs="?")
     parser.add_argument("--bundle", action="append", help="repeatable; default: the packaged one")
     parser.add_argument("--size", type=int, default=240, help="short side of the working frame, pixels")
     parser.add_argument("--engine", default="auto")
-    parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
     bundles = options.bundle or ["default"]
     if options.toy:
@@ -141,7 +139,7 @@ def main() -> None:
         parser.error("give the path of annotated sequences in the layout of DAVIS, or --toy")
     rows = run(options.root, bundles, options.size, list(SETTINGS), engine=options.engine)
     print(rows[-1])
-    print(write("cycle", rows))
+    write("cycle", rows)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ last. The two ways that meet are fused by confidence with and without the distan
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
-from benchmarks.machine import write
+from benchmarks.machine import parser_of, write
 from vosrt import Model
 from vosrt.directions import Direction, Fused
 from vosrt.metrics import score_sequence
@@ -63,7 +62,7 @@ def _follow(
 
 def main() -> None:
     """Parse options, run, write results/directions.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, toy=False)
     parser.add_argument("root", type=Path)
     parser.add_argument("--bundle", default="fast")
     parser.add_argument("--size", type=int, default=240, help="short side of the working frame, pixels")
@@ -78,7 +77,7 @@ def main() -> None:
             for name, value in figures.items()
         ]
         print(sequence.name, figures, flush=True)
-        print(write("directions", rows))
+        write("directions", rows)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ network by network.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -24,7 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.machine import RESULTS, write
+from benchmarks.machine import RESULTS, parser_of, write
 from benchmarks.untrained import export_untrained
 from vosrt import Model
 from vosrt.bundle import Feature
@@ -124,7 +123,7 @@ def render_sequence(root: Path) -> None:
 
 def main() -> None:
     """Parse options, run, write results/models.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("root", type=Path, nargs="?")
     parser.add_argument("models", nargs="*", help="NAME=BUNDLE, a packaged name, untrained-res3, untrained-res4")
     parser.add_argument("--sizes", type=int, nargs="+", default=[480])
@@ -132,7 +131,6 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--sequences", nargs="+", default=[])
     parser.add_argument("--dry", action="store_true", help="write nothing")
-    parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
     if options.root is None and not options.toy:
         sys.exit("give a folder of annotated sequences in the layout of DAVIS, or --toy")
@@ -149,7 +147,7 @@ def main() -> None:
                 rows += measure(options.root, name, loaded, size, options.sequences)
     if not (options.toy or options.dry or options.sequences):
         merged = merge(rows)
-        print(write(NAME, merged))
+        write(NAME, merged)
         draw(merged, RESULTS / "models.svg")
 
 

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.accuracy.models import render_sequence
-from benchmarks.machine import RESULTS, describe
+from benchmarks.machine import RESULTS, describe, parser_of
 from benchmarks.report.models import SETTING, leave_one_out
 from vosrt import Model, load_bundle
 from vosrt.core import reference
@@ -196,7 +196,7 @@ def toy() -> None:
 
 def main() -> None:
     """Parse options and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("root", type=Path, nargs="?")
     parser.add_argument("bundle", nargs="?", default="default", help="NAME=BUNDLE, or the name of a packaged bundle")
     parser.add_argument("--size", type=int, default=480, help="short side of the working frame, pixels")
@@ -208,7 +208,6 @@ def main() -> None:
     parser.add_argument("--sequences", nargs="+", default=[])
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
     if options.toy:
         toy()

@@ -12,7 +12,6 @@ frames of noise with discs as objects: it depends on neither.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
@@ -26,7 +25,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.machine import RESULTS, Watch, write
+from benchmarks.machine import RESULTS, Watch, parser_of, write
 from vosrt import Model, load_bundle
 from vosrt.metrics import score_sequence
 from vosrt.video.images import ImageFolderSource
@@ -160,7 +159,7 @@ def merge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Parse options, run, write results/refinement.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("bundle", nargs="?")
     parser.add_argument("--davis", type=Path, help="annotated sequences in the layout of DAVIS")
     parser.add_argument("--sequences", nargs="+", default=[], help="all, unless named")
@@ -170,7 +169,6 @@ def main() -> None:
     parser.add_argument("--cost", action="store_true")
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
     if not options.toy and (options.bundle is None or not (options.davis or options.cost)):
         sys.exit("give a mask-embedding bundle with --davis PATH or --cost, or --toy")
@@ -191,7 +189,7 @@ def main() -> None:
                 if row["part"] == "cost":
                     print(row, flush=True)
     if rows and not options.toy:
-        print(write(NAME, merge(rows)))
+        write(NAME, merge(rows))
 
 
 if __name__ == "__main__":

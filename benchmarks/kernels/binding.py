@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.machine import parser_of
 from vosrt.core import native
 
 
@@ -23,8 +23,7 @@ def microseconds(call: Callable[[], object], calls: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--toy", action="store_true", help="few calls")
+    parser = parser_of(__doc__)
     calls = 100 if parser.parse_args().toy else 20000
     memory = native.Memory(1, 1, 1, context=0, threads=1)
     embedding, mask = np.ones((1, 1, 1), np.float32), np.ones((1, 1), np.uint8)

@@ -10,7 +10,6 @@ neighbours are compared bit by bit.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import write
+from benchmarks.machine import parser_of, write
 from vosrt import Model
 from vosrt.core import native
 from vosrt.types import F32Array, U8Array
@@ -93,7 +92,7 @@ def noise(height: int, width: int, channels: int, frames: int) -> tuple[list[F32
 
 def main() -> None:
     """Compare on every sequence."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("davis", type=Path, nargs="?")
     parser.add_argument("--sequences", nargs="*", default=[])
     parser.add_argument(
@@ -103,7 +102,6 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--times", type=int, default=5, help="appearance times of the third memory")
-    parser.add_argument("--toy", action="store_true")
     arguments = parser.parse_args()
     if arguments.toy:
         print(compare(*noise(8, 12, 64, WARM_UP + 3), 1, 2))
@@ -124,7 +122,7 @@ def main() -> None:
         found = compare(*noise(60, 107, channels, arguments.frames), arguments.threads, arguments.times)
         rows.append({"bundle": "none", "sequence": "noise", **found})
         print(rows[-1], flush=True)
-    print(write(NAME, rows))
+    write(NAME, rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ published peak is a bound, not a measurement.
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 import shutil
@@ -19,7 +18,7 @@ import sys
 import tempfile
 from typing import Any
 
-from benchmarks.machine import ROOT, write
+from benchmarks.machine import ROOT, parser_of, write
 
 NATIVE = ROOT / "runtime" / "native"
 ARCHITECTURES = ("80", "86", "89", "90", "120")
@@ -133,8 +132,7 @@ def floors(work: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Compile, count, print, write results/cuda_kernels.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--toy", action="store_true", help="one architecture, nothing written")
+    parser = parser_of(__doc__)
     toy = parser.parse_args().toy
     if shutil.which("nvcc") is None:
         print("no nvcc here; install the CUDA toolkit 12.8 or newer to compile the kernels", file=sys.stderr)
@@ -158,7 +156,7 @@ def main() -> None:
         version = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout.split(
             "release "
         )[1]
-        print(write("cuda_kernels", [*rows, *counted], nvcc=version.split(",")[0], measured_on_a_gpu=False))
+        write("cuda_kernels", [*rows, *counted], nvcc=version.split(",")[0], measured_on_a_gpu=False)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,13 @@ machine with a GPU; there is none behind the figures in results/engines.jsonl, w
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import Watch, write
+from benchmarks.machine import Watch, parser_of, write
 from vosrt.bundle import load_bundle
 from vosrt.engines.tensorrt_files import EnginePrecision, read_engine
 from vosrt.engines.tensorrt_flavour import TENSORRT_RTX
@@ -77,8 +76,7 @@ def inspected(outcome: Outcome) -> dict[str, Any]:
 
 def main() -> None:
     """Build them all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--toy", action="store_true", help="one engine, nothing written")
+    parser = parser_of(__doc__)
     toy = parser.parse_args().toy
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
@@ -90,7 +88,7 @@ def main() -> None:
                 rows.append(measure(bundle, architecture, precision, 1 if toy else 3))
                 print(json.dumps(rows[-1]), flush=True)
     if not toy:
-        print(write("engines", rows))
+        write("engines", rows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ affinity, masked, top-k over it. Paths take turns in rounds, and the best round 
 
 from __future__ import annotations
 
-import argparse
 import time
 import timeit
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.kernels.dense import cells_outside, propagate
-from benchmarks.machine import Watch, write
+from benchmarks.machine import Watch, parser_of, write
 from vosrt.core import native
 from vosrt.core.reference import NumpyMemory
 from vosrt.types import F32Array, PropagationOptions
@@ -151,8 +150,7 @@ def measure_calls() -> dict[str, float]:
 
 def main() -> None:
     """Parse options, measure, write results/kernels.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--toy", action="store_true", help="a tiny problem, nothing written")
+    parser = parser_of(__doc__)
     parser.add_argument("--calls", action="store_true", help="what a call costs, nothing written")
     options = parser.parse_args()
     if options.calls:
@@ -164,7 +162,7 @@ def main() -> None:
     rows = measure(60, 107, 512, rounds=9, twin=True, dense=True)
     for channels in (256, 128):
         rows += measure(60, 107, channels, rounds=9, twin=False, dense=True)
-    print(write("kernels", rows))
+    write("kernels", rows)
 
 
 if __name__ == "__main__":

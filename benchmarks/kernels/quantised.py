@@ -10,7 +10,6 @@ measured by `vos-export quantise` and stands in the bundle that it makes.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import Watch, write
+from benchmarks.machine import Watch, parser_of, write
 from vosrt.bundle import Bundle, load_bundle
 from vosrt.engines.base import Engine
 from vosrt.engines.select import create_encoder_engine
@@ -91,11 +90,10 @@ def report(
 
 def main() -> None:
     """Parse options, run, write results/quantised.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--bundle", default="default")
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--threads", type=int, default=0, help="0: one per processor")
-    parser.add_argument("--toy", action="store_true", help="96 x 160 pixels, 3 runs; nothing is written")
     options = parser.parse_args()
     height, width, runs = (96, 160, 3) if options.toy else (480, 854, options.runs)
     bundle = load_bundle(options.bundle)
@@ -114,8 +112,7 @@ def main() -> None:
     rows = report(times, height, width, bundle, watch.foreign_cores)
     for row in rows:
         row |= gate if row["precision"] == "int8 + fp32" else {}
-    if not options.toy:
-        print(write("quantised", rows))
+    write("quantised", rows, toy=options.toy)
 
 
 if __name__ == "__main__":

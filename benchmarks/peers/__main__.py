@@ -18,7 +18,6 @@ is repeated, not counted.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import subprocess
@@ -33,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import write
+from benchmarks.machine import parser_of, write
 from benchmarks.untrained import PAPER_SETTINGS, export_untrained
 from vosrt.bench.machine import usable_cores
 from vosrt.bench.runner import Turns, take_turns
@@ -194,13 +193,12 @@ def version_of(package: str, python: str) -> str:
 
 def main() -> None:
     """Parse options, measure, write results/peers.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--python", default=sys.executable, help="interpreter that has the packages of others")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="of every method")
     parser.add_argument("--minutes", type=float, default=12, help="after that, disturbed turns are not repeated")
     parser.add_argument("--only", default="", metavar="WORD", help="methods with this word in their title")
     parser.add_argument("--size", type=int, default=SIZE, help="short side in pixels; only 480 is written to results")
-    parser.add_argument("--toy", action="store_true", help="a tiny problem, nothing written")
     options = parser.parse_args()
     run = Run(
         size=64 if options.toy else options.size,
@@ -216,7 +214,7 @@ def main() -> None:
     if options.toy and (broken := [row for row in rows if "frames" not in row]):
         raise SystemExit(f"not measured: {broken}")
     if not options.toy and options.size == SIZE and not options.only:
-        print(write("peers", rows, threads=run.threads, size=SIZE))
+        write("peers", rows, threads=run.threads, size=SIZE)
 
 
 if __name__ == "__main__":

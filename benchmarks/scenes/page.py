@@ -8,7 +8,6 @@ It needs Playwright and Chromium.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import signal
@@ -21,7 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.machine import RESULTS
+from benchmarks.machine import RESULTS, parser_of
 from vosrt.cli.demo import CLIP, SIZE
 
 PROGRAM = "import sys; from vosrt.cli.run import main; sys.exit(main())"
@@ -102,7 +101,7 @@ def compose(folder: Path) -> bytes:
 
 def main() -> None:
     """Serve the clip, go through it, write the picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, toy=False)
     parser.add_argument("--out", "-o", type=Path)
     parser.add_argument("--bundle", default="default")
     options = parser.parse_args()

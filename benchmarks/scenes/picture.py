@@ -8,7 +8,6 @@ A striped ball rolls behind a spotted box while the camera pans over noise. Noth
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import av
 import cv2
 import numpy as np
 
-from benchmarks.machine import RESULTS
+from benchmarks.machine import RESULTS, parser_of
 from vosrt.cli.run import main as vos_run
 from vosrt.types import U8Array
 
@@ -74,7 +73,7 @@ def write_davis(root: Path, frames: int) -> None:
 
 def main() -> None:
     """Parse options; render, segment, write the strip, or write the data set."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, toy=False)
     parser.add_argument("--davis", type=Path, metavar="FOLDER", help="write a data set instead")
     parser.add_argument("--frames", type=int, default=FRAMES, help="of the data set")
     options = parser.parse_args()

@@ -10,7 +10,6 @@ would give at most.
 
 from __future__ import annotations
 
-import argparse
 import resource
 import shutil
 import statistics
@@ -19,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import Watch, write
+from benchmarks.machine import Watch, parser_of, write
 from vosrt.cli.demo import CLIP, POLYGON
 from vosrt.cli.run import main as vos_run
 
@@ -50,12 +49,11 @@ def turn(clips: Path, out: Path, workers: int, threads: int, frames: int, model:
 
 def main() -> None:
     """Parse options, measure, write results/batch.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--frames", type=int, default=60, help="of each clip, at most 60")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bundle", default="default", help="as for vos-run")
-    parser.add_argument("--toy", action="store_true", help="a tiny problem, nothing written")
     options = parser.parse_args()
     count, frames, rounds = (2, 2, 1) if options.toy else (options.clips, options.frames, options.rounds)
     turns: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
@@ -71,10 +69,7 @@ def main() -> None:
     for way, results in turns.items():
         middle = {name: round(statistics.median(each[name] for each in results), 3) for name in results[0]}
         rows.append({"what": way, "clips": count, "frames": frames, "bundle": options.bundle, **middle})
-    for row in rows:
-        print(" | ".join(f"{name}: {value}" if name != "what" else str(value) for name, value in row.items()))
-    if not options.toy:
-        print(write("batch", rows))
+    write("batch", rows, toy=options.toy, show=True)
 
 
 if __name__ == "__main__":

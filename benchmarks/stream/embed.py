@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from benchmarks.machine import Watch, write
+from benchmarks.machine import Watch, parser_of, write
 from vosrt import Model, load_bundle
 from vosrt.bench.clip import mark_objects, render, size_of
 from vosrt.bench.runner import Turns, take_turns
@@ -125,11 +125,10 @@ def write_clip(folder: Path, short_side: int, count: int) -> None:
 
 def main() -> None:
     """Parse options, measure in turns, write results/embed.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("program", type=Path, help="vos_embed, built on OpenVINO")
     parser.add_argument("--size", type=int, default=480, help="short side in pixels")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns that count, of each")
-    parser.add_argument("--toy", action="store_true", help="small and quick, nothing written")
     parser.add_argument("--in-python", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.in_python:
@@ -157,8 +156,7 @@ def main() -> None:
             rows += [{"precision": precision or "fp32", **row} for row in found]
     for row in rows:
         print(json.dumps(row))
-    if not options.toy:
-        print(write("embed", rows, size=options.size, frames=FRAMES, **bytes_of(program)))
+    write("embed", rows, size=options.size, frames=FRAMES, **bytes_of(program), toy=options.toy)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import Watch, resident_mib, write
+from benchmarks.machine import Watch, parser_of, resident_mib, write
 from benchmarks.untrained import PAPER_SETTINGS, export_untrained
 from vosrt import Model, Stream, VosrtError
 from vosrt.bundle import packaged_bundles
@@ -145,11 +145,10 @@ def speed_rows(bundles: dict[str, str], frames: list[U8Array], warm_up: int, tim
 
 def main() -> None:
     """Parse options, measure, write results/stream.jsonl or results/memory.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--frames", type=int, default=60, help="timed frames per engine, after 25 to fill the memory")
     parser.add_argument("--memory", type=int, default=0, metavar="N", help="instead, memory along N frames")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
-    parser.add_argument("--toy", action="store_true", help="a tiny problem, nothing written")
     options = parser.parse_args()
     height, width = (96, 160) if options.toy else (HEIGHT, WIDTH)
     frames = load_frames(5 if options.toy else 48, height, width)
@@ -161,12 +160,11 @@ def main() -> None:
         if not options.toy:
             bundles[PAPER_SETTINGS] = str(export_untrained("res4", Path(folder)))
         if options.memory:
-            print(write("memory", [row for item in bundles.items() for row in long_run(*item, options.memory)]))
+            write("memory", [row for item in bundles.items() for row in long_run(*item, options.memory)])
             return
         warm_up, timed = (2, 3) if options.toy else (25, options.frames)
         rows = speed_rows(bundles, frames, warm_up, timed)
-    if not options.toy:
-        print(write("stream", rows))
+    write("stream", rows, toy=options.toy)
 
 
 if __name__ == "__main__":

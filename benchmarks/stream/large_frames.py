@@ -11,7 +11,6 @@ less. Each turn runs the sizes one after the other; medians of the turns are wri
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -26,7 +25,7 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.machine import write
+from benchmarks.machine import parser_of, write
 from vosrt.bench.clip import mark_objects, size_of, write_clip
 from vosrt.video.source import open_source
 
@@ -86,13 +85,12 @@ def row_of(size: int, small: list[Times], large: list[Times]) -> dict[str, Any]:
 
 def main() -> None:
     """Parse options, render, run, write results/large_frames.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--bundle", default="default")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--frames", type=int, default=24, help="of each run, at most 48")
     parser.add_argument("--dry", action="store_true", help="write nothing")
-    parser.add_argument("--toy", action="store_true")
     given = parser.parse_args()
     sizes, turns = ((64, 96), 1) if given.toy else (SIZES, given.turns)
     options = ["--bundle", given.bundle, "--engine", "fake" if given.toy else given.engine]
@@ -111,7 +109,7 @@ def main() -> None:
         print(json.dumps(row))
     if not (given.toy or given.dry):
         about = {"bundle": given.bundle, "objects": OBJECTS, "frames": given.frames, "cores": os.cpu_count()}
-        print(write("large_frames", rows, **about))
+        write("large_frames", rows, **about)
 
 
 if __name__ == "__main__":

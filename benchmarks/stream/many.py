@@ -15,7 +15,6 @@ over the fastest. `wait` is how long a stream waits for a frame's labels.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import threading
@@ -26,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import write
+from benchmarks.machine import parser_of, write
 from vosrt import Model, StepResult, step_all
 from vosrt.bench.clip import PERIOD, mark_objects, render, size_of
 from vosrt.errors import VosrtError
@@ -181,7 +180,7 @@ def _turn(videos: Videos, drive: Callable[[Videos, Callable[[], bool]], None], s
 
 def main() -> None:
     """Parse options, measure, write results/streams.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--bundle", default="default", help="folder made by vos-export")
     parser.add_argument("--engine", default="auto", help="as for vos-run")
     parser.add_argument("--device", default="cpu", help="as for vos-run")
@@ -189,7 +188,6 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=480, help="short side of frames and working frames")
     parser.add_argument("--objects", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=10, help="of each turn")
-    parser.add_argument("--toy", action="store_true", help="a tiny problem, nothing written")
     options = parser.parse_args()
     counts = tuple(int(part) for part in options.streams.split(","))
     size, seconds, rounds = (64, 0.1, 1) if options.toy else (options.size, options.seconds, 3)
@@ -199,10 +197,7 @@ def main() -> None:
     except VosrtError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    for row in rows:
-        print(" | ".join(f"{name}: {value}" if name != "what" else str(value) for name, value in row.items()))
-    if not options.toy:
-        print(write("streams", rows))
+    write("streams", rows, toy=options.toy, show=True)
 
 
 if __name__ == "__main__":

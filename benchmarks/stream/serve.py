@@ -10,7 +10,6 @@ streams.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
@@ -21,7 +20,6 @@ import sys
 import threading
 import time
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -30,7 +28,7 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from benchmarks.machine import Watch, write
+from benchmarks.machine import Watch, parser_of, write
 from vosrt.bench.clip import mark_objects, render, size_of
 
 PROGRAM = [sys.executable, "-c", "import sys; from vosrt.cli.run import main; sys.exit(main())"]
@@ -122,13 +120,12 @@ def measure(address: str, clients: int, size: int, frames: int) -> dict[str, Any
 
 def main() -> None:
     """Parse options, measure, write results/serve.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--bundle", default="default", help="as for vos-run")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--size", type=int, default=480, help="short side of frames")
     parser.add_argument("--working-size", type=int, default=240)
     parser.add_argument("--frames", type=int, default=30, help="of each client")
-    parser.add_argument("--toy", action="store_true", help="a tiny problem, nothing written")
     options = parser.parse_args()
     clients, size, working, frames = options.clients, options.size, options.working_size, options.frames
     model = ["--bundle", options.bundle]
@@ -143,10 +140,7 @@ def main() -> None:
             row = measure(address, clients, size, frames) | {"working_size": working, "bundle": options.bundle}
         finally:
             server.send_signal(signal.SIGINT)
-    print(" | ".join(f"{name}: {value}" if name != "what" else str(value) for name, value in row.items()))
-    if not options.toy:
-        written: Path = write("serve", [row])
-        print(written)
+    write("serve", [row], toy=options.toy, show=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ comes on top (`speed/pseudo_wait_s` in a run's scalars says how long a training 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import Watch, write
+from benchmarks.machine import Watch, parser_of, write
 from benchmarks.training.step import CPU, ThisStep, render_videos
 from vosrt_train.config import EncoderConfig, TrainConfig
 from vosrt_train.config_file import load_config
@@ -83,11 +82,10 @@ def measure(config: TrainConfig, cache: Cache, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     """Parse options, run, write results/mask_training.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("videos", type=Path, nargs="?")
     parser.add_argument("--cache", type=Path, help="where to keep decoded frames; a temporary folder otherwise")
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
     options.videos = None if options.toy else options.videos
     config = load_config("mask-embedding-cpu", [])
@@ -107,8 +105,7 @@ def main() -> None:
         cache = build_cache(plan_cache(videos, options.cache or Path(folder) / "cache", config.cache))
         row = measure(config, cache, 1 if options.toy else options.rounds)
     print(row)
-    if not options.toy:
-        print(write("mask_training", [row]))
+    write("mask_training", [row], toy=options.toy)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import write
+from benchmarks.machine import parser_of, write
 from vosrt_train.cli import main as vos_train
 
 BUDGET = """
@@ -100,7 +100,7 @@ def train(run: Path, changes: tuple[str, ...], arguments: argparse.Namespace) ->
 
 def main() -> None:
     """Train all, and write their scores."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = parser_of(__doc__, toy=False)
     parser.add_argument("videos", type=Path, help="videos to learn from")
     parser.add_argument("davis", type=Path, help="annotated sequences in the layout of DAVIS")
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")

@@ -8,7 +8,6 @@ foreground can do better), the largest share of the object that lies in one clus
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.machine import write
+from benchmarks.machine import parser_of, write
 from vosrt.video.images import ImageFolderSource
 from vosrt_train.checkpoint import load_checkpoint
 from vosrt_train.config_file import load_config
@@ -75,7 +74,7 @@ def measure(sequence: DavisSequence, encoder: Encoder, config: PseudoMaskConfig)
 
 def main() -> None:
     """Parse options, run, write results/pseudo_masks.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, toy=False)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("root", type=Path, help="annotated sequences in the layout of DAVIS")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="pseudo.KEY=VALUE")

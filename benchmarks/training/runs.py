@@ -107,7 +107,7 @@ def main() -> None:
     if not rows:
         sys.exit("no runs yet; give NAME=FOLDER")
     if sys.argv[1:]:
-        print(write(NAME, rows))
+        write(NAME, rows)
     draw(rows, RESULTS / "training.svg")
     print(RESULTS / "training.svg")
 

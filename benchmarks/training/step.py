@@ -10,7 +10,6 @@ losses (a check at the start compares them on one batch). They take turns, round
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import random
 import sys
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.machine import Watch, write
+from benchmarks.machine import Watch, parser_of, write
 from vosrt.video.finding import VIDEO_SUFFIXES
 from vosrt_train.branches import compute_losses
 from vosrt_train.config import EncoderConfig, TrainConfig
@@ -245,12 +244,11 @@ def render_videos(folder: Path) -> Path:
 
 def main() -> None:
     """Parse options, run, write results/training.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("videos", type=Path, nargs="?")
     parser.add_argument("--cache", type=Path, help="where to keep decoded frames; a temporary folder otherwise")
     parser.add_argument("--preset", default="cpu-2h")
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
     options.videos = None if options.toy else options.videos
     config = load_config(options.preset, [])
@@ -272,8 +270,7 @@ def main() -> None:
         for layer4 in (True, False):
             network = replace(config, encoder=replace(config.encoder, layer4=layer4))
             rows += measure(network, videos, cache, 1 if options.toy else options.rounds)
-    if not options.toy:
-        print(write("training", rows))
+    write("training", rows, toy=options.toy)
 
 
 if __name__ == "__main__":
