@@ -3,6 +3,7 @@
     python -m benchmarks.accuracy.models PATH/TO/davis  # the packaged bundles and untrained ones
     python -m benchmarks.accuracy.models PATH trial=BUNDLE --sizes 240 360 480  # your bundle at several sizes
     python -m benchmarks.accuracy.models PATH --precision fp32 --engine cpu
+    python -m benchmarks.accuracy.models PATH before=default --set calibration=0  # not the bundle's option
     python -m benchmarks.accuracy.models --toy  # seconds, renders its own sequence
 
 A network is NAME=BUNDLE, the name of a packaged bundle, or untrained-res3 / untrained-res4 (seed 0, made on the spot).
@@ -17,6 +18,7 @@ import math
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ import numpy as np
 
 from benchmarks.machine import RESULTS, parser_of, write
 from benchmarks.untrained import export_untrained
-from vosrt import Model
-from vosrt.bundle import Feature
+from vosrt import Model, load_bundle
+from vosrt.bundle import Bundle, Feature
 from vosrt_train.validate import find_sequences, validate
 
 NAME = "models"
@@ -40,6 +42,14 @@ def find_bundle(model: str, folder: Path) -> tuple[str, str]:
     if name in UNTRAINED and not bundle:
         return name, str(export_untrained(UNTRAINED[name], folder))
     return name, bundle or name
+
+
+def with_options(path: str, options: list[str]) -> Bundle:
+    """The bundle with other options of propagation, each OPTION=VALUE."""
+    bundle = load_bundle(path)
+    values = {name: json.loads(value) for name, _, value in (option.partition("=") for option in options)}
+    manifest = replace(bundle.manifest, inference=replace(bundle.manifest.inference, **values))
+    return replace(bundle, manifest=manifest)
 
 
 def measure(root: Path, name: str, model: Model, size: int, names: list[str]) -> list[dict[str, Any]]:
@@ -130,6 +140,7 @@ def main() -> None:
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--sequences", nargs="+", default=[])
+    parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="of propagation")
     parser.add_argument("--dry", action="store_true", help="write nothing")
     options = parser.parse_args()
     if options.root is None and not options.toy:
@@ -142,7 +153,7 @@ def main() -> None:
             options.root, options.sizes, options.models = folder / "davis", [64], ["default"]
         for model in options.models or ["untrained-res4", "untrained-res3", "default", "fast"]:
             name, bundle = find_bundle(model, folder)
-            loaded = Model.load(bundle, engine=options.engine, precision=options.precision)
+            loaded = Model.load(with_options(bundle, options.set), engine=options.engine, precision=options.precision)
             for size in options.sizes:
                 rows += measure(options.root, name, loaded, size, options.sequences)
     if not (options.toy or options.dry or options.sequences):

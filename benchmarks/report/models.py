@@ -14,6 +14,7 @@ SHOWN = {
     ("second", 480): "second",
     ("fast", 480): "fast",
     ("default", 480): "default at 480",
+    ("default, never calibrated", 576): "default, never calibrated",
     ("default", 576): "default",
     ("fine", 720): "fine",
 }

@@ -1,4 +1,4 @@
-"""Centring, sharpness and object bias: what they mean, held against every core, every path and the emulated GPU."""
+"""Centring, sharpness, object bias and its calibration, held against every core, every path and the emulated GPU."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vosrt.types import RANGES, F32Array, PropagationOptions, U8Array
 Video = Callable[[int], list[F32Array]]
 Mark = Callable[..., U8Array]
 H, W, K = 9, 14, 40
-ALTERED = PropagationOptions(context=3, radius=4, centring=0.8, sharpness=1.5, object_bias=0.1, guided=2)
+ALTERED = PropagationOptions(context=3, radius=4, centring=0.8, sharpness=1.5, object_bias=0.1, guided=2, calibration=2)
 FP32_ISAS, BF16_ISAS = ("generic", "avx2", "avx512"), ("avx512bf16", "amx", "amx-emulated")
 
 
@@ -118,7 +118,7 @@ def test_what_is_remembered_is_altered_and_what_is_shown_is_not(
     alter: Callable[[PropagationOptions], Memory], video: Video, mark: Mark
 ) -> None:
     """Masks are the sum, by a frame's own neighbours, of p^1.5 e^0.1 / Σ of earlier ones; of marked ones as marked."""
-    options = replace(ALTERED, centring=0.0, yield_background=False)
+    options = replace(ALTERED, centring=0.0, yield_background=False, calibration=0)
     memory = alter(options)
     remembered: list[NDArray[np.float64]] = []
     for t, embedding in enumerate(video(7)):
@@ -185,11 +185,88 @@ def test_one_and_zero_remember_masks_as_they_are(
     np.testing.assert_allclose(altered.soft_masks().sum(axis=-1), 1, atol=1e-4)
 
 
+def ball(count: int, worn: float = 1.0) -> tuple[list[F32Array], U8Array, F32Array]:
+    """A patterned rectangle that moves over a patterned field, its mask, and soft masks of it, worn at the border."""
+    random = np.random.default_rng(5)
+    field, thing = random.standard_normal((H, W + count, K)), random.standard_normal((5, 6, K))
+    frames = []
+    for t in range(count):
+        frame = field[:, :W].copy()
+        frame[2:7, 1 + t // 2 : 7 + t // 2] = thing
+        frame += 0.3 * random.standard_normal(frame.shape)  # so that every cell is most like itself
+        frames.append((frame / np.linalg.norm(frame, axis=-1, keepdims=True)).astype(np.float32))
+    mask = np.zeros((8 * H, 8 * W), np.uint8)
+    mask[16:56, 8:56] = 4
+    worn_away = np.zeros((H, W), np.float32)
+    worn_away[2:7, 1 + (count - 1) // 2 : 7 + (count - 1) // 2] = worn
+    worn_away[3:6, 2 + (count - 1) // 2 : 6 + (count - 1) // 2] = 1
+    return frames, mask, np.stack([1 - worn_away, worn_away], axis=-1)
+
+
+@pytest.mark.parametrize(("worn", "expected"), [(0.3, 0.6), (1.0, 0.0)])
+def test_an_object_that_erodes_is_given_more(
+    alter: Callable[[PropagationOptions], Memory], worn: float, expected: float
+) -> None:
+    """The masks of frame 4 are worn at the border: what is remembered of them is p e^0.6 / Σ; whole masks stay."""
+    frames, mask, soft = ball(5, worn)
+    memory = alter(PropagationOptions(context=1, radius=0.5, top_k=1, pad_context=False, calibration=4))
+    for t, frame in enumerate(frames):
+        memory.push(frame)
+        if t == 0:
+            memory.annotate(mask)
+    memory.set_soft_masks(soft)
+    memory.push(frames[-1])  # each cell finds itself in frame 4, or where it was in frame 0
+    weight = soft * [1, np.exp(expected)]
+    remembered = weight / weight.sum(axis=-1, keepdims=True)
+    from_newest = memory.top_k().frame[0, :, 0].reshape(H, W) == 4
+    assert from_newest.sum() > H * W / 4
+    np.testing.assert_allclose(memory.soft_masks()[from_newest], remembered[from_newest], atol=1e-3)
+
+
+def test_an_object_that_spreads_is_given_less(alter: Callable[[PropagationOptions], Memory]) -> None:
+    """Undecided cells around it are background where it was annotated: its factor falls to e^-0.4, and no further."""
+    frames, mask, soft = ball(5)
+    soft[1:8, 2:10, 1] = np.maximum(soft[1:8, 2:10, 1], 0.6)
+    soft[..., 0] = 1 - soft[..., 1]
+    still = PropagationOptions(context=1, radius=0.5, top_k=1, pad_context=False)
+    memory = alter(replace(still, calibration=4, object_bias=0.1))
+    for t, frame in enumerate(frames):
+        memory.push(frame)
+        if t == 0:
+            memory.annotate(mask)
+    memory.set_soft_masks(soft)
+    memory.push(frames[-1])
+    weight = soft * [1, np.exp(0.1 - 0.4)]
+    from_newest = memory.top_k().frame[0, :, 0].reshape(H, W) == 4
+    expected = (weight / weight.sum(axis=-1, keepdims=True))[from_newest]
+    np.testing.assert_allclose(memory.soft_masks()[from_newest], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("isa", [*FP32_ISAS, *BF16_ISAS])
+def test_calibration_on_every_path_is_that_of_the_twin(native: Any, isa: str) -> None:
+    """Two objects that were annotated at different frames, each by its own clock; one of them is marked again."""
+    options = PropagationOptions(context=3, radius=4, sharpness=1.5, object_bias=0.1, calibration=2)
+    frames, mask, _ = ball(14)
+    other = np.zeros_like(mask)
+    other[48:64, 88:104] = 9
+    twin, memory = NumpyMemory(H, W, K, options), make_native(native, isa, (H, W, K), options)
+    for t, frame in enumerate(frames):
+        for each in (twin, memory):
+            each.push(frame)
+            if t in (0, 3, 9):
+                each.annotate({0: mask, 3: other, 9: np.roll(mask, 40, axis=1)}[t])
+        worn = twin.soft_masks() ** np.float32(1.2)  # so that there is something to calibrate
+        near = 1e-3 if isa in FP32_ISAS else 2e-2
+        np.testing.assert_allclose(memory.soft_masks(), twin.soft_masks(), atol=near)
+        for each in (twin, memory):
+            each.set_soft_masks(worn)
+
+
 def test_odd_masks_and_embeddings_are_remembered_without_harm(
     alter: Callable[[PropagationOptions], Memory], mark: Mark
 ) -> None:
     """Masks without mass, huge and tiny ones, a scene that is its own mean, and cells that are not numbers."""
-    memory = alter(PropagationOptions(context=2, centring=1.0, sharpness=100.0, object_bias=10.0))
+    memory = alter(PropagationOptions(context=2, centring=1.0, sharpness=100.0, object_bias=10.0, calibration=1))
     still = np.full((H, W, K), K**-0.5, np.float32)
     memory.push(still)
     memory.annotate(mark(1))

@@ -1,6 +1,7 @@
 // Launching the kernels. kernels.cu compiles kernels.inl for GPUs, emulated/kernels_emulated.cpp for the processor.
 #pragma once
 
+#include "calibrate_kernels.hpp"
 #include "device.hpp"
 #include "frame_kernels.hpp"
 #include "guided_kernels.hpp"
@@ -28,6 +29,8 @@ void prepare_match(const Gpu &gpu, const MatchShape &shape);
 
 void launch_mean(Queue &queue, const float *embedding, int32_t cells, int32_t channels, float *mean);
 void launch_centre(Queue &queue, const CentreParams &params);
+// Before launch_settle, which reads the biases.
+void launch_calibrate(Queue &queue, const CalibrateParams &params);
 void launch_settle(Queue &queue, const SettleParams &params);
 void launch_advance(Queue &queue, const AdvanceParams &params);
 void launch_store(Queue &queue, const StoreParams &params);

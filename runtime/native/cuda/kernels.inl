@@ -28,6 +28,24 @@ struct CentreKernel {
     }
 };
 
+struct LookBackKernel {
+    static constexpr int32_t kThreads = 128;
+    CalibrateParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        look_back(t, params);
+    }
+};
+
+struct BiasKernel {
+    static constexpr int32_t kThreads = 128;
+    CalibrateParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        set_biases(t, params);
+    }
+};
+
 struct SettleKernel {
     static constexpr int32_t kThreads = 128;
     SettleParams params;
@@ -247,6 +265,13 @@ void launch_mean(Queue &queue, const float *embedding, int32_t cells, int32_t ch
 
 void launch_centre(Queue &queue, const CentreParams &params) {
     launch(queue, CentreKernel{params}, ceil_divide(params.cells, CentreKernel::kThreads / 32), 1, 0);
+}
+
+void launch_calibrate(Queue &queue, const CalibrateParams &params) {
+    const int32_t blocks = ceil_divide(params.masks.grid.cells(), LookBackKernel::kThreads / 32);
+    launch(queue, LookBackKernel{params}, blocks, params.count, 0);
+    const int32_t objects = params.masks.count - 1;
+    if (objects > 0) launch(queue, BiasKernel{params}, 1, objects, BiasKernel::kThreads * 2 * sizeof(double));
 }
 
 void launch_settle(Queue &queue, const SettleParams &params) {

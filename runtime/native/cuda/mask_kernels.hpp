@@ -96,7 +96,8 @@ struct SettleParams {
     NewestMasks masks;
     const ReferenceEntry *references;  // oldest first
     int32_t count;                     // of references, at least one
-    float sharpness, object_factor;
+    float sharpness;
+    const float *biases;  // f32 [256]: of a channel's object, the logarithm of its factor
 };
 
 // reference.sharpen: what is remembered of the newest frame once another one comes, unless it was annotated. A thread per cell.
@@ -113,7 +114,7 @@ VOSRT_KERNEL void settle_masks(Thread &t, const SettleParams &p) {
         if (largest == 0.0f) continue;
         for (int32_t n = 0; n < p.masks.count; ++n) {
             float &value = soft[p.masks.channels[n]];
-            value = powf(value / largest, p.sharpness) * (n == 0 ? 1.0f : p.object_factor);
+            value = powf(value / largest, p.sharpness) * (n == 0 ? 1.0f : expf(p.biases[p.masks.channels[n]]));
             total += value;
         }
         for (int32_t n = 0; n < p.masks.count; ++n) soft[p.masks.channels[n]] /= total;

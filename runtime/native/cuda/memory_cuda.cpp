@@ -47,11 +47,15 @@ CudaMemory::CudaMemory(const MemoryOptions &options)
     owner_ = buffer(256 * sizeof(int32_t), "the objects");
     channels_ = buffer(256 * sizeof(int32_t), "the objects");
     ids_ = buffer(256, "the objects");
+    biases_ = buffer(sizeof(Biases), "the objects");
     reserve_work(1);
 
     const int64_t before_first = -1;
     queue_.upload(now_.data(), &before_first, sizeof before_first);
     queue_.upload(half_widths_.data(), half_width_.data(), half_widths_.bytes());
+    Biases biases;
+    biases.fill(options_.object_bias);
+    set_biases(biases);
     recorded_.reserve(kMaxRecorded);
     upload_tables();
 }
@@ -76,7 +80,7 @@ int64_t CudaMemory::bytes() const {
     size_t total = guide_.bytes();
     for (const cuda::Buffer *each :
          {&half_widths_, &mean_, &centre_, &centred_, &now_, &ring_keys_, &ring_bias_, &ring_soft_, &embedding_, &lists_, &neighbours_, &jobs_,
-          &contexts_, &table_, &owner_, &channels_, &ids_, &labels_, &confidence_})
+          &contexts_, &table_, &owner_, &channels_, &ids_, &biases_, &went_to_, &labels_, &confidence_})
         total += each->bytes();
     for (const ReferenceSlot &reference : references_)
         total += reference.keys.bytes() + reference.bias.bytes() + reference.soft.bytes();
@@ -119,12 +123,7 @@ void CudaMemory::queue_frame(const float *embedding, cuda::Stopwatch *watch) {
         if (watch != nullptr) watch->mark(queue_);
     };
     mark();
-    if (options_.alters_masks() && !objects().references().empty())
-        cuda::launch_settle(queue_, {.masks = newest_masks(),
-                                     .references = table_.data<cuda::ReferenceEntry>(),
-                                     .count = static_cast<int32_t>(objects().references().size()),
-                                     .sharpness = options_.sharpness,
-                                     .object_factor = std::exp(options_.object_bias)});
+    if (options_.alters_masks() && !objects().references().empty()) settle_newest();
     cuda::launch_advance(queue_, {.options = plan_options(objects().references().size()),
                                   .references = table_.data<cuda::ReferenceEntry>(),
                                   .now = now_.data<int64_t>(),
@@ -148,6 +147,28 @@ void CudaMemory::queue_frame(const float *embedding, cuda::Stopwatch *watch) {
         match_newest(watch);
     }
     mark();
+}
+
+// What is remembered of the newest frame, see CpuMemory::settle_newest.
+void CudaMemory::settle_newest() {
+    const auto count = static_cast<int32_t>(objects().references().size());
+    if (options_.calibration != 0)
+        cuda::launch_calibrate(queue_, {.masks = newest_masks(),
+                                        .references = table_.data<cuda::ReferenceEntry>(),
+                                        .count = count,
+                                        .owner = owner_.data<int32_t>(),
+                                        .interval = options_.calibration,
+                                        .keys_channels = padded_,
+                                        .ring_keys = ring_keys_.data<uint16_t>(),
+                                        .ring_bias = ring_bias_.data<float>(),
+                                        .object_bias = options_.object_bias,
+                                        .went_to = went_to_.data<int32_t>(),
+                                        .biases = biases_.data<float>()});
+    cuda::launch_settle(queue_, {.masks = newest_masks(),
+                                 .references = table_.data<cuda::ReferenceEntry>(),
+                                 .count = count,
+                                 .sharpness = options_.sharpness,
+                                 .biases = biases_.data<float>()});
 }
 
 void CudaMemory::match_newest(cuda::Stopwatch *watch) {
@@ -404,6 +425,7 @@ void CudaMemory::reserve_work(size_t references) {
         neighbours_ = std::move(more);
         forget_recordings();
     }
+    if (options_.calibration != 0) at_least(went_to_, references * cells() * sizeof(int32_t), "the cells that look back");
     at_least(jobs_, plan.max_jobs() * sizeof(cuda::Job), "the plan");
     at_least(contexts_, references * sizeof(cuda::Context), "the plan");
 }
@@ -530,6 +552,20 @@ void CudaMemory::set_means(const Means &means) {
     queue_.upload(now_.data(), &now, sizeof now);
     queue_.upload(mean_.data(), means.keys.data(), mean_.bytes());
     if (centre_.bytes() > 0) queue_.upload(centre_.data(), means.centre.data(), centre_.bytes());
+    queue_.wait();
+}
+
+Memory::Biases CudaMemory::biases() const {
+    Biases out;
+    queue_.select();
+    queue_.download(out.data(), biases_.data(), sizeof out);
+    queue_.wait();
+    return out;
+}
+
+void CudaMemory::set_biases(const Biases &biases) {
+    queue_.select();
+    queue_.upload(biases_.data(), biases.data(), sizeof biases);
     queue_.wait();
 }
 

@@ -98,6 +98,8 @@ class CudaMemory final : public Memory {
     const Candidate *neighbours(size_t reference) override;
     Means means() const override;
     void set_means(const Means &means) override;
+    Biases biases() const override;
+    void set_biases(const Biases &biases) override;
 
     void set_guide(const uint8_t *bgr, int32_t height, int32_t width, int64_t stride) override;
     GuidePicture guide_picture() override;
@@ -112,6 +114,7 @@ class CudaMemory final : public Memory {
     void queue_task(const FrameTask &task, cuda::Stopwatch *watch = nullptr);
     void add_to_capture(const FrameTask &task);
     void queue_frame(const float *embedding, cuda::Stopwatch *watch);
+    void settle_newest();
     void match_newest(cuda::Stopwatch *watch);
     void reserve_ring(int64_t slots);
     void reserve_pixels(int32_t height, int32_t width);
@@ -139,6 +142,8 @@ class CudaMemory final : public Memory {
     cuda::Buffer ring_keys_, ring_bias_, ring_soft_;  // ring_slots_ of context + 1 slots, frame t in slot t mod context + 1
     cuda::Buffer embedding_;                          // of a frame that comes from the host
     cuda::Buffer lists_, neighbours_, jobs_, contexts_, table_, owner_, channels_, ids_;
+    cuda::Buffer biases_;   // f32 [256], by channel, see Memory::Biases
+    cuda::Buffer went_to_;  // i32 [references][cells]: see cuda::CalibrateParams
     cuda::Buffer labels_, confidence_;
     std::unique_ptr<std::byte, FreePinned> landed_;  // of both
     cuda::CudaGuide guide_;

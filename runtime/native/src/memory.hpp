@@ -3,6 +3,7 @@
 // libvosrt_cuda, to CudaMemory (cuda/memory_cuda.hpp).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -25,13 +26,16 @@ struct MemoryOptions {
     bool pad_context, yield_background;
     float centring, sharpness, object_bias;
     int32_t guided;
+    int32_t calibration;
     Alignment alignment;
     vosrt_isa isa;  // resolved, never AUTO
     int32_t threads;
     int32_t device;  // of libvosrt_cuda
 
     // Whether propagated masks are remembered otherwise than they were read.
-    bool alters_masks() const { return sharpness != 1.0f || object_bias != 0.0f; }
+    bool alters_masks() const { return sharpness != 1.0f || object_bias != 0.0f || calibration != 0; }
+    // Whether a frame that is `age` frames younger than a reference is held against it (calibration.hpp).
+    bool calibrates(int64_t age) const { return calibration != 0 && age > 0 && age % calibration == 0; }
     int32_t cells() const { return height * width; }
 };
 
@@ -110,6 +114,8 @@ class Memory {
     struct Means {
         std::vector<float> keys, centre;
     };
+    // Of every channel, the logarithm of the factor that its object has in what is remembered.
+    using Biases = std::array<float, 256>;
     struct GuidePicture {
         int32_t height = 0, width = 0;
         std::span<const uint8_t> pixels;  // u8 [height, width, 3]
@@ -145,6 +151,8 @@ class Memory {
     virtual const Candidate *neighbours(size_t reference) = 0;  // [cells][top_k] on the host, of a matched reference
     virtual Means means() const = 0;
     virtual void set_means(const Means &means) = 0;
+    virtual Biases biases() const = 0;
+    virtual void set_biases(const Biases &biases) = 0;
     virtual void set_guide(const uint8_t *bgr, int32_t height, int32_t width, int64_t stride) = 0;
     virtual GuidePicture guide_picture() = 0;  // empty where the newest frame has none
     virtual void restore_guide(const GuidePicture &picture) = 0;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "calibration.hpp"
 #include "error.hpp"
 #include "isa.hpp"
 #include "refiner.hpp"
@@ -33,6 +34,11 @@ CpuMemory::CpuMemory(const MemoryOptions &options)
       mean_(options.channels),
       guide_(options.guided) {
     build_window();
+    biases_.fill(options_.object_bias);
+    if (options_.calibration != 0) {
+        looks_back_.resize(cells());
+        went_to_.resize(cells());
+    }
     if (options_.centring != 0.0f) centred_.resize(static_cast<size_t>(cells()) * options_.channels);
 
     patch_columns_ = (options_.width + kernel_.patch_width - 1) / kernel_.patch_width;
@@ -70,7 +76,7 @@ CpuMemory::Slot CpuMemory::make_slot(size_t capacity) const {
 
 int64_t CpuMemory::bytes() const {
     const auto of = [](const Slot &slot) { return slot.keys.bytes() + slot.soft.capacity() * sizeof(float); };
-    size_t total = search_.bytes() + candidates_.capacity() * sizeof(Candidate) + window_.size() * sizeof(uint32_t) + centred_.size() * sizeof(float) + guide_.bytes();
+    size_t total = search_.bytes() + candidates_.capacity() * sizeof(Candidate) + window_.size() * sizeof(uint32_t) + looks_back_.size() + went_to_.size() * sizeof(Candidate) + centred_.size() * sizeof(float) + guide_.bytes();
     for (const Slot &slot : slots_) total += of(slot);
     for (const ReferenceSlot &reference : references_) total += of(reference.slot);
     for (const AlignedBuffer &buffer : workspace_) total += buffer.bytes();
@@ -120,14 +126,14 @@ void centre_cell(const float *in, const float *centre, int32_t channels, float s
     for (c = 0; c < channels; ++c) out[c] /= norm;
 }
 
-// p_m^sharpness * e^(bias [m is an object]), divided by the sum over m; relative to the largest one, so that none overflows.
-void sharpen_cell(float *soft, const std::vector<int32_t> &channels, float sharpness, float object_factor) {
+// p_m^sharpness * factor_m, divided by the sum over m; relative to the largest one, so that none overflows.
+void sharpen_cell(float *soft, const std::vector<int32_t> &channels, float sharpness, const float *factors) {
     float largest = 0.0f, total = 0.0f;
     for (const int32_t channel : channels) largest = std::max(largest, soft[channel]);
     if (largest == 0.0f) return;
     for (const int32_t channel : channels) {
         float &value = soft[channel];
-        value = std::pow(value / largest, sharpness) * (channel == 0 ? 1.0f : object_factor);
+        value = std::pow(value / largest, sharpness) * factors[channel];
         total += value;
     }
     for (const int32_t channel : channels) soft[channel] /= total;
@@ -151,12 +157,74 @@ const float *CpuMemory::centred(const float *embedding) {
 // What is remembered of a propagated frame is not what is shown of it: it is changed when the next one comes, so that until then
 // labels, annotations and sessions see it as it was read. A reference stays as it was annotated.
 void CpuMemory::settle_newest() {
-    if (!options_.alters_masks() || objects().references().back().frame == objects().newest()) return;
-    const float object_factor = std::exp(options_.object_bias);
+    if (!options_.alters_masks()) return;
+    for (const ObjectTable::Reference &reference : objects().references()) calibrate(reference);
+    if (objects().references().back().frame == objects().newest()) return;
+    Biases factors;
+    std::transform(biases_.begin(), biases_.end(), factors.begin(), [](float bias) { return std::exp(bias); });
+    factors[0] = 1.0f;
     Slot &slot = newest();
     pool_.run((cells() + kRunCells - 1) / kRunCells, [&](int32_t job, int32_t) {
         for (int32_t cell = job * kRunCells; cell < std::min((job + 1) * kRunCells, cells()); ++cell)
-            sharpen_cell(slot.soft.data() + cell * capacity_, objects().order_channels(), options_.sharpness, object_factor);
+            sharpen_cell(slot.soft.data() + cell * capacity_, objects().order_channels(), options_.sharpness, factors.data());
+    });
+}
+
+// Sets the biases of a reference's objects by the newest frame; see calibration.hpp.
+void CpuMemory::calibrate(const ObjectTable::Reference &reference) {
+    namespace rule = calibration;
+    const int64_t age = objects().newest() - reference.frame;
+    if (age == 0)
+        for (const uint8_t id : reference.ids) biases_[objects().channel(id)] = options_.object_bias;
+    if (!options_.calibrates(age) || reference.ids.empty()) return;
+    const Slot &truth = reference_slot(reference.frame);
+    std::fill(looks_back_.begin(), looks_back_.end(), 0);
+    for (int32_t cell = 0; cell < cells(); ++cell) {
+        const float *soft = truth.soft.data() + cell * capacity_;
+        if (std::none_of(reference.ids.begin(), reference.ids.end(), [&](uint8_t id) { return soft[objects().channel(id)] > rule::kLeastSoft; })) continue;
+        const int32_t y = cell / options_.width, x = cell % options_.width;
+        const int32_t left = std::max(0, x - rule::kMargin), right = std::min(options_.width, x + rule::kMargin + 1);
+        for (int32_t row = std::max(0, y - rule::kMargin); row < std::min(options_.height, y + rule::kMargin + 1); ++row)
+            std::fill_n(looks_back_.data() + row * options_.width + left, right - left, uint8_t{1});
+    }
+    look_back(truth.keys.data());
+    for (const uint8_t id : reference.ids) {
+        const int32_t channel = objects().channel(id);
+        double inside = 0.0, total = 0.0;
+        for (int32_t cell = 0; cell < cells(); ++cell) {
+            if (!looks_back_[cell] || went_to_[cell].cell < 0) continue;
+            const double undecided = rule::undecided(newest().soft[went_to_[cell].cell * capacity_ + channel]);
+            total += undecided;
+            inside += undecided * static_cast<double>(truth.soft[cell * capacity_ + channel]);
+        }
+        biases_[channel] = options_.object_bias + rule::correction(std::log(rule::odds(inside, total)));
+    }
+}
+
+// The most similar cell of the newest frame for the cells that look back, and some beside them; `keys` are theirs.
+void CpuMemory::look_back(const std::byte *keys) {
+    const MatchReference now{newest().keys.data(), 0, 0};
+    const MatchTask task{.height = options_.height,
+                         .width = options_.width,
+                         .channels = options_.channels,
+                         .query = keys,
+                         .recent = nullptr,
+                         .context = 0,
+                         .references = &now,
+                         .reference_count = 1,
+                         .reach = static_cast<int32_t>(half_width_.size()) - 1,
+                         .half_width = half_width_.data(),
+                         .window = window_.data(),
+                         .top_k = 1,
+                         .mean_square = mean_square_,
+                         .result = went_to_.data()};
+    for_each_group([&](const PatchGroup &group, const CellBox &box, int32_t, int32_t worker) {
+        for (int32_t y = box.top; y < box.bottom; ++y) {
+            const uint8_t *row = looks_back_.data() + y * options_.width;
+            if (std::find(row + box.left, row + box.right, uint8_t{1}) == row + box.right) continue;
+            SearchCounts not_counted;
+            return kernel_.match(task, group, workspace_[worker].data(), not_counted);
+        }
     });
 }
 
@@ -245,20 +313,29 @@ void CpuMemory::match_newest() {
     bounded.head = search_.head();
     search_.start_frame();
     Slot &slot = newest();
+    for_each_group([&](const PatchGroup &group, const CellBox &box, int32_t job, int32_t worker) {
+        kernel_.match(search_.bounds(job, worker) ? bounded : task, group, workspace_[worker].data(), search_.counts(worker));
+        for (int32_t y = box.top; y < box.bottom; ++y)
+            for (int32_t x = box.left; x < box.right; ++x) {
+                const int32_t cell = y * options_.width + x;
+                propagate(cell, sums_[worker].data(), slot.soft.data() + cell * capacity_);
+            }
+    });
+}
+
+// Calls body(group, box of its cells, job, worker) for all patches of a frame, on all threads.
+template <class Body>
+void CpuMemory::for_each_group(const Body &body) {
     const int32_t across = (patch_columns_ + group_columns_ - 1) / group_columns_;
     const int32_t down = (patch_rows_ + group_rows_ - 1) / group_rows_;
     pool_.run(across * down, [&](int32_t job, int32_t worker) {
         PatchGroup group{job % across * group_columns_, job / across * group_rows_, group_columns_, group_rows_};
         group.columns = std::min(group.columns, patch_columns_ - group.left);
         group.rows = std::min(group.rows, patch_rows_ - group.top);
-        kernel_.match(search_.bounds(job, worker) ? bounded : task, group, workspace_[worker].data(), search_.counts(worker));
-        const int32_t bottom = std::min((group.top + group.rows) * kernel_.patch_height, options_.height);
-        const int32_t right = std::min((group.left + group.columns) * kernel_.patch_width, options_.width);
-        for (int32_t y = group.top * kernel_.patch_height; y < bottom; ++y)
-            for (int32_t x = group.left * kernel_.patch_width; x < right; ++x) {
-                const int32_t cell = y * options_.width + x;
-                propagate(cell, sums_[worker].data(), slot.soft.data() + cell * capacity_);
-            }
+        const CellBox box{group.left * kernel_.patch_width, group.top * kernel_.patch_height,
+                          std::min((group.left + group.columns) * kernel_.patch_width, options_.width),
+                          std::min((group.top + group.rows) * kernel_.patch_height, options_.height)};
+        body(group, box, job, worker);
     });
 }
 

@@ -28,6 +28,9 @@ class CpuMemory final : public Memory {
         AlignedBuffer keys;
         std::vector<float> soft;  // [cells][capacity_]
     };
+    struct CellBox {
+        int32_t left, top, right, bottom;  // the last two excluded
+    };
     struct ReferenceSlot {
         int64_t frame;
         Slot slot;
@@ -45,6 +48,8 @@ class CpuMemory final : public Memory {
     const Candidate *neighbours(size_t reference) override;
     Means means() const override { return {mean_, centre_}; }
     void set_means(const Means &means) override;
+    Biases biases() const override { return biases_; }
+    void set_biases(const Biases &biases) override { biases_ = biases; }
     void set_guide(const uint8_t *bgr, int32_t height, int32_t width, int64_t stride) override { guide_.set(bgr, height, width, stride); }
     GuidePicture guide_picture() override;
     void restore_guide(const GuidePicture &guide) override { guide_.restore(guide.pixels, guide.height, guide.width); }
@@ -58,8 +63,12 @@ class CpuMemory final : public Memory {
     const float *centred(const float *embedding);
     void set_mean_square();
     void settle_newest();
+    void calibrate(const ObjectTable::Reference &reference);
+    void look_back(const std::byte *keys);
     void make_all_heads();
     void match_newest();
+    template <class Body>
+    void for_each_group(const Body &body);
     void propagate(int32_t cell, float *sums, float *soft) const;
     bool reads_like_next(size_t r, int32_t cell) const;
     void read_out(size_t reference, int32_t cell, float *sums) const;
@@ -80,7 +89,10 @@ class CpuMemory final : public Memory {
     std::vector<float> centre_;              // of the first frame's embedding as it came, [channels], if it is removed
     std::vector<float> centred_;             // the newest embedding without it, [cells][channels]
     float mean_square_ = 0.0f;
-    size_t capacity_ = 4;  // channels that soft masks have room for
+    Biases biases_;
+    std::vector<uint8_t> looks_back_;  // cells of a reference that are held against the newest frame
+    std::vector<Candidate> went_to_;   // the most similar cell of the newest frame, of those
+    size_t capacity_ = 4;              // channels that soft masks have room for
 
     int32_t patch_columns_, patch_rows_;
     int32_t group_columns_ = 2, group_rows_ = 4;  // patches of one job

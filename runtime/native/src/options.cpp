@@ -28,7 +28,8 @@ vosrt_memory_options default_memory_options() {
             .centring = 0.0f,
             .sharpness = 1.0f,
             .object_bias = 0.0f,
-            .guided = 0};
+            .guided = 0,
+            .calibration = 0};
 }
 
 vosrt_model_options default_model_options() {
@@ -60,6 +61,7 @@ MemoryOptions resolve(const vosrt_memory_options &in) {
     out.sharpness = ranges::sharpness.check(in.sharpness);
     out.object_bias = ranges::object_bias.check(in.object_bias);
     out.guided = ranges::guided.check(in.guided);
+    out.calibration = ranges::calibration.check(in.calibration);
     out.pad_context = within(in.pad_context, 0, 1, "pad_context") == 1;
     out.yield_background = within(in.yield_background, 0, 1, "yield_background") == 1;
     out.alignment = within(in.align_corners, 0, 1, "align_corners") == 1 ? Alignment::corners : Alignment::half_pixel;

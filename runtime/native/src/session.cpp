@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstdlib>
 
 #include "isa.hpp"
@@ -14,7 +15,8 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "sessions are little-endian");
 
 constexpr char kMagic[8] = {'V', 'O', 'S', 'R', 'T', 'S', 'E', 'S'};
-constexpr uint32_t kVersion = 3;  // 1 does not say how the grid is aligned: its corners are; 1 and 2 alter no embeddings or masks
+// 1 does not say how the grid is aligned: its corners are; 1 and 2 alter no embeddings or masks; 1 to 3 calibrate nothing.
+constexpr uint32_t kVersion = 4;
 constexpr size_t kHashAt = 24, kHeaderBytes = kHashAt + 32;
 constexpr int32_t kCircle = 0;  // the shape of the window
 constexpr bool kGlobalReference = true;
@@ -53,6 +55,7 @@ void write_all(SessionWriter &out, Memory &memory, const vosrt_session &session)
     out.put(static_cast<int32_t>(options.alignment == Alignment::half_pixel));
     for (const float value : {options.centring, options.sharpness, options.object_bias}) out.put(value);
     out.put(options.guided);
+    out.put(options.calibration);
     memory.write(out);
     if (session.annotation != nullptr)
         out.bytes(session.annotation, static_cast<size_t>(session.frame_height) * session.frame_width);
@@ -128,6 +131,7 @@ SessionReader::SessionReader(std::span<const uint8_t> data) : data_(data) {
         for (float *value : {&options_.centring, &options_.sharpness, &options_.object_bias}) *value = get<float>();
         options_.guided = get<int32_t>();
     }
+    if (version >= 4) options_.calibration = get<int32_t>();
 }
 
 void SessionReader::check_network(const vosrt_load_options &wanted) const {
@@ -260,6 +264,10 @@ void Memory::write(SessionWriter &out) {
         out.put(static_cast<uint32_t>(reference.ids.size()));
         out.bytes(reference.ids.data(), reference.ids.size());
     }
+    if (options_.calibration != 0) {
+        const Biases biases_of = biases();
+        for (const uint8_t id : ids) out.put(biases_of[objects_.channel(id)]);
+    }
     if (options_.guided != 0) {
         const GuidePicture guide = guide_picture();
         out.put(guide.height);
@@ -281,6 +289,11 @@ void Memory::read(SessionReader &in) {
     Means both{read_mean(in, options_.channels), {}};
     if (options_.centring != 0.0f) both.centre = read_mean(in, options_.channels);
     ObjectTable table(frames, ids, read_references(in, references, frames, ids));
+    Biases biases;
+    biases.fill(options_.object_bias);
+    if (options_.calibration != 0)
+        for (const uint8_t id : ids)
+            if (float &bias = biases[table.channel(id)]; !std::isfinite(bias = in.get<float>())) in.refuse("an object's bias is no number");
     GuidePicture guide;
     if (options_.guided != 0) {
         guide.height = in.get<int32_t>();
@@ -296,6 +309,7 @@ void Memory::read(SessionReader &in) {
     reserve_objects(table);
     objects_ = std::move(table);
     set_means(both);
+    set_biases(biases);
     if (guide.height > 0) restore_guide(guide);
     reserve_frames(frames - kept, frames);
     for (int64_t frame = frames - kept; frame < frames; ++frame) read_slot(in, {frame});

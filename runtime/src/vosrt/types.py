@@ -111,6 +111,8 @@ class PropagationOptions:
         guided: labels follow the edges of the picture: what is shown of soft masks is filtered, with the frame at half
             its working size as the guide (He et al. 2013, with their colour guide and ε = 1e-4), in windows of
             ``2 * guided + 1`` of its pixels to a side. Where masks are refined, they are shown as they are, as with 0.
+        calibration: frames after which every object's ``object_bias`` is set again, by what its annotation shows of the
+            newest masks (`vosrt.core.reference.calibrate`), so that objects neither erode nor spread; 0 never does.
     """
 
     context: int = 20
@@ -123,6 +125,7 @@ class PropagationOptions:
     sharpness: float = 1.0
     object_bias: float = 0.0
     guided: int = 0
+    calibration: int = 0
 
     def __post_init__(self) -> None:
         for name, allowed in RANGES.items():
@@ -142,7 +145,7 @@ class PropagationOptions:
     @property
     def alters_masks(self) -> bool:
         """Whether propagated masks are remembered otherwise than they were read."""
-        return self.sharpness != 1 or self.object_bias != 0
+        return self.sharpness != 1 or self.object_bias != 0 or self.calibration != 0
 
 
 @dataclass(frozen=True)

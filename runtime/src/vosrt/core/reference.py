@@ -198,13 +198,13 @@ def centre(embedding: F32Array, mean: F32Array, share: float) -> F32Array:
     return centred.astype(np.float32, copy=False)
 
 
-def sharpen(soft: F32Array, sharpness: float, object_bias: float) -> F32Array:
+def sharpen(soft: F32Array, sharpness: float, object_bias: float | F32Array) -> F32Array:
     """What is remembered of propagated soft masks: p_m^sharpness * e^(object_bias [m > 0]), divided by the sum over m.
 
     Args:
         soft: f32 [h, w, M], background first.
         sharpness: exponent.
-        object_bias: logarithm of the factor of every object.
+        object_bias: logarithm of the factor of every object, or f32 [M - 1], that of each.
 
     Returns:
         f32 [h, w, M] of sum 1; zeros where a cell has no mass.
@@ -212,9 +212,41 @@ def sharpen(soft: F32Array, sharpness: float, object_bias: float) -> F32Array:
     largest = soft.max(axis=-1, keepdims=True)
     empty = largest <= 0
     weight = (soft / np.where(empty, np.float32(1), largest)) ** np.float32(sharpness)
-    weight[..., 1:] *= np.exp(np.float32(object_bias))
+    weight[..., 1:] *= np.exp(np.asarray(object_bias, dtype=np.float32))
     sharpened = weight / np.where(empty, np.float32(1), weight.sum(axis=-1, keepdims=True))
     return sharpened.astype(np.float32, copy=False)
+
+
+def calibrate(truth: F32Array, key: F32Array, soft: F32Array, now: F32Array) -> F32Array:
+    """What is to be added to the bias of objects, by what their annotation shows of a later frame's soft masks.
+
+    Every cell of an object as it was annotated, and every cell within three of one, looks for the most similar cell of
+    the later frame. Where masks are undecided there, by p (1 - p), the annotation says which side is right: the
+    logarithm of the odds that an undecided cell is the object's is added, one such cell being always counted
+    half and half. If masks have eroded, undecided cells are mostly the object's, and its factor grows.
+
+    Args:
+        truth: f32 [h, w, M], the soft masks of M objects where they were annotated.
+        key: f32 [h, w, K], the embedding of that frame.
+        soft: f32 [h, w, M], their soft masks in the later frame.
+        now: f32 [h, w, K], its embedding.
+
+    Returns:
+        f32 [M], from -0.4 to 0.6.
+    """
+    height, width, _ = truth.shape
+    looks = np.zeros((height, width), dtype=bool)
+    for y, x in zip(*np.nonzero((truth > np.float32(0.02)).any(axis=-1)), strict=True):
+        looks[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4] = True
+    similarity = key[looks] @ now.reshape(height * width, -1).T
+    similarity[np.isnan(similarity)] = -np.inf
+    found = similarity.max(axis=1) > -np.inf
+    there = soft.reshape(height * width, -1)[similarity.argmax(axis=1)[found]].astype(np.float64)
+    undecided = there * (1 - there)
+    total = undecided.sum(axis=0) + 1
+    inside = (undecided * truth[looks][found]).sum(axis=0) + 0.5
+    added: F32Array = np.log(inside / (total - inside)).clip(-0.4, 0.6).astype(np.float32)
+    return added
 
 
 class Neighbours(NamedTuple):
@@ -552,6 +584,7 @@ class NumpyMemory:
         self._frames = 0
         self._mean = np.zeros(channels, dtype=np.float32)
         self._guide: U8Array | None = None
+        self._biases: dict[int, float] = {}  # of objects that were calibrated
         self._top_k = self._empty_top_k()
 
     @property
@@ -595,10 +628,23 @@ class NumpyMemory:
     def _settle_newest(self) -> None:
         """Sharpen what is remembered of the newest frame, unless it is a reference."""
         newest = self._recent[-1]
+        for anchor in self._references:
+            self._calibrate(anchor, newest)
         if self._options.alters_masks and self._references[-1].frame != newest.frame:
             ids = [BACKGROUND, *self.object_ids]
-            soft = sharpen(newest.labels(ids), self._options.sharpness, self._options.object_bias)
+            biases = [self._biases.get(object_id, self._options.object_bias) for object_id in ids[1:]]
+            soft = sharpen(newest.labels(ids), self._options.sharpness, np.array(biases, dtype=np.float32))
             newest.soft = {object_id: soft[:, :, channel] for channel, object_id in enumerate(ids)}
+
+    def _calibrate(self, anchor: _Reference, newest: _Slot) -> None:
+        """Set the biases of an annotated frame's objects, where it is time."""
+        ids, age, every = sorted(anchor.ids), newest.frame - anchor.frame, self._options.calibration
+        if age == 0:
+            for object_id in ids:
+                self._biases.pop(object_id, None)
+        elif ids and every and age % every == 0:
+            added = calibrate(anchor.labels(ids), anchor.key, newest.labels(ids), newest.key)
+            self._biases.update(zip(ids, (np.float32(self._options.object_bias) + added).tolist(), strict=True))
 
     def _propagate_to(self, slot: _Slot) -> None:
         """Read the frame's soft masks from every reference's context and remember the attention."""

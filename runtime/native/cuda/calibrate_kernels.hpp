@@ -1,0 +1,101 @@
+// Calibration on the GPU, as CpuMemory::calibrate does it on the processor. Whether it is time is found out on the GPU itself, so that a
+// recorded CUDA graph fits every frame; in the others the kernels end at once. `Thread` as in match_tile.hpp.
+#pragma once
+
+#include "../src/calibration.hpp"
+#include "candidate.hpp"
+#include "mask_kernels.hpp"
+
+namespace vosrt::cuda {
+
+struct CalibrateParams {
+    NewestMasks masks;
+    const ReferenceEntry *references;  // oldest first
+    int32_t count;                     // of references, at least one
+    const int32_t *owner;              // [256]: the reference of a channel's object
+    int32_t interval, keys_channels;   // frames; elements of a key
+    const uint16_t *ring_keys;         // bf16 [context + 1][cells][keys_channels]
+    const float *ring_bias;            // f32 [context + 1][cells]
+    float object_bias;
+    int32_t *went_to;  // [references][cells]: the most similar cell of the newest frame, or -1
+    float *biases;     // f32 [256], by channel
+
+    // Frames from a reference to the newest one.
+    VOSRT_BOTH int64_t age(int32_t reference) const { return *masks.now - references[reference].frame; }
+    VOSRT_BOTH bool due(int32_t reference) const { return age(reference) > 0 && age(reference) % interval == 0; }
+    // Whether one of the reference's objects was annotated in a cell.
+    VOSRT_BOTH bool shows_object(int32_t reference, int32_t cell) const {
+        const float *soft = references[reference].soft + static_cast<size_t>(cell) * masks.capacity;
+        for (int32_t n = 1; n < masks.count; ++n)
+            if (owner[masks.channels[n]] == reference && soft[masks.channels[n]] > calibration::kLeastSoft) return true;
+        return false;
+    }
+};
+
+// A similarity, but for a term that all keys of a query share.
+VOSRT_BOTH inline float product_of(const uint16_t *query, const uint16_t *key, int32_t channels, float bias) {
+    float sum = bias;
+    for (int32_t c = 0; c < channels; ++c) sum += from_bf16(query[c]) * from_bf16(key[c]);
+    return sum;
+}
+
+// Where the cells in and around a reference's objects went. A warp per cell, a job per reference.
+template <class Thread>
+VOSRT_KERNEL void look_back(Thread &t, const CalibrateParams &p) {
+    const int32_t reference = t.job(), cells = p.masks.grid.cells(), width = p.masks.grid.width;
+    if (!p.due(reference)) return;
+    const size_t first = static_cast<size_t>(ring_slot(*p.masks.now, p.masks.context)) * cells;
+    const int32_t warps = t.threads() / 32, lane = t.thread() % 32;
+    constexpr int32_t kSide = 2 * calibration::kMargin + 1;
+    for (int32_t cell = t.block() * warps + t.thread() / 32; cell < cells; cell += t.blocks() * warps) {
+        bool near = false;
+        for (int32_t i = lane; i < kSide * kSide; i += 32) {
+            const int32_t y = cell / width + i / kSide - calibration::kMargin, x = cell % width + i % kSide - calibration::kMargin;
+            if (y >= 0 && y < p.masks.grid.height && x >= 0 && x < width) near = near || p.shows_object(reference, y * width + x);
+        }
+        Packed best = 0;
+        if (t.any(near)) {
+            const uint16_t *query = p.references[reference].keys + static_cast<size_t>(cell) * p.keys_channels;
+            for (int32_t other = lane; other < cells; other += 32) {
+                const float product = product_of(query, p.ring_keys + (first + other) * p.keys_channels, p.keys_channels, p.ring_bias[first + other]);
+                if (product != product) continue;
+                const Packed candidate = pack(product, 0, other, cells);
+                best = candidate > best ? candidate : best;
+            }
+            for (int32_t mask = 16; mask > 0; mask /= 2) {
+                const Packed theirs = t.shuffle_xor(best, mask);
+                best = theirs > best ? theirs : best;
+            }
+        }
+        if (lane == 0) p.went_to[static_cast<size_t>(reference) * cells + cell] = is_candidate(best) ? cell_of(best, cells) : -1;
+    }
+}
+
+// The objects' biases. A block per object; in shared memory, two sums per thread.
+template <class Thread>
+VOSRT_KERNEL void set_biases(Thread &t, const CalibrateParams &p) {
+    const int32_t channel = p.masks.channels[1 + t.job()], reference = p.owner[channel], cells = p.masks.grid.cells();
+    if (p.age(reference) == 0 && t.thread() == 0) p.biases[channel] = p.object_bias;
+    if (!p.due(reference)) return;
+    auto *sums = reinterpret_cast<double *>(t.shared());
+    const int32_t *went_to = p.went_to + static_cast<size_t>(reference) * cells;
+    const float *truth = p.references[reference].soft + channel, *now = p.masks.values() + channel;
+    double inside = 0.0, total = 0.0;
+    for (int32_t cell = t.thread(); cell < cells; cell += t.threads()) {
+        if (went_to[cell] < 0) continue;
+        const double undecided = calibration::undecided(now[static_cast<size_t>(went_to[cell]) * p.masks.capacity]);
+        total += undecided;
+        inside += undecided * static_cast<double>(truth[static_cast<size_t>(cell) * p.masks.capacity]);
+    }
+    sums[2 * t.thread()] = inside;
+    sums[2 * t.thread() + 1] = total;
+    t.sync();
+    if (t.thread() != 0) return;
+    for (int32_t i = 1; i < t.threads(); ++i) {
+        inside += sums[2 * i];
+        total += sums[2 * i + 1];
+    }
+    p.biases[channel] = p.object_bias + calibration::correction(log(calibration::odds(inside, total)));
+}
+
+}  // namespace vosrt::cuda
