@@ -29,7 +29,7 @@ class _Handler:
             os.write(2, b"interrupted: ended at once\n")
             os._exit(_EXIT_INTERRUPTED)
         if self.stop is not None:
-            # Once: a signal that interrupts `set` while that holds its lock would wait for the lock for ever.
+            # Once: a signal that interrupts `set` while that holds its lock would wait for the lock forever.
             if self._told is not self.stop:
                 self._told = self.stop
                 self.stop.set()

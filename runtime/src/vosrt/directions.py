@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Direction = Literal["forward", "backward", "both"]
 
-_AHEAD = 2  # results that wait for whoever iterates
+_AHEAD = 2  # results that wait for the caller
 _MARKED = 1e-6  # frames from a mark to itself, so that it wins there
 
 BoolArray = NDArray[np.bool_]
@@ -256,7 +256,7 @@ def _joined(report: PipelineReport, back: PipelineReport, direction: Direction) 
 
 
 class _IntoChannel:
-    """A sink that whoever iterates reads."""
+    """A sink from which the caller reads."""
 
     def __init__(self, results: Channel[SegmentedFrame]) -> None:
         self._results = results

@@ -85,7 +85,7 @@ def train(task: Task, encoder: Encoder, world: World, masks: MaskEmbedding | Non
             run.average.update()
             progress.step += 1
             progress.seconds += time.perf_counter() - asked_at
-            deadline.bend(progress)
+            deadline.adjust(progress)
 
             # The event is read once: a signal between two reads would end the loop without saving this step.
             step = Step(batch, losses, rate, norm, fresh_masks, stopping=stop.is_set())
@@ -110,7 +110,7 @@ class _Deadline:
         self._began_s, self._first = time.monotonic(), progress.step + 1
         self._paced_s = self._began_s
 
-    def bend(self, progress: Progress) -> None:
+    def adjust(self, progress: Progress) -> None:
         """Fit the rest of the plan into the rest of the time, by the mean pace without the slow first step."""
         if self._limit_s is None:
             return

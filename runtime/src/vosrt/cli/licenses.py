@@ -7,7 +7,7 @@ import re
 
 # Libraries inside packages whose licence is not that of the package.
 INSIDE = {
-    "av": "its wheel holds FFmpeg with x264 and x265: GPL-2.0-or-later; whoever passes it on does so under the GPL",
+    "av": "its wheel holds FFmpeg with x264 and x265: GPL-2.0-or-later, under which it is passed on",
     "opencv-python-headless": "its wheel holds FFmpeg: LGPL-2.1-or-later",
     "onnxruntime-gpu": "works with CUDA and cuDNN: NVIDIA's licence",
     "tensorrt-rtx-cu13": "NVIDIA's licence",

@@ -368,7 +368,7 @@ class Desk:
         self._worker.start()
 
     def _idle(self) -> None:
-        """Wait until nothing runs: whoever changes something ends what would overwrite it."""
+        """Wait until nothing runs; a change ends the work that would overwrite it."""
         self.stop()
 
     def _opened(self) -> FrameStore:

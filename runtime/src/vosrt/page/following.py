@@ -61,7 +61,7 @@ class _Into:
         self.write = write
 
     def close(self) -> None:
-        """Do nothing: whoever follows sees the end."""
+        """Do nothing: the follower sees the end."""
 
 
 def follow_kept(

@@ -27,7 +27,7 @@ _CLOSING_S = 2.0  # a thread that waits for a camera which is gone is not waited
 class LiveFrames(FrameStore):
     """A live source: its newest picture can be looked at, frozen or followed; what was kept can be read again.
 
-    A thread takes every picture and forgets it when the next one comes, so that whoever looks or follows gets the
+    A thread takes every picture and forgets it when the next one comes, so that every reader gets the
     newest. Pictures are kept where they are frozen or followed, and ten a second after one was frozen: following
     starts there, and catches up through those. Where more are kept than fit, the oldest go.
 

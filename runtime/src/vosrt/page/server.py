@@ -1,6 +1,6 @@
 """The HTTP side of the page: who may ask, and what for.
 
-Whoever has the token may use the page; the browser keeps it in its tab and sends it in a header, which no other site
+Anyone with the token may use the page; the browser keeps it in its tab and sends it in a header, which no other site
 can do. Besides, requests are taken only under the names of this server (against DNS rebinding) and from its own pages.
 """
 

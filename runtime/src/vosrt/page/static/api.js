@@ -59,7 +59,7 @@ export function upload(file, onProgress) {
   });
 }
 
-// Call onLine with every line of changes, for ever; connect again where the connection ends.
+// Call onLine with every line of changes without end; connect again where the connection ends.
 export async function listen(onLine, onLost) {
   for (;;) {
     try {

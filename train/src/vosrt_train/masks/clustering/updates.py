@@ -16,7 +16,6 @@ import time
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import TracebackType
 from typing import Any, cast
 
 import torch
@@ -82,9 +81,7 @@ class MaskUpdates:
         """Return the updates."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop the background process; a resumed training continues its work."""
         if self._process is not None:
             self._process.kill()
