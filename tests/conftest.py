@@ -18,7 +18,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from vosrt.bundle import EncoderSpec, GraphFile, Manifest, load_bundle, write_manifest
+from tests.fakes.bundles import cast_encoder, write_bundle
+from vosrt.bundle import load_bundle
 from vosrt.core import native as core
 from vosrt.core.memory import Memory
 from vosrt.core.reference import NumpyMemory
@@ -260,29 +261,13 @@ def resumes(tiny_clip: tuple[U8Array, U8Array]) -> Callable[[Stream, Stream], No
 @pytest.fixture
 def fake_bundle(tmp_path: Path) -> Path:
     """A bundle for ``--engine fake``, in a folder of the test."""
-    return _write_fake_bundle(tmp_path / "bundle")
+    return write_bundle(tmp_path / "bundle", cast_encoder(32), channels=32, name="tiny")
 
 
 @pytest.fixture(scope="module")
 def shared_fake_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle for ``--engine fake``, which all tests of a module read."""
-    return _write_fake_bundle(tmp_path_factory.mktemp("fake") / "bundle")
-
-
-def _write_fake_bundle(folder: Path) -> Path:
-    """Write a bundle whose graph never runs: a cast, with the interface of an encoder."""
-    onnx = pytest.importorskip("onnx", reason="onnx is not installed; it comes with: pip install 'vosrt[export]'")
-    frames = onnx.helper.make_tensor_value_info("frames", onnx.TensorProto.UINT8, ["n", "height", "width", 3])
-    embedding = onnx.helper.make_tensor_value_info("embedding", onnx.TensorProto.FLOAT, ["n", "h", "w", 32])
-    cast = onnx.helper.make_node("Cast", ["frames"], ["embedding"], to=onnx.TensorProto.FLOAT)
-    data = onnx.helper.make_model(onnx.helper.make_graph([cast], "encoder", [frames], [embedding])).SerializeToString()
-    folder.mkdir()
-    (folder / "encoder.onnx").write_bytes(data)
-    entry = GraphFile(file="encoder.onnx", sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), precision="fp32")
-    encoder = EncoderSpec(channels=32, feature="key")
-    manifest = Manifest(name="tiny", trained=False, summary="for tests", encoder=encoder, graphs={"encoder": entry})
-    write_manifest(manifest, folder / "manifest.json")
-    return folder
+    return write_bundle(tmp_path_factory.mktemp("fake") / "bundle", cast_encoder(32), channels=32, name="tiny")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fakes.media import write_video
 from vosrt.cli.run import main
 
 # Once the file that it is to wait for exists, every further frame takes this long, so that a fast machine cannot finish
@@ -50,14 +51,10 @@ class Project:
 
     def __init__(self, root: Path, bundle: Path) -> None:
         self.root, self.bundle, self.out = root, bundle, root / "out"
-        with av.open(str(root / "clip.mp4"), "w") as container:
-            stream = container.add_stream("libx264", rate=FPS, options={"crf": "10"})
-            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv444p"
-            for t in range(COUNT):
-                image = np.random.default_rng(7).integers(90, 130, (64, 96, 3), dtype=np.uint8)
-                image[8 + t : 28 + t, 8 + t : 32 + t] = (20, 20, 240)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
-            container.mux(stream.encode(None))
+        pictures = np.random.default_rng(7).integers(90, 130, (1, 64, 96, 3), dtype=np.uint8).repeat(COUNT, axis=0)
+        for t, image in enumerate(pictures):
+            image[8 + t : 28 + t, 8 + t : 32 + t] = (20, 20, 240)
+        write_video(root / "clip.mp4", pictures, rate=FPS, pix_fmt="yuv444p", encoder={"crf": "10"})
         mask = np.zeros((64, 96), np.uint8)
         mask[8:28, 8:32] = 255
         Image.fromarray(mask).save(root / "mask.png")

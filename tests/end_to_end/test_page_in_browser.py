@@ -10,14 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.fakes.media import serving
 from vosrt.types import U8Array
 
 pytest.importorskip("starlette")
@@ -336,27 +335,18 @@ def test_a_pixel_is_asked_why(browser: Any, address: str) -> None:
 def camera() -> Iterator[str]:
     """The address of a camera that films the scene, forward and back."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-            self.end_headers()
-            with suppress(ConnectionError):
-                for count in range(100_000):
-                    data = cv2.imencode(".jpg", scene(abs(count % 20 - 10))[0])[1].tobytes()
-                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
-                    self.wfile.write(head.encode() + data + b"\r\n")
-                    time.sleep(0.1)
+    def film(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        handler.end_headers()
+        for count in range(100_000):
+            data = cv2.imencode(".jpg", scene(abs(count % 20 - 10))[0])[1].tobytes()
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+            handler.wfile.write(head.encode() + data + b"\r\n")
+            time.sleep(0.1)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/camera"
-    server.shutdown()
-    server.server_close()
+    with serving(film) as host:
+        yield f"http://{host}/camera"
 
 
 @pytest.mark.parametrize("width", [390, 1280])

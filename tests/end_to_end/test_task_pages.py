@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import av
 import pytest
 from PIL import Image
 
+from tests.fakes.media import write_video
 from vosrt.types import U8Array
 
 DOCS = Path(__file__).parents[2] / "runtime" / "docs"
@@ -25,12 +25,7 @@ def folder(tmp_path: Path, tiny_clip: tuple[U8Array, U8Array]) -> Path:
     frames, masks = tiny_clip
     (tmp_path / "footage").mkdir()
     for path in (tmp_path / "clip.mp4", tmp_path / "footage" / "a.mp4"):
-        with av.open(str(path), "w", options={"movflags": "frag_keyframe+empty_moov"}) as container:
-            stream = container.add_stream("libx264", rate=10)
-            stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-            for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="bgr24")))
-            container.mux(stream.encode(None))
+        write_video(path, frames, options={"movflags": "frag_keyframe+empty_moov"})
     for name, mask in (("first.png", masks[0]), ("late.png", masks[3]), ("footage/a.png", masks[0])):
         Image.fromarray(mask).save(tmp_path / name)
     return tmp_path

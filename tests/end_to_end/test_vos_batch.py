@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fakes.media import write_video
 from vosrt.cli.batch import split_cores
 from vosrt.cli.clips import list_clips
 from vosrt.cli.run import main
@@ -30,15 +30,11 @@ WIDTH, HEIGHT = 96, 64
 
 def write_clip(path: Path, count: int) -> None:
     """A square in motion; its first mask lies beside the clip."""
-    noise = np.random.default_rng(count).integers(90, 130, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10, options={"crf": "10"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv444p"
-        for t in range(count):
-            image = noise.copy()
-            image[8 : 8 + 24, 8 + t % 40 : 32 + t % 40] = (20, 20, 240)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
-        container.mux(stream.encode(None))
+    noise = np.random.default_rng(count).integers(90, 130, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    pictures = noise.repeat(count, axis=0)
+    for t, image in enumerate(pictures):
+        image[8 : 8 + 24, 8 + t % 40 : 32 + t % 40] = (20, 20, 240)
+    write_video(path, pictures, pix_fmt="yuv444p", encoder={"crf": "10"})
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[8:32, 8:32] = 255
     Image.fromarray(mask).save(path.with_suffix(".png"))

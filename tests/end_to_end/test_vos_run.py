@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fakes.media import write_video
 from vosrt.cli.run import main
 from vosrt.types import U8Array
 from vosrt.video.polygons import read_polygons
@@ -43,13 +44,8 @@ def scene(t: int) -> tuple[U8Array, U8Array]:
 
 
 def write_clip(path: Path, count: int = COUNT, options: dict[str, str] | None = None) -> Path:
-    with av.open(str(path), "w", options=options or {}) as container:
-        stream = container.add_stream("libx264", rate=10, options={"crf": "10"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv444p"
-        for t in range(count):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(scene(t)[0], format="bgr24")))
-        container.mux(stream.encode(None))
-    return path
+    pictures = (scene(t)[0] for t in range(count))
+    return write_video(path, pictures, pix_fmt="yuv444p", encoder={"crf": "10"}, options=options)
 
 
 def save_mask(path: Path, mask: U8Array) -> Path:
@@ -745,14 +741,14 @@ def test_help_needs_no_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_a_source_had_to_mend_is_in_the_summary_and_the_results_keep_their_numbers(project: Project) -> None:
     wide = project.root / "wide.mp4"
-    options = {"movflags": "+faststart"}
-    with av.open(str(wide), "w", options=options) as container:
-        stream = container.add_stream("libx264", rate=10, options={"crf": "10", "bf": "0", "g": "3"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv444p"
-        stream.codec_context.sample_aspect_ratio = Fraction(2)
-        for t in range(COUNT):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(scene(t)[0], format="bgr24")))
-        container.mux(stream.encode(None))
+    write_video(
+        wide,
+        (scene(t)[0] for t in range(COUNT)),
+        pix_fmt="yuv444p",
+        encoder={"crf": "10", "bf": "0", "g": "3"},
+        options={"movflags": "+faststart"},
+        prepare=lambda stream: setattr(stream.codec_context, "sample_aspect_ratio", Fraction(2)),
+    )
     data = bytearray(wide.read_bytes())
     with av.open(str(wide)) as container:
         packet = next(packet for place, packet in enumerate(container.demux(video=0)) if place == 4)

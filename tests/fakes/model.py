@@ -7,19 +7,20 @@ from vosrt.engines.fake import FakeEngine
 from vosrt.model import Model
 
 
-def fake_model(*, size: int | None = None, enlarge_percent: int = 100, threads: int = 0) -> Model:
+def fake_model(*, size: int | None = None, enlarge_percent: int = 100, max_side: int = 256, threads: int = 0) -> Model:
     """Return a model whose embeddings are mean colours.
 
     Args:
         size: short side that the manifest recommends, in pixels.
         enlarge_percent: to which it lets smaller frames be enlarged.
+        max_side: of a working frame, in pixels.
         threads: as for `Model`.
     """
     manifest = Manifest(
         name="fake",
         trained=False,
         summary="mean colours",
-        encoder=EncoderSpec(channels=32, feature="res4", min_side=16, max_side=256),
+        encoder=EncoderSpec(channels=32, feature="res4", min_side=16, max_side=max_side),
         graphs={"encoder": GraphFile(file="encoder.onnx", sha256="0" * 64, bytes=1, precision="fp32")},
         size=size,
         enlarge_percent=enlarge_percent,

@@ -24,6 +24,7 @@ import pytest
 from PIL import Image
 
 import vosrt.model
+from tests.fakes.bundles import write_bundle
 from vosrt.bundle import (
     EncoderSpec,
     Feature,
@@ -101,24 +102,7 @@ def edit(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
 @pytest.fixture
 def sound(tmp_path: Path) -> Path:
     """A bundle without harm."""
-    root = tmp_path / "bundle"
-    root.mkdir()
-    encoder = {"channels": 4, "feature": "res3", "stride": 8, "min_side": 16, "max_side": 4096}
-    document = {
-        "schema": 1,
-        "family": "correspondence",
-        "name": "test",
-        "trained": False,
-        "summary": "A test.",
-        "encoder": encoder | {"input_name": "frames", "output_name": "embedding"},
-        "inference": {"size": None},
-        "graphs": {"encoder": {"file": "encoder.onnx", "sha256": "", "bytes": 1, "precision": "fp32"}},
-        "verification": {},
-        "provenance": {},
-    }
-    (root / "manifest.json").write_text(json.dumps(document))
-    write_graph(root, plain_model().SerializeToString())
-    return root
+    return write_bundle(tmp_path / "bundle", plain_model().SerializeToString())
 
 
 def graph(change: Callable[[Any], object]) -> Harm:

@@ -6,8 +6,6 @@ Each starts from a small encoder: a convolution of 8 x 8 pixels and unit length.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +16,7 @@ import pytest
 from PIL import Image
 
 import vosrt.model
+from tests.fakes.bundles import write_bundle
 from vosrt.bundle import load_bundle
 from vosrt.cli.run import main as vos_run
 from vosrt.errors import BundleError, MissingExtraError
@@ -363,31 +362,7 @@ BundleOf = Callable[..., Path]
 @pytest.fixture
 def bundle_of(tmp_path: Path) -> BundleOf:
     """Writes a model as the encoder of a bundle, with the right size and hash."""
-
-    def write(model: Any, name: str = "bundle") -> Path:
-        root = tmp_path / name
-        root.mkdir()
-        data = model.SerializeToString()
-        (root / "encoder.onnx").write_bytes(data)
-        entry = {"file": "encoder.onnx", "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        names = {"input_name": "frames", "output_name": "embedding"}
-        encoder = {"channels": CHANNELS, "feature": "res3", "stride": 8, "min_side": 16, "max_side": 4096}
-        document = {
-            "schema": 1,
-            "family": "correspondence",
-            "name": "test",
-            "trained": False,
-            "summary": "A test.",
-            "encoder": encoder | names,
-            "inference": {"size": None},
-            "graphs": {"encoder": entry | {"precision": "fp32"}},
-            "verification": {},
-            "provenance": {},
-        }
-        (root / "manifest.json").write_text(json.dumps(document))
-        return root
-
-    return write
+    return lambda model: write_bundle(tmp_path / "bundle", model.SerializeToString(), channels=CHANNELS)
 
 
 @pytest.mark.parametrize("way", HOSTILE)

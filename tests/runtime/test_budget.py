@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.fakes.model import fake_model
 from vosrt import MaskError, Model, OptionError
 from vosrt.budget import Budget, BudgetedStream, Setting, ladder
-from vosrt.bundle import EncoderSpec, GraphFile, Manifest
-from vosrt.engines.fake import FakeEngine
 from vosrt.stream import Stream
 from vosrt.types import U8Array
 
@@ -81,15 +80,7 @@ def test_a_budget_is_above_zero(budget_ms: float) -> None:
 
 @pytest.fixture
 def model() -> Model:
-    """The fake engine under a manifest that no file stands behind."""
-    manifest = Manifest(
-        name="fake",
-        trained=False,
-        summary="mean colours",
-        encoder=EncoderSpec(channels=32, feature="res4", min_side=16, max_side=512),
-        graphs={"encoder": GraphFile(file="encoder.onnx", sha256="0" * 64, bytes=1, precision="fp32")},
-    )
-    return Model(manifest, {"encoder": FakeEngine(manifest.encoder)}, threads=1)
+    return fake_model(max_side=512, threads=1)
 
 
 class Clock:

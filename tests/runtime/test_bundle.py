@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import json
 import os
@@ -15,15 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vosrt.bundle import (
-    SCHEMA,
-    EncoderSpec,
-    GraphFile,
-    Manifest,
-    file_sha256,
-    load_bundle,
-    write_manifest,
-)
+from tests.fakes.bundles import cast_encoder, write_bundle
+from vosrt.bundle import SCHEMA, EncoderSpec, load_bundle
 from vosrt.errors import BundleError
 from vosrt.types import PropagationOptions
 
@@ -32,36 +24,13 @@ Edit = Callable[[dict[str, Any]], object]
 
 @functools.cache
 def plain_graph() -> bytes:
-    """The least that is an encoder: bytes of a frame in, four channels out. What it computes is irrelevant."""
-    onnx = pytest.importorskip("onnx")
-    frames = onnx.helper.make_tensor_value_info("frames", onnx.TensorProto.UINT8, ["n", "height", "width", 3])
-    embedding = onnx.helper.make_tensor_value_info("embedding", onnx.TensorProto.FLOAT, ["n", "h", "w", 4])
-    cast = onnx.helper.make_node("Cast", ["frames"], ["embedding"], to=onnx.TensorProto.FLOAT)
-    graph = onnx.helper.make_graph([cast], "encoder", [frames], [embedding])
-    data: bytes = onnx.helper.make_model(graph, producer_name="test").SerializeToString()
-    return data
+    return cast_encoder(4)
 
 
 def make_bundle(root: Path, **changes: Any) -> Path:
     """Write a small valid bundle."""
-    root.mkdir()
-    graph = root / "encoder.onnx"
-    graph.write_bytes(plain_graph())
-    manifest = Manifest(
-        name="test",
-        trained=False,
-        summary="A test.",
-        encoder=EncoderSpec(channels=4, feature="res3"),
-        graphs={
-            "encoder": GraphFile(
-                file="encoder.onnx", sha256=file_sha256(graph), bytes=graph.stat().st_size, precision="fp16"
-            )
-        },
-        verification={"max_abs": 1e-6},
-        provenance={"licence": "Apache-2.0"},
-    )
-    write_manifest(dataclasses.replace(manifest, **changes), root / "manifest.json")
-    return root
+    further: dict[str, Any] = {"verification": {"max_abs": 1e-6}, "provenance": {"licence": "Apache-2.0"}}
+    return write_bundle(root, plain_graph(), **further | changes)
 
 
 @pytest.fixture

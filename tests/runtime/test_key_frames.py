@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from tests.fakes.media import write_video
 from vosrt.types import U8Array
 from vosrt.video import rewound
 from vosrt.video.base import Frame, FrameSource, SourceOptions
@@ -36,19 +37,14 @@ def video(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     codec, options = KINDS[request.param]
     path = tmp_path / str(request.param)
     noise = np.random.default_rng(5).integers(0, 200, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    with av.open(str(path), "w") as container:
-        try:
-            stream: Any = container.add_stream(codec, rate=25, options=options)
-        except (av.codec.codec.UnknownCodecError, ValueError):
-            pytest.skip(f"FFmpeg is built without {codec}")
-        stream.width, stream.height = WIDTH, HEIGHT
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        for t in range(COUNT):
-            picture = np.roll(noise, t, axis=1)
-            picture[10:30, t : t + 20] = (20, 20, 240)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
-        container.mux(stream.encode())
-    return path
+    pictures = [np.roll(noise, t, axis=1) for t in range(COUNT)]
+    for t, picture in enumerate(pictures):
+        picture[10:30, t : t + 20] = (20, 20, 240)
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    try:
+        return write_video(path, pictures, codec=codec, rate=25, pix_fmt=pix_fmt, encoder=options)
+    except (av.codec.codec.UnknownCodecError, ValueError):
+        pytest.skip(f"FFmpeg is built without {codec}")
 
 
 @pytest.fixture

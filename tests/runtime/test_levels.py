@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import io
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from tests.fakes.media import write_video
 from vosrt.errors import BrokenVideoError, MissingExtraError, OptionError, SourceError
 from vosrt.video.base import Frame, SourceOptions
 from vosrt.video.levels import Levels
@@ -36,18 +35,6 @@ def read(path: Path, levels: str = "auto", **options: Any) -> tuple[list[Frame],
         return list(source), list(source.warnings)
     finally:
         source.close()
-
-
-def write_video(path: Path, pix_fmt: str, pictures: list[NDArray[Any]]) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=25)
-        assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix_fmt
-        stream.codec_context.time_base = Fraction(1, 25)
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format=pix_fmt)))
-        container.mux(stream.encode(None))
-    return path
 
 
 def write_images(folder: Path, suffix: str, pictures: list[NDArray[Any]]) -> Path:
@@ -75,7 +62,8 @@ def check_stretched(frames: list[Frame], count: int) -> None:
 @pytest.mark.parametrize(("pix_fmt", "high"), [("gray16le", 7400), ("gray12le", 900), ("gray10le", 500)])
 def test_grey_videos_of_more_than_8_bits_are_stretched(tmp_path: Path, pix_fmt: str, high: int) -> None:
     pictures = [thermal(t, high - 400, high) for t in range(6)]
-    frames, warnings = read(write_video(tmp_path / "thermal.mkv", pix_fmt, pictures))
+    path = tmp_path / "thermal.mkv"
+    frames, warnings = read(write_video(path, pictures, codec="ffv1", rate=25, pix_fmt=pix_fmt, colours=pix_fmt))
     check_stretched(frames, 6)
     assert len(warnings) == 1
     assert f" to {high} are shown as black to white; --levels full or LO,HI changes that" in warnings[0]

@@ -8,17 +8,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 
+from tests.fakes.media import serving, write_video
 from vosrt.errors import BrokenVideoError, OptionError, SourceError
 from vosrt.types import U8Array
 from vosrt.video import container
@@ -35,38 +35,16 @@ _SPEC.loader.exec_module(rtsp)
 
 def clip(count: int = 20, format: str = "mpegts") -> bytes:
     options = {"movflags": "+faststart"} if format == "mp4" else {}
+    noise = (np.random.default_rng(t).integers(0, 255, (64, 96, 3), dtype=np.uint8) for t in range(count))
     with TemporaryDirectory() as folder:
-        _write(f"{folder}/clip", count, format, options)
-        return Path(folder, "clip").read_bytes()
-
-
-def _write(path: str, count: int, format: str, options: dict[str, str]) -> None:
-    with av.open(path, "w", format=format, options=options) as out:
-        stream = out.add_stream("libx264", rate=25, options={"g": "5", "tune": "zerolatency"})
-        assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        for t in range(count):
-            noise = np.random.default_rng(t).integers(0, 255, (64, 96, 3), dtype=np.uint8)
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="bgr24")))
-        out.mux(stream.encode(None))
+        path, encoder = Path(folder, "clip"), {"g": "5", "tune": "zerolatency"}
+        return write_video(path, noise, rate=25, encoder=encoder, options=options, container=format).read_bytes()
 
 
 @contextmanager
 def serve(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            with suppress(ConnectionError):
-                answer(self)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/clip"
-        finally:
-            server.shutdown()
+    with serving(answer) as host:
+        yield f"http://{host}/clip"
 
 
 def sends(data: bytes, *, length: int | None) -> Callable[[BaseHTTPRequestHandler], None]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fakes import media
 from vosrt.arrays import DeviceTensor
 from vosrt.cli.run import main
 from vosrt.cuda.runtime import download, open_queue
@@ -155,18 +156,15 @@ def video(tmp_path: Path) -> Path:
 
 
 def write_video(path: Path, codec: str = "libx264", rotation: int = 0) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=10)
-        assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 4_000_000
+    size = (HEIGHT // 16, WIDTH // 16, 3)
+    blocks = (np.random.default_rng(t).integers(0, 256, size, dtype=np.uint8) for t in range(COUNT))
+
+    def prepare(stream: av.VideoStream) -> None:
+        stream.bit_rate = 4_000_000
         if rotation:
             stream.set_display_rotation(rotation)
-        for t in range(COUNT):
-            blocks = np.random.default_rng(t).integers(0, 256, (HEIGHT // 16, WIDTH // 16, 3), dtype=np.uint8)
-            image = blocks.repeat(16, axis=0).repeat(16, axis=1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
-        container.mux(stream.encode(None))
-    return path
+
+    return media.write_video(path, (each.repeat(16, 0).repeat(16, 1) for each in blocks), codec=codec, prepare=prepare)
 
 
 def inside(image: U8Array) -> U8Array:

@@ -9,8 +9,8 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.fakes.media import serving
 from vosrt.errors import InputError
 from vosrt.model import Model
 from vosrt.page.export import KINDS
@@ -509,20 +510,8 @@ class Camera:
     def __init__(self) -> None:
         self.sizes, self.drop, self.stall = [(WIDTH, HEIGHT)], threading.Event(), threading.Event()
         self.connections = self.count = 0
-        camera = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                with suppress(ConnectionError):
-                    camera.send(self)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.address = f"http://someone:secret@127.0.0.1:{self._server.server_port}/camera"
+        self._server = ExitStack()
+        self.address = f"http://someone:secret@{self._server.enter_context(serving(self.send))}/camera"
 
     def send(self, handler: BaseHTTPRequestHandler) -> None:
         width, height = self.sizes[min(self.connections, len(self.sizes) - 1)]
@@ -541,8 +530,7 @@ class Camera:
 
     def close(self) -> None:
         self.drop.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.close()
 
 
 @contextmanager

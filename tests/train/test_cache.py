@@ -10,11 +10,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
 
+from tests.fakes import media
 from vosrt.errors import InputError, OptionError, OutputError, SourceError, WorkError
 from vosrt.types import U8Array
 from vosrt.video.finding import Source, find_sources
@@ -33,15 +33,7 @@ def noise(count: int, height: int, width: int, seed: int = 0) -> U8Array:
 
 def write_video(path: Path, frames: U8Array, fps: int = 10) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "1"})
-        assert isinstance(stream, av.VideoStream)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode(None))
-    return path
+    return media.write_video(path, frames, rate=fps, colours="rgb24", encoder={"crf": "1"})
 
 
 def write_folder(path: Path, frames: U8Array) -> Path:

@@ -149,7 +149,7 @@ def load_state(path: Path) -> State:
         document = torch.load(_content(path), map_location="cpu", weights_only=True)
         version = document.pop("format")
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, pickle.UnpicklingError) as error:
-        raise StateError(f"{path} is not a whole state ({type(error).__name__}); start again with another -o") from error
+        raise StateError(f"{path} is not a whole state ({type(error).__name__}); name another -o") from error
     if version != FORMAT:
         raise StateError(f"{path} has format {version}, this vosrt reads {FORMAT}; resume with the one that made it")
     try:
