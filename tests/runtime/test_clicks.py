@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from vosrt import Embedding, MaskError, Model, OptionError
+from vosrt.cli.demo import CLIP, POLYGON
 from vosrt.prompt.points import BoolArray, Point
 from vosrt.types import U8Array, WorkingSize
 from vosrt.video.base import Frame, SourceInfo
@@ -53,10 +55,57 @@ def test_further_clicks_add_and_remove(model: Model) -> None:
     assert iou(model.segment(image, [(90, 100), (80, 90), (220, 100, False)], mask=both), left) > 0.9
 
 
+@pytest.mark.parametrize("point", [(90, 150, True), (90, 52, True), (48, 100, False), (90, 140, False)])
+def test_a_click_beside_the_outline_changes_little(model: Model, point: tuple[float, float, bool]) -> None:
+    """Some pixels from what was found, nothing large can be wrong: the rest of the picture stays as it was."""
+    image, left, _ = scene()
+    found = model.segment(image, [(90, 100), point])
+    assert found[int(point[1]), int(point[0])] == point[2]
+    assert iou(found, left) > 0.95
+
+
+def test_further_clicks_keep_what_others_found() -> None:
+    """The demo clip with the packaged network: a click in the middle of an error loses at most a few points."""
+    model = Model.load("default", threads=1)
+    image = cv2.VideoCapture(str(CLIP)).read()[1]
+    for balloon in json.loads(POLYGON.read_text())["objects"]:
+        truth = np.zeros(image.shape[:2], np.uint8)
+        for polygon in balloon["polygons"]:
+            cv2.fillPoly(truth, [np.array(polygon).round().astype(np.int32)], 1)
+        points: list[Point] = []
+        found, scores = truth == 2, []
+        for _ in range(5):
+            points.append(middle_of_the_largest_error(found, truth > 0))
+            found = model.segment(np.asarray(image, np.uint8), points)
+            scores.append(iou(found, truth > 0))
+        assert min(np.diff(scores)) > -0.05, scores
+        assert scores[-1] > 0.9
+
+
+def middle_of_the_largest_error(found: BoolArray, truth: BoolArray) -> Point:
+    """The point that is farthest from the border of an error: what a user clicks next."""
+    parts = [(truth & ~found, True), (found & ~truth, False)]
+    inner = [cv2.distanceTransform(np.pad(part.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1] for part, _ in parts]
+    deepest = max((0, 1), key=lambda each: inner[each].max())
+    y, x = np.unravel_index(int(inner[deepest].argmax()), truth.shape)
+    return Point(float(x), float(y), parts[deepest][1])
+
+
 def test_a_mask_is_corrected(model: Model) -> None:
     image, left, right = scene()
     assert iou(model.segment(image, [(220, 100, False)], mask=left | right), left) > 0.85
     assert iou(model.segment(image, [(220, 100)], mask=left), left | right) > 0.85
+
+
+def test_a_mask_that_is_corrected_stays_where_nobody_clicked(model: Model) -> None:
+    """A mask of half an object is not completed, and one click elsewhere leaves that half as it is."""
+    image, left, right = scene()
+    half = left.copy()
+    half[:, :90] = False
+    assert iou(model.segment(image, mask=half), half) > 0.9
+    both = model.segment(image, [(220, 100)], mask=half)
+    assert iou(both[:, :150], half[:, :150]) > 0.85
+    assert iou(both[:, 150:], right[:, 150:]) > 0.85
 
 
 def test_a_box_holds_the_object_in_it(model: Model) -> None:

@@ -605,7 +605,7 @@ typedef struct vosrt_prompt_options {
     float later_balance;      /* the same for later clicks */
     float grow;               /* a later positive click adds at most this multiple of the mask */
     float shrink;             /* a negative click removes at most this share of the mask */
-    float decay;              /* factor of the two for each further click */
+    float reach;              /* a later click changes at most this multiple of its squared distance to what it may not change */
     float ridge;              /* of the classifier, relative to the mean variance */
     float gain;               /* of its logistic function */
     float click_share;        /* weight of the clicked cells among all that it learns from */

@@ -284,10 +284,10 @@ vosrt_prompt_options default_prompt_options() {
     out.dimensions = 48;
     out.feature_edges = 3.0f, out.colour_edges = 0.7f, out.floor = 1e-3f;
     out.leak = 3e-5f, out.border = 0.5f, out.agreement = 3e-3f, out.balance = 0.5f, out.later_balance = 0.5f;
-    out.grow = 1.5f, out.shrink = 0.5f, out.decay = 0.7f;
+    out.grow = 1.5f, out.shrink = 0.5f, out.reach = 8.0f;
     out.ridge = 3.3e-3f, out.gain = 6.0f, out.click_share = 0.29f, out.place = 1.5f, out.keep = 0.17f, out.prior = 0.047f;
     out.fine_feature_edges = 1.2f, out.fine_colour_edges = 0.5f, out.fine_floor = 5e-3f;
-    out.crumbs = 0.05f, out.holes = 0.042f;
+    out.crumbs = 0.3f, out.holes = 0.042f;
     return out;
 }
 
@@ -482,9 +482,9 @@ void Prompt::segment(Clicks clicks, const std::optional<Box> &box, const Picture
     if (states_.empty() || box != box_ || given != mask_) {
         states_.clear();
         clicks_.clear();
-        states_.push_back(begin(box, given));
         box_ = box;
         mask_ = std::move(given);
+        states_.push_back(begin());
     }
     size_t same = 0;
     while (same < clicks.size() && same < clicks_.size() && clicks[same] == clicks_[same]) ++same;
@@ -498,20 +498,20 @@ void Prompt::segment(Clicks clicks, const std::optional<Box> &box, const Picture
 }
 
 // The mask before the first click.
-Prompt::State Prompt::begin(const std::optional<Box> &box, const Bits &mask) const {
+Prompt::State Prompt::begin() const {
     const size_t n = fine_.cells();
     State state{Plane(n, 0.0f), Plane(n, 0.0f), {}};
-    if (!mask.empty()) {  // cells beyond the frame repeat its border
+    if (!mask_.empty()) {  // cells beyond the frame repeat its border
         const int32_t w = std::clamp(static_cast<int32_t>(std::nearbyint(fine_.width / scale_x_)), 1, fine_.width);
         const int32_t h = std::clamp(static_cast<int32_t>(std::nearbyint(fine_.height / scale_y_)), 1, fine_.height);
-        const Plane seen = covered(mask, height_, width_, h, w);
+        const Plane seen = covered(mask_, height_, width_, h, w);
         for (int32_t y = 0; y < fine_.height; ++y)
             for (int32_t x = 0; x < fine_.width; ++x)
                 state.soft[static_cast<size_t>(y) * fine_.width + x] = seen[static_cast<size_t>(std::min(y, h - 1)) * w + std::min(x, w - 1)];
     }
-    if (!box) return mask.empty() ? state : refit(state, {});
-    state.allowed = inside(*box);
-    if (mask.empty()) state.soft = stands_out(state.allowed);
+    if (!box_) return mask_.empty() ? state : refit(state, {});
+    state.allowed = inside(*box_);
+    if (mask_.empty()) state.soft = stands_out(state.allowed);
     for (size_t i = 0; i < n; ++i)
         if (state.allowed[i] == 0) state.soft[i] = 0.0f;
     for (int32_t round = 0; round < kBoxRounds; ++round) state = refit(state, {});
@@ -635,8 +635,8 @@ Prompt::State Prompt::click(const State &state, Clicks clicks) const {
     Plane stops(n, 0.0f);
     float limit = kLargest * static_cast<float>(n), balance = options_.balance;
     if (const int32_t area = count_of(before); area > 0) {
-        const float fading = std::pow(options_.decay, static_cast<float>(clicks.size() - 1));
-        limit = (newest.positive ? options_.grow : options_.shrink) * fading * static_cast<float>(area);
+        // A cell more, as a click is known to half a cell.
+        limit = std::min((newest.positive ? options_.grow : options_.shrink) * static_cast<float>(area), options_.reach * (1.0f + depth(state.soft, newest)));
         // A part by itself, which nobody clicked as the object, may go as a whole.
         if (!newest.positive) limit = std::max(limit, loose_part(before, spot, clicks));
         const Plane agrees = halved(state.score);
@@ -651,6 +651,19 @@ Prompt::State Prompt::click(const State &state, Clicks clicks) const {
             if (chosen[static_cast<size_t>(y / kFine) * cells_.width + x / kFine] != 0)
                 next.soft[static_cast<size_t>(y) * fine_.width + x] = newest.positive ? 1.0f : 0.0f;
     return refit(next, clicks);
+}
+
+// Squared distance of a click to what it may not change, in cells: of a positive click to the mask, of a negative one to what is not in it.
+float Prompt::depth(const Plane &soft, const Click &click) const {
+    const auto [row, column] = at(click);
+    auto nearest = static_cast<int64_t>(fine_.cells()) * fine_.cells();
+    for (int32_t y = 0; y < fine_.height; ++y)
+        for (int32_t x = 0; x < fine_.width; ++x)
+            if ((soft[static_cast<size_t>(y) * fine_.width + x] > 0.5f) == click.positive) {
+                const int64_t down = y - row, right = x - column;
+                nearest = std::min(nearest, down * down + right * right);
+            }
+    return static_cast<float>(nearest) / (kFine * kFine);
 }
 
 // The cells around a click that hang together best: walkers go in `domain`, stop at `against` and with the weights `stops`; at most `limit` cells,
@@ -739,10 +752,11 @@ Prompt::State Prompt::refit(const State &state, Clicks clicks) const {
     }
     State out{{}, classify(soft, clicks), state.allowed};
     Plane pulls(soft.size());
+    const float keep = mask_.empty() ? options_.keep : 1.0f;  // of a mask that was given, only what is clicked is in doubt
     for (size_t i = 0; i < soft.size(); ++i) {
         if (!state.allowed.empty() && state.allowed[i] == 0) weight[i] = kHard, value[i] = 0.0f;
         const float likely = 1.0f / (1.0f + std::exp(-options_.gain * out.score[i]));
-        const float wanted = options_.keep * soft[i] + (1.0f - options_.keep) * likely;
+        const float wanted = keep * soft[i] + (1.0f - keep) * likely;
         pulls[i] = options_.prior * wanted + weight[i] * value[i];
         weight[i] += options_.prior;
     }

@@ -2,7 +2,8 @@
 //
 // Cells of the encoder's grid are nodes of a graph whose edges are strong where neighbours look alike, to the network and in colour. Each
 // click selects a region of that graph: a random walk starts at the click, and of its level sets the one that is cut off best is taken (the
-// sweep of Andersen, Chung and Lang 2006, "Local graph partitioning using PageRank vectors"). A linear classifier then learns what the mask
+// sweep of Andersen, Chung and Lang 2006, "Local graph partitioning using PageRank vectors"). People click in the middle of what is wrong: what
+// a later click changes is thus no wider than twice its distance to what it may not change, and its area is bounded by that. A linear classifier then learns what the mask
 // looks like, and a random walk with priors (Grady 2005, "Multilabel random walker image segmentation using prior models") on a grid of half
 // the cell size decides between the classifier, the mask and the clicks. At last a guided filter (He et al. 2013, section 3.3) has the
 // outline follow the edges of the picture. The constants were chosen on DAVIS sequences: benchmarks/accuracy/clicks.py.
@@ -70,12 +71,13 @@ class Prompt {
     };
     using Clicks = std::span<const Click>;
 
-    State begin(const std::optional<Box> &box, const Bits &mask) const;
+    State begin() const;
     State click(const State &state, Clicks clicks) const;
     State refit(const State &state, Clicks clicks) const;
     Plane classify(const Plane &soft, Clicks clicks) const;
     Plane stands_out(const Bits &allowed) const;
     Bits inside(const Box &box) const;
+    float depth(const Plane &soft, const Click &click) const;
     Bits region(const Bits &spot, const Bits &domain, const Bits &against, const Plane &stops, float limit, float balance) const;
     float loose_part(const Bits &mask, const Bits &spot, Clicks clicks) const;
     Plane halved(const Plane &fine) const;
@@ -91,7 +93,7 @@ class Prompt {
     // Of the working frame at half its size: colours 0 to 1, their means and the inverse of their covariance in each window.
     int32_t guide_height_, guide_width_;
     Plane colour_, mean_, inverse_;  // 3, 3 and 6 a pixel
-    // The newest clicks with the state after each, so that the next click is one step.
+    // What is corrected, and the newest clicks with the state after each, so that the next click is one step.
     std::optional<Box> box_;
     Bits mask_;
     std::vector<Click> clicks_;

@@ -146,6 +146,10 @@ void clicks_become_a_mask() {
     const vosrt_image frame = vosrt::bgr(bgr.data(), kTall, kWide);
     auto prompt = vosrt::Prompt::encode(make_model(), frame).value();  // outlives its model's handle
     CHECK(iou(prompt.segment({{80, 64}}).value()) > 0.9);
+    for (const vosrt::Prompt::Point beside : {vosrt::Prompt::Point{122, 64}, {80, 99}, {116, 64, false}}) {  // corrects little, keeps the rest
+        const auto mask = prompt.segment({{80, 64}, beside}).value();
+        CHECK(iou(mask) > 0.9 && mask[static_cast<int>(beside.y) * kWide + static_cast<int>(beside.x)] == beside.positive);
+    }
     const vosrt::Prompt::Box box{36, 28, 88, 72};
     CHECK(iou(prompt.segment({}, &box).value()) > 0.9);
     const vosrt_image marks = vosrt::mask(truth.data(), kTall, kWide);

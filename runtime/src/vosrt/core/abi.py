@@ -77,7 +77,7 @@ STRUCTS: dict[str, list[tuple[str, Any]]] = {
         c_double)],
     "vosrt_prompt_options": [("struct_size", c_uint32), ("dimensions", c_int32), ("feature_edges", c_float),
         ("colour_edges", c_float), ("floor", c_float), ("leak", c_float), ("border", c_float), ("agreement", c_float),
-        ("balance", c_float), ("later_balance", c_float), ("grow", c_float), ("shrink", c_float), ("decay", c_float),
+        ("balance", c_float), ("later_balance", c_float), ("grow", c_float), ("shrink", c_float), ("reach", c_float),
         ("ridge", c_float), ("gain", c_float), ("click_share", c_float), ("place", c_float), ("keep", c_float),
         ("prior", c_float), ("fine_feature_edges", c_float), ("fine_colour_edges", c_float), ("fine_floor", c_float),
         ("crumbs", c_float), ("holes", c_float)],
