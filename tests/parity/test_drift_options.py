@@ -203,12 +203,14 @@ def ball(count: int, worn: float = 1.0) -> tuple[list[F32Array], U8Array, F32Arr
     return frames, mask, np.stack([1 - worn_away, worn_away], axis=-1)
 
 
-@pytest.mark.parametrize(("worn", "expected"), [(0.3, 0.6), (1.0, 0.0)])
+@pytest.mark.parametrize(("worn", "left", "expected"), [(0.3, 1, 0.6), (1.0, 1, 0), (0.3, 0.2, 0)])
 def test_an_object_that_erodes_is_given_more(
-    alter: Callable[[PropagationOptions], Memory], worn: float, expected: float
+    alter: Callable[[PropagationOptions], Memory], worn: float, left: float, expected: float
 ) -> None:
-    """The masks of frame 4 are worn at the border: what is remembered of them is p e^0.6 / Σ; whole masks stay."""
+    """Masks are worn at the border: p e^0.6 / Σ is remembered. Whole ones stay, as do those of what has left."""
     frames, mask, soft = ball(5, worn)
+    soft[..., 1] *= left
+    soft[..., 0] = 1 - soft[..., 1]
     memory = alter(PropagationOptions(context=1, radius=0.5, top_k=1, pad_context=False, calibration=4))
     for t, frame in enumerate(frames):
         memory.push(frame)
@@ -223,8 +225,8 @@ def test_an_object_that_erodes_is_given_more(
     np.testing.assert_allclose(memory.soft_masks()[from_newest], remembered[from_newest], atol=1e-3)
 
 
-def test_an_object_that_spreads_is_given_less(alter: Callable[[PropagationOptions], Memory]) -> None:
-    """Undecided cells around it are background where it was annotated: its factor falls to e^-0.4, and no further."""
+def test_an_object_that_spreads_is_given_nothing_more(alter: Callable[[PropagationOptions], Memory]) -> None:
+    """Undecided cells around it are background where it was annotated: its factor stays at e^0.1."""
     frames, mask, soft = ball(5)
     soft[1:8, 2:10, 1] = np.maximum(soft[1:8, 2:10, 1], 0.6)
     soft[..., 0] = 1 - soft[..., 1]
@@ -236,7 +238,7 @@ def test_an_object_that_spreads_is_given_less(alter: Callable[[PropagationOption
             memory.annotate(mask)
     memory.set_soft_masks(soft)
     memory.push(frames[-1])
-    weight = soft * [1, np.exp(0.1 - 0.4)]
+    weight = soft * [1, np.exp(0.1)]
     from_newest = memory.top_k().frame[0, :, 0].reshape(H, W) == 4
     expected = (weight / weight.sum(axis=-1, keepdims=True))[from_newest]
     np.testing.assert_allclose(memory.soft_masks()[from_newest], expected, atol=1e-3)

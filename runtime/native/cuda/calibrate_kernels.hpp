@@ -71,31 +71,25 @@ VOSRT_KERNEL void look_back(Thread &t, const CalibrateParams &p) {
     }
 }
 
-// The objects' biases. A block per object; in shared memory, two sums per thread.
+// The objects' biases. A block per object; in shared memory, what each thread has seen.
 template <class Thread>
 VOSRT_KERNEL void set_biases(Thread &t, const CalibrateParams &p) {
     const int32_t channel = p.masks.channels[1 + t.job()], reference = p.owner[channel], cells = p.masks.grid.cells();
     if (p.age(reference) == 0 && t.thread() == 0) p.biases[channel] = p.object_bias;
     if (!p.due(reference)) return;
-    auto *sums = reinterpret_cast<double *>(t.shared());
+    auto *each = reinterpret_cast<calibration::Evidence *>(t.shared());
     const int32_t *went_to = p.went_to + static_cast<size_t>(reference) * cells;
     const float *truth = p.references[reference].soft + channel, *now = p.masks.values() + channel;
-    double inside = 0.0, total = 0.0;
+    calibration::Evidence evidence;
     for (int32_t cell = t.thread(); cell < cells; cell += t.threads()) {
-        if (went_to[cell] < 0) continue;
-        const double undecided = calibration::undecided(now[static_cast<size_t>(went_to[cell]) * p.masks.capacity]);
-        total += undecided;
-        inside += undecided * static_cast<double>(truth[static_cast<size_t>(cell) * p.masks.capacity]);
+        if (went_to[cell] >= 0)
+            evidence.add(truth[static_cast<size_t>(cell) * p.masks.capacity], now[static_cast<size_t>(went_to[cell]) * p.masks.capacity]);
     }
-    sums[2 * t.thread()] = inside;
-    sums[2 * t.thread() + 1] = total;
+    each[t.thread()] = evidence;
     t.sync();
     if (t.thread() != 0) return;
-    for (int32_t i = 1; i < t.threads(); ++i) {
-        inside += sums[2 * i];
-        total += sums[2 * i + 1];
-    }
-    p.biases[channel] = p.object_bias + calibration::correction(log(calibration::odds(inside, total)));
+    for (int32_t i = 1; i < t.threads(); ++i) evidence.add(each[i]);
+    p.biases[channel] = p.object_bias + calibration::correction(log(evidence.odds()));
 }
 
 }  // namespace vosrt::cuda

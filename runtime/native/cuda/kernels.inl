@@ -271,7 +271,7 @@ void launch_calibrate(Queue &queue, const CalibrateParams &params) {
     const int32_t blocks = ceil_divide(params.masks.grid.cells(), LookBackKernel::kThreads / 32);
     launch(queue, LookBackKernel{params}, blocks, params.count, 0);
     const int32_t objects = params.masks.count - 1;
-    if (objects > 0) launch(queue, BiasKernel{params}, 1, objects, BiasKernel::kThreads * 2 * sizeof(double));
+    if (objects > 0) launch(queue, BiasKernel{params}, 1, objects, BiasKernel::kThreads * sizeof(calibration::Evidence));
 }
 
 void launch_settle(Queue &queue, const SettleParams &params) {

@@ -190,14 +190,12 @@ void CpuMemory::calibrate(const ObjectTable::Reference &reference) {
     look_back(truth.keys.data());
     for (const uint8_t id : reference.ids) {
         const int32_t channel = objects().channel(id);
-        double inside = 0.0, total = 0.0;
+        rule::Evidence evidence;
         for (int32_t cell = 0; cell < cells(); ++cell) {
-            if (!looks_back_[cell] || went_to_[cell].cell < 0) continue;
-            const double undecided = rule::undecided(newest().soft[went_to_[cell].cell * capacity_ + channel]);
-            total += undecided;
-            inside += undecided * static_cast<double>(truth.soft[cell * capacity_ + channel]);
+            if (looks_back_[cell] && went_to_[cell].cell >= 0)
+                evidence.add(truth.soft[cell * capacity_ + channel], newest().soft[went_to_[cell].cell * capacity_ + channel]);
         }
-        biases_[channel] = options_.object_bias + rule::correction(std::log(rule::odds(inside, total)));
+        biases_[channel] = options_.object_bias + rule::correction(std::log(evidence.odds()));
     }
 }
 

@@ -112,7 +112,7 @@ class PropagationOptions:
             its working size as the guide (He et al. 2013, with their colour guide and ε = 1e-4), in windows of
             ``2 * guided + 1`` of its pixels to a side. Where masks are refined, they are shown as they are, as with 0.
         calibration: frames after which every object's ``object_bias`` is set again, by what its annotation shows of the
-            newest masks (`vosrt.core.reference.calibrate`), so that objects neither erode nor spread; 0 never does.
+            newest masks (`vosrt.core.reference.calibrate`), so that objects do not erode; 0 never does.
     """
 
     context: int = 20

@@ -223,7 +223,9 @@ def calibrate(truth: F32Array, key: F32Array, soft: F32Array, now: F32Array) -> 
     Every cell of an object as it was annotated, and every cell within three of one, looks for the most similar cell of
     the later frame. Where masks are undecided there, by p (1 - p), the annotation says which side is right: the
     logarithm of the odds that an undecided cell is the object's is added, one such cell being always counted
-    half and half. If masks have eroded, undecided cells are mostly the object's, and its factor grows.
+    half and half. If masks have eroded, undecided cells are mostly the object's, and its factor grows. Nothing is taken
+    away where they are mostly background's: a part that is lost is no longer undecided, so that this would not show
+    that masks have spread. Nothing is added for an object of which less than a quarter is found: it has left.
 
     Args:
         truth: f32 [h, w, M], the soft masks of M objects where they were annotated.
@@ -232,7 +234,7 @@ def calibrate(truth: F32Array, key: F32Array, soft: F32Array, now: F32Array) -> 
         now: f32 [h, w, K], its embedding.
 
     Returns:
-        f32 [M], from -0.4 to 0.6.
+        f32 [M], from 0 to 0.6.
     """
     height, width, _ = truth.shape
     looks = np.zeros((height, width), dtype=bool)
@@ -245,8 +247,9 @@ def calibrate(truth: F32Array, key: F32Array, soft: F32Array, now: F32Array) -> 
     undecided = there * (1 - there)
     total = undecided.sum(axis=0) + 1
     inside = (undecided * truth[looks][found]).sum(axis=0) + 0.5
-    added: F32Array = np.log(inside / (total - inside)).clip(-0.4, 0.6).astype(np.float32)
-    return added
+    added = np.log(inside / (total - inside)).clip(0, 0.6).astype(np.float32)
+    left = there.sum(axis=0) < 0.25 * truth[looks][found].sum(axis=0, dtype=np.float64)
+    return np.where(left, np.float32(0), added)
 
 
 class Neighbours(NamedTuple):
