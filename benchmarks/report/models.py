@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from benchmarks.report.tables import MISSING, Row, crossed, distinct, listing, part, table
@@ -229,9 +230,11 @@ def clicks_part(machine: str, rows: list[Row]) -> str:
     head = ["IoU, %", "1 click", "3 clicks", "5 clicks", "tight box", "box 20 px wider", "processor ms a click, p50"]
     each = ", ".join(f"{row['sequence']} {row['clicks'][-1]:.0f}" for row in measured)
     sets = f" The constants are the best of {held['sets']} sets." if held else ""
+    lost, where = max((a - b, row["sequence"]) for row in measured for a, b in pairwise(row["clicks"]))
     return (
         f"First frames of {len(measured)} sequences of DAVIS-2016 val. {machine}{sets}\n\n"
-        f"{table(head, body)}\n\nAfter five clicks: {each}."
+        f"{table(head, body)}\n\nAfter five clicks: {each}. "
+        f"The most that a further click lost: {max(lost, 0.0):.1f} on {where}."
     )
 
 
