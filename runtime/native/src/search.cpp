@@ -10,9 +10,10 @@
 namespace vosrt {
 namespace {
 
-// One job in so many is bounded even where bounds do not pay, to see whether they do again.
-constexpr int32_t kProbe = 32;
+// One job in so many of one frame in so many is bounded even where bounds do not pay, to see whether they do again.
+constexpr int32_t kProbe = 32, kProbeFrames = 8;
 constexpr int64_t kSettle = 16;  // frames between changes of the heads' length: all heads are made again
+constexpr int64_t kFirst = 4;    // frames before the first verdict: those have few neighbours to seed limits with, and few heads
 
 }  // namespace
 
@@ -32,6 +33,7 @@ Search::Search(const MatchKernel &kernel, int32_t channels, int32_t threads)
     for (const int32_t head : {16, 32, 64, 128})
         if (head % kernel.head_multiple == 0 && (most_ == 0 || head <= channels / 8)) most_ = head;
     head_ = std::min(most_, std::max(32, kernel.head_multiple));
+    changed_ = kFirst - kSettle;
 }
 
 bool Search::learn(const std::byte *keys, int32_t cells) {
@@ -57,25 +59,27 @@ SearchCounts Search::total() const {
     return sum;
 }
 
-// Of a bounded search, in full products per key. A survivor is copied before it is multiplied, and a pair takes about a sixth of the
-// time of a patch.
-double Search::cost(const SearchCounts &counts) const {
+// Of a bounded search, in full products per key: that of bounds, and that of survivors. A pair takes about a sixth of the time of a patch.
+Search::Cost Search::cost(const SearchCounts &counts) const {
     const auto keys = static_cast<double>(std::max<int64_t>(counts.screened, 1));
-    const double first = std::min(head_, kernel_.head_multiple);
-    return (first + (head_ - first) * static_cast<double>(counts.whole) / keys) / channels_ + (1.15 * static_cast<double>(counts.products) + static_cast<double>(counts.pairs) / 6) / keys;
+    const double first = std::min(head_, kernel_.head_multiple), compare = kernel_.compare_channels;
+    const double rest = head_ > first ? head_ - first + compare : 0.0;
+    return {(first + compare + rest * static_cast<double>(counts.whole) / keys) / (channels_ + compare),
+            (kernel_.survivor_cost * static_cast<double>(counts.products) + static_cast<double>(counts.pairs) / 6) / keys};
 }
 
 bool Search::adapt() {
     const SearchCounts last = total();
     ++frames_;
-    if (last.screened == 0) return false;
+    if (last.screened == 0 || frames_ <= kFirst) return false;
     // Two limits, so that it does not change to and fro.
-    pays_ = cost(last) < (pays_ ? 0.9 : 0.7);
-    if (!pays_ || frames_ - changed_ < kSettle) return false;
-    const double head = static_cast<double>(head_) / channels_, full = cost(last) - head;
+    const Cost spent = cost(last);
+    pays_ = spent.total() < (pays_ ? 0.9 : 0.7);
+    if ((!pays_ && mode_ != Mode::bounded) || frames_ - changed_ < kSettle) return false;
+    const double head = static_cast<double>(head_) / channels_;
     int32_t other = head_;
-    if (full > 2 * head && 2 * head_ <= most_) other = 2 * head_;
-    if (full < head / 8 && head_ / 2 >= std::max(16, kernel_.head_multiple)) other = head_ / 2;
+    if (spent.survivors > 2 * head && 2 * head_ <= most_) other = 2 * head_;
+    if (spent.survivors < head / 8 && head_ / 2 >= std::max(16, kernel_.head_multiple)) other = head_ / 2;
     if (other == head_) return false;
     head_ = other;
     changed_ = frames_;
@@ -84,12 +88,12 @@ bool Search::adapt() {
 
 bool Search::bounds(int32_t job, int32_t worker) const {
     if (!ready()) return false;
-    if (mode_ == Mode::bounded || job % kProbe == frames_ % kProbe) return true;
+    if (mode_ == Mode::bounded || (frames_ % kProbeFrames == 0 && job % kProbe == frames_ / kProbeFrames % kProbe)) return true;
     if (!pays_) return false;
     // A video may have changed since the last frame: a few jobs show.
     constexpr int64_t kEnough = 1 << 16;
     const SearchCounts &so_far = counts_[worker];
-    return so_far.screened < kEnough || cost(so_far) < 1.0;
+    return so_far.screened < kEnough || cost(so_far).total() < 1.0;
 }
 
 float Search::survivors() const {

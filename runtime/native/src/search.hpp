@@ -44,7 +44,11 @@ class Search {
 
     size_t rows(int32_t cells) const { return static_cast<size_t>(cells) + kernel_.padding_rows; }
     SearchCounts total() const;
-    double cost(const SearchCounts &counts) const;
+    struct Cost {
+        double bounds, survivors;
+        double total() const { return bounds + survivors; }
+    };
+    Cost cost(const SearchCounts &counts) const;
 
     const MatchKernel &kernel_;
     const int32_t channels_;

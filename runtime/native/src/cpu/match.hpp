@@ -92,6 +92,9 @@ struct MatchKernel {
     void (*match)(const MatchTask &task, const PatchGroup &group, std::byte *workspace, SearchCounts &counts);
     // Heads of keys, for a bounded search: rows of `head_row_bytes`, whose `head` is a multiple of `head_multiple`.
     int32_t head_multiple;
+    // What products cost, for Search to weigh bounds by: a key's comparison with a patch takes as long as so many channels of its
+    // product, and a survivor so many times as long as a key of the search that computes every product, as it lies anywhere.
+    float compare_channels, survivor_cost;
     size_t (*head_row_bytes)(int32_t head);
     // The channels of a key as fp32, as they take part in products.
     void (*load)(const std::byte *key, int32_t channels, float *out);

@@ -18,6 +18,8 @@ struct AmxOps {
     static constexpr int32_t kGroup = 2, kRowMultiple = 32;
     static constexpr int32_t kWidth = 8, kHeight = 4, kLanes = 32, kKeys = 32;
     static constexpr int32_t kFirst = 32;
+    // Tiles are stored and loaded again to be compared, and copying a key takes nearly as long as multiplying it.
+    static constexpr float kCompareChannels = 64.0f, kSurvivorCost = 1.7f;
     static constexpr int32_t kPairLanes = 0;  // tiles multiply a whole patch in the time of one pair
 
     // Without biases.

@@ -15,6 +15,7 @@ struct Avx2Ops {
     static constexpr bool kCentred = false;
     static constexpr int32_t kGroup = 1, kRowMultiple = 1, kWidth = 4, kHeight = 4, kLanes = 16, kKeys = 6;
     static constexpr int32_t kFirst = 16;
+    static constexpr float kCompareChannels = 0.0f, kSurvivorCost = 1.15f;
     static constexpr int32_t kPairLanes = 5;
 
     // Calls done(j, low, high) with the sums of key j, lanes 0-7 and 8-15.

@@ -43,6 +43,7 @@ struct Avx512Ops {
     static constexpr int32_t kGroup = Product::kGroup, kRowMultiple = 32;
     static constexpr int32_t kWidth = 8, kHeight = 4, kLanes = 32, kKeys = 12;
     static constexpr int32_t kFirst = 16 * kGroup;
+    static constexpr float kCompareChannels = 0.0f, kSurvivorCost = 1.15f;
     static constexpr int32_t kPairLanes = 8;
 
     // Calls done(j, low, high) with the sums of key j, lanes 0-15 and 16-31.

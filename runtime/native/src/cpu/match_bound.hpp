@@ -527,6 +527,8 @@ constexpr MatchKernel make_kernel(vosrt_isa isa) {
             BoundedMatcher<Ops>::workspace_bytes,
             BoundedMatcher<Ops>::match,
             Ops::kFirst,
+            Ops::kCompareChannels,
+            Ops::kSurvivorCost,
             Heads<Ops>::row_bytes,
             Heads<Ops>::load,
             Heads<Ops>::make};

@@ -13,6 +13,7 @@ struct GenericOps {
     static constexpr bool kCentred = false;
     static constexpr int32_t kGroup = 1, kRowMultiple = 1, kWidth = 4, kHeight = 4, kLanes = 16, kKeys = 8;
     static constexpr int32_t kFirst = 16;
+    static constexpr float kCompareChannels = 0.0f, kSurvivorCost = 1.15f;
     static constexpr int32_t kPairLanes = 5;
 
 #if defined(__GNUC__)

@@ -20,6 +20,8 @@
 //                           hits[key] = bit per lane: not (score < limits[lane]), which is true for NaN
 //   kFirst                  elements of a head that are looked at first (match_bound.hpp), a multiple of what scores steps by
 //   dot(a, b, channels)     product of two keys without their biases, in any order of sums; optional
+//   kCompareChannels, kSurvivorCost
+//                           as MatchKernel has them
 //   kPairLanes              up to so many lanes are cheaper to multiply one by one than the whole patch (match_bound.hpp)
 #pragma once
 
