@@ -137,23 +137,9 @@ def export_bundle(
             f"align_corners is set, but {checkpoint_path} has a mask embedding, which never aligns corners"
         )
     tell("turning PyTorch into ONNX")
-    further: dict[str, bytes] = {}
-    mask_comparison: MaskComparison | None = None
-    if checkpoint.masks is None:
-        model = export_onnx(EncoderGraph(checkpoint.encoder, feature), options.weights)
-    else:
-        assert isinstance(checkpoint.encoder, Encoder)  # no other is read together with masks
-        _weaken(checkpoint.masks, options.correction)
-        graphs = export_mask_graphs(checkpoint.encoder, checkpoint.masks, feature, options.weights)
-        mask_comparison = compare_masks(checkpoint.encoder, checkpoint.masks, graphs)
-        if not mask_comparison.passes(MASK_TOLERANCES[options.weights]):
-            raise ExportError(
-                f"the exported mask graphs do not compute what the checkpoint does: {mask_comparison}; expected up to "
-                f"{MASK_TOLERANCES[options.weights]:g}; nothing was written"
-            )
-        model, further = graphs["encoder"], {role: graph for role, graph in graphs.items() if role != "encoder"}
+    graphs, mask_comparison = _export_graphs(checkpoint, feature, options)
     tell("comparing PyTorch with ONNX Runtime")
-    comparison = compare(checkpoint.encoder, feature, model)
+    comparison = compare(checkpoint.encoder, feature, graphs["encoder"])
     tolerance = TOLERANCES[options.weights]
     if not comparison.passes(tolerance):
         raise ExportError(
@@ -175,9 +161,7 @@ def export_bundle(
             input_name=INPUT_NAME,
             output_name=OUTPUT_NAME,
         ),
-        graphs={
-            role: graph_file(role, graph, options.weights) for role, graph in {"encoder": model, **further}.items()
-        },
+        graphs={role: graph_file(role, graph, options.weights) for role, graph in graphs.items()},
         inference=_inference(checkpoint, options),
         size=options.size,
         verification={
@@ -190,9 +174,31 @@ def export_bundle(
         provenance=_provenance(checkpoint, checkpoint_path, remainder)
         | ({} if options.correction == 1 else {"correction": options.correction}),
     )
-    files = {f"{role}.onnx": graph for role, graph in {"encoder": model, **further}.items()}
+    files = {f"{role}.onnx": graph for role, graph in graphs.items()}
     write_files(manifest, files | ({} if remainder is None else {REMAINDER_NAME: remainder}), output)
     return comparison
+
+
+def _export_graphs(
+    checkpoint: Checkpoint, feature: Feature, options: ExportOptions
+) -> tuple[dict[str, bytes], MaskComparison | None]:
+    """Return the graphs by role, and how those of the mask networks compare with them, if there are any.
+
+    Raises:
+        ExportError: a mask graph does not compute what the checkpoint does.
+    """
+    if checkpoint.masks is None:
+        return {"encoder": export_onnx(EncoderGraph(checkpoint.encoder, feature), options.weights)}, None
+    assert isinstance(checkpoint.encoder, Encoder)  # no other is read together with masks
+    _weaken(checkpoint.masks, options.correction)
+    graphs = export_mask_graphs(checkpoint.encoder, checkpoint.masks, feature, options.weights)
+    comparison = compare_masks(checkpoint.encoder, checkpoint.masks, graphs)
+    if not comparison.passes(MASK_TOLERANCES[options.weights]):
+        raise ExportError(
+            f"the exported mask graphs do not compute what the checkpoint does: {comparison}; expected up to "
+            f"{MASK_TOLERANCES[options.weights]:g}; nothing was written"
+        )
+    return graphs, comparison
 
 
 def _default_feature(checkpoint: Checkpoint) -> Feature:
