@@ -66,20 +66,35 @@ def test_a_click_beside_the_outline_changes_little(model: Model, point: tuple[fl
 
 def test_further_clicks_keep_what_others_found() -> None:
     """The demo clip with the packaged network: a click in the middle of an error loses at most a few points."""
-    model = Model.load("default", threads=1)
-    image = cv2.VideoCapture(str(CLIP)).read()[1]
-    for balloon in json.loads(POLYGON.read_text())["objects"]:
-        truth = np.zeros(image.shape[:2], np.uint8)
-        for polygon in balloon["polygons"]:
-            cv2.fillPoly(truth, [np.array(polygon).round().astype(np.int32)], 1)
+    model, (image, balloons) = Model.load("default", threads=1), demo_frame()
+    for truth in balloons.values():
         points: list[Point] = []
-        found, scores = truth == 2, []
+        found, scores = np.zeros_like(truth), []
         for _ in range(5):
-            points.append(middle_of_the_largest_error(found, truth > 0))
-            found = model.segment(np.asarray(image, np.uint8), points)
-            scores.append(iou(found, truth > 0))
+            points.append(middle_of_the_largest_error(found, truth))
+            found = model.segment(image, points)
+            scores.append(iou(found, truth))
         assert min(np.diff(scores)) > -0.05, scores
         assert scores[-1] > 0.9
+
+
+def test_a_click_beside_a_balloon_leaves_it_as_it_is() -> None:
+    """A click four pixels outside the outline adds little of what lies there."""
+    model, (image, balloons) = Model.load("default", threads=1), demo_frame()
+    assert iou(model.segment(image, [(128, 155)]), balloons["red balloon"]) > 0.95
+    assert iou(model.segment(image, [(128, 155), (176, 203)]), balloons["red balloon"]) > 0.8
+
+
+def demo_frame() -> tuple[U8Array, dict[str, BoolArray]]:
+    """The first frame of the demo clip, u8 [H, W, 3], and the mask of each balloon, bool [H, W]."""
+    image = cv2.VideoCapture(str(CLIP)).read()[1]
+    masks = {}
+    for balloon in json.loads(POLYGON.read_text())["objects"]:
+        mask = np.zeros(image.shape[:2], np.uint8)
+        for polygon in balloon["polygons"]:
+            cv2.fillPoly(mask, [np.array(polygon).round().astype(np.int32)], 1)
+        masks[balloon["name"]] = mask > 0
+    return np.asarray(image, np.uint8), masks
 
 
 def middle_of_the_largest_error(found: BoolArray, truth: BoolArray) -> Point:
