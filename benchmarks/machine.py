@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vosrt.bench.machine import Watch, describe, resident_mib
+from vosrt.bench import machine
+from vosrt.bench.machine import Watch, resident_mib
+from vosrt.engines.nvidia import find_gpu
+from vosrt.errors import EngineError
 
 __all__ = ["RESULTS", "ROOT", "Watch", "describe", "parser_of", "resident_mib", "write"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+
+
+def describe() -> dict[str, Any]:
+    """The machine as vos-bench describes it, and its first NVIDIA GPU: name, architecture and newest CUDA, or None."""
+    try:
+        gpu = asdict(find_gpu())
+    except EngineError:
+        gpu = None
+    return {**machine.describe(), "gpu": gpu}
 
 
 def parser_of(doc: str | None, *, toy: bool = True) -> argparse.ArgumentParser:

@@ -82,5 +82,6 @@ def on(machine: dict[str, Any]) -> str:
     if not machine:
         return f"({MISSING})"
     sets = ", ".join(flag.replace("_", "-").upper() for flag in machine["instruction_sets"])
+    gpu = f"; {machine['gpu']['name']}" if machine.get("gpu") else ""
     cores = f"{machine['cores']} {'core' if machine['cores'] == 1 else 'cores'}"
-    return f"{machine['processor']}, {cores}, {machine['memory_gib']:.0f} GiB; {sets}."
+    return f"{machine['processor']}, {cores}, {machine['memory_gib']:.0f} GiB; {sets}{gpu}."

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.tensorrt import FakeDriver
+from vosrt.engines import nvidia
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 MACHINE = {"processor": "Test", "cores": 2, "memory_gib": 8.0, "instruction_sets": ["avx2"]}
 
@@ -117,3 +120,17 @@ def test_constants_are_not_chosen_on_what_they_are_judged_by(report: ModuleType,
     assert "| mean | **55.0** | **52.5** |" in text
     (tmp_path / "propagation.jsonl").unlink()
     assert report.propagation_part() == "(not measured)"
+
+
+def test_records_name_the_gpu(report: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first GPU's name is in a file of results and in the line above its table; without a GPU both name none."""
+    machine = importlib.import_module("benchmarks.machine")
+    tables = importlib.import_module("benchmarks.report.tables")
+    monkeypatch.setattr(machine, "RESULTS", tmp_path)
+
+    lines = []
+    for gpus in ([("NVIDIA H200", 9, 0)], []):
+        monkeypatch.setattr(nvidia, "_load_driver", lambda gpus=gpus: FakeDriver(*gpus))
+        machine.write("some", [{"ms": 1}])
+        lines.append(tables.on(tables.header_of("some")["machine"]))
+    assert lines[0] == f"{lines[1][:-1]}; NVIDIA H200."
