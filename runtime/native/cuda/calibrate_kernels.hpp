@@ -59,7 +59,7 @@ VOSRT_KERNEL void look_back(Thread &t, const CalibrateParams &p) {
             for (int32_t other = lane; other < cells; other += 32) {
                 const float product = product_of(query, p.ring_keys + (first + other) * p.keys_channels, p.keys_channels, p.ring_bias[first + other]);
                 if (product != product) continue;
-                const Packed candidate = pack(product, 0, other, cells);
+                const Packed candidate = pack(product, place_of(0, other, cells));
                 best = candidate > best ? candidate : best;
             }
             for (int32_t mask = 16; mask > 0; mask /= 2) {

@@ -18,8 +18,10 @@ VOSRT_BOTH inline float similarity_of(Packed candidate) {
     const auto high = static_cast<uint32_t>(candidate >> 32);
     return float_of((high & 0x80000000u) ? high & 0x7fffffffu : ~high);
 }
-VOSRT_BOTH inline Packed pack(float similarity, int32_t position, int32_t cell, int32_t cells) {
-    const uint32_t place = static_cast<uint32_t>(position) * static_cast<uint32_t>(cells) + static_cast<uint32_t>(cell);
+VOSRT_BOTH inline uint32_t place_of(int32_t position, int32_t cell, int32_t cells) {
+    return static_cast<uint32_t>(position) * static_cast<uint32_t>(cells) + static_cast<uint32_t>(cell);
+}
+VOSRT_BOTH inline Packed pack(float similarity, uint32_t place) {
     return (static_cast<Packed>(ordered(similarity)) << 32) | static_cast<uint32_t>(~place);
 }
 VOSRT_BOTH inline int32_t position_of(Packed candidate, int32_t cells) {

@@ -113,7 +113,8 @@ class Queue {
     void copy(void *to, const void *from, size_t bytes);
     // Rows of `bytes`, `to_stride` and `from_stride` bytes apart.
     void copy_rows(void *to, size_t to_stride, const void *from, size_t from_stride, size_t bytes, size_t rows);
-    void zero(void *device, size_t bytes);
+    void fill(void *device, uint8_t value, size_t bytes);
+    void zero(void *device, size_t bytes) { fill(device, 0, bytes); }
     void wait();
     void record(const Event &event);
     void wait_for(const Event &event);  // what is queued from now on does

@@ -165,9 +165,9 @@ void Queue::copy_rows(void *to, size_t to_stride, const void *from, size_t from_
     check_cuda(cudaMemcpy2DAsync(to, to_stride, from, from_stride, bytes, rows, cudaMemcpyDeviceToDevice, stream_of(used_)),
                "cudaMemcpy2DAsync");
 }
-void Queue::zero(void *device, size_t bytes) {
+void Queue::fill(void *device, uint8_t value, size_t bytes) {
     select();
-    check_cuda(cudaMemsetAsync(device, 0, bytes, stream_of(used_)), "cudaMemsetAsync");
+    check_cuda(cudaMemsetAsync(device, value, bytes, stream_of(used_)), "cudaMemsetAsync");
 }
 void Queue::wait() {
     select();

@@ -3,6 +3,7 @@
 // `Thread` as in match_tile.hpp; threads() is the number of threads of a block. Loops have strides so that any grid fits.
 #pragma once
 
+#include "../src/bound.hpp"
 #include "../src/cpu/match.hpp"
 #include "candidate.hpp"
 #include "geometry.hpp"
@@ -72,6 +73,9 @@ struct AdvanceParams {
     int64_t *now;
     Context *contexts;
     Job *jobs;
+    SearchState *search;  // nullptr: every product is computed
+    float head_share;     // see choose_bounded
+    bool always_bounded;
 };
 
 // The next frame begins. One thread.
@@ -80,6 +84,7 @@ VOSRT_KERNEL void advance(Thread &t, const AdvanceParams &p) {
     if (t.block() != 0 || t.thread() != 0) return;
     *p.now += 1;
     make_plan(*p.now, p.references, p.options, p.contexts, p.jobs);
+    if (p.search != nullptr) choose_bounded(*p.now, p.head_share, p.always_bounded, *p.search, p.jobs, p.options.max_jobs());
 }
 
 struct StoreParams {
@@ -108,6 +113,47 @@ VOSRT_KERNEL void store_keys(Thread &t, const StoreParams &p) {
         }
         bias = sum_of_warp(t, bias);
         if (lane == 0) p.ring_bias[slot + cell] = bias;
+    }
+}
+
+struct HeadParams {
+    const uint16_t *keys;  // bf16 [cells, padded channels]
+    const float *bias;     // [cells]
+    uint16_t *heads;       // bf16 [cells, head]
+    const int64_t *now;    // all of these begin at the newest frame's slot of `context` + 1; nullptr: they begin as they are
+    int32_t cells, channels, context;
+    const float *axes;  // f32 [channels][head], the last column zero
+    int32_t head;       // at most kMaxHead
+};
+constexpr int32_t kMaxHead = 64;
+
+// Heads of keys: head - 1 coordinates along the axes and n, see src/cpu/match_bound.hpp. A warp per cell, an axis or two per thread.
+template <class Thread>
+VOSRT_KERNEL void make_heads(Thread &t, const HeadParams &p) {
+    const int32_t warps = t.threads() / 32, lane = t.thread() % 32, padded = padded_channels(p.channels);
+    const size_t slot = p.now == nullptr ? 0 : static_cast<size_t>(ring_slot(*p.now, p.context)) * p.cells;
+    for (int32_t cell = t.block() * warps + t.thread() / 32; cell < p.cells; cell += t.blocks() * warps) {
+        const uint16_t *key = p.keys + (slot + cell) * padded;
+        uint16_t *out = p.heads + (slot + cell) * p.head;
+        float exact[kMaxHead / 32] = {}, square = 0.0f, along = 0.0f, kept = 0.0f, error = 0.0f;
+        for (int32_t c = lane; c < p.channels; c += 32) square += from_bf16(key[c]) * from_bf16(key[c]);
+        square = sum_of_warp(t, square);
+        const bool bounded = square <= bound::kLargest && fabsf(p.bias[slot + cell]) <= bound::kLargest;  // false if one is NaN
+        for (int32_t c = 0; bounded && c < p.channels; ++c)
+            for (int32_t i = 0; i < kMaxHead / 32; ++i)
+                if (32 * i < p.head) exact[i] += from_bf16(key[c]) * p.axes[c * p.head + 32 * i + lane];
+        for (int32_t i = 0; i < kMaxHead / 32; ++i) {
+            if (32 * i >= p.head) continue;
+            const uint16_t coordinate = to_bf16(exact[i]);
+            const float rounded = from_bf16(coordinate);
+            if (32 * i + lane < p.head - 1) out[32 * i + lane] = coordinate;
+            along += exact[i] * rounded;
+            kept += rounded * rounded;
+            error += (exact[i] - rounded) * (exact[i] - rounded);
+        }
+        along = sum_of_warp(t, along), kept = sum_of_warp(t, kept), error = sum_of_warp(t, error);
+        const float rest = bound::rest_square(square, along, kept, error, bound::kRoundedBf16, bound::slack(p.channels));
+        if (lane == 31) out[p.head - 1] = bound::bf16_up(bounded ? bound::kRaise * sqrtf(rest) : INFINITY);
     }
 }
 
@@ -140,16 +186,14 @@ struct ReadOutScratch {
     int32_t count;
 };
 
-// Enter a candidate into a sorted list; whether it found a place. One thread.
+// Enter a candidate into a sorted list; whether it found a place, or has one already. One thread.
 VOSRT_BOTH inline bool insert_sorted(ReadOutScratch &list, int32_t top_k, Packed candidate) {
     int32_t at = list.count;
-    if (at == top_k) {
-        if (candidate <= list.best[top_k - 1]) return false;
-        --at;
-    } else {
-        ++list.count;
-    }
-    for (; at > 0 && list.best[at - 1] < candidate; --at) list.best[at] = list.best[at - 1];
+    while (at > 0 && list.best[at - 1] < candidate) --at;
+    if (at > 0 && list.best[at - 1] == candidate) return true;
+    if (at == top_k) return false;
+    list.count = smaller(list.count + 1, top_k);
+    for (int32_t i = list.count - 1; i > at; --i) list.best[i] = list.best[i - 1];
     list.best[at] = candidate;
     return true;
 }
@@ -292,6 +336,69 @@ VOSRT_KERNEL void read_values(Thread &t, const ValuesParams &p) {
             }
             p.out[static_cast<size_t>(cell) * p.channels + c] = sum;
         }
+    }
+}
+
+// ---- limits ------------------------------------------------------------------------------------------------
+
+struct SeedParams {
+    Grid grid;
+    Window window;
+    int32_t context, channels, top_k;  // channels: padded
+    const int64_t *now;
+    const Context *contexts;
+    const ReferenceEntry *references;
+    const uint16_t *ring_keys;
+    const float *ring_bias;
+    const Neighbour *neighbours;  // [references][cells][top_k] of the frame before; cell -1 = none
+    float *limits;                // [references][cells]
+};
+
+// What the k-th best candidate of a query reaches at least: whatever k candidates are, the least similar of them bounds it from below.
+// Those that the query and the cells beside it had in the frame before, a frame on, are taken: the same slots and cells, each once.
+// Products are rounded otherwise than match does, hence the slack. A warp per cell, a job per reference.
+template <class Thread>
+VOSRT_KERNEL void seed_limits(Thread &t, const SeedParams &p) {
+    const int32_t warps = t.threads() / 32, lane = t.thread() % 32, cells = p.grid.cells(), width = p.grid.width;
+    const Context context = p.contexts[t.job()];
+    const ReferenceEntry reference = p.references[t.job()];
+    const auto newest = static_cast<size_t>(ring_slot(*p.now, p.context)) * cells;
+    const float slack = bound::slack(p.channels);
+    ReadOutScratch &found = reinterpret_cast<ReadOutScratch *>(t.shared())[t.thread() / 32];
+    for (int32_t cell = t.block() * warps + t.thread() / 32; cell < cells; cell += t.blocks() * warps) {
+        const uint16_t *query = p.ring_keys + (newest + cell) * p.channels;
+        float of_query = 0.0f;
+        for (int32_t c = lane; c < p.channels; c += 32) of_query += from_bf16(query[c]) * from_bf16(query[c]);
+        of_query = sum_of_warp(t, of_query);
+        if (lane == 0) found.count = 0;
+        for (int32_t beside = 0; beside < 5; ++beside) {
+            const int32_t y = cell / width + (beside == 1) - (beside == 2), x = cell % width + (beside == 3) - (beside == 4);
+            if (y < 0 || y >= p.grid.height || x < 0 || x >= width) continue;
+            const Neighbour *list = p.neighbours + (static_cast<size_t>(t.job()) * cells + y * width + x) * p.top_k;
+            for (int32_t i = 0; i < p.top_k; ++i) {
+                const Neighbour old = list[i];
+                const int32_t age = p.context + 1 - old.position;
+                const bool of_reference = old.position <= context.copies;
+                if (old.cell < 0 || (!of_reference && age > context.recent)) continue;
+                if (old.position > 0 && !p.window.holds(old.cell / width - cell / width, old.cell % width - cell % width)) continue;
+                const size_t row = (of_reference ? 0 : static_cast<size_t>(ring_slot(*p.now - age, p.context)) * cells) + old.cell;
+                const uint16_t *key = (of_reference ? reference.keys : p.ring_keys) + row * p.channels;
+                const float bias = (of_reference ? reference.bias : p.ring_bias)[row];
+                float product = 0.0f, of_key = 0.0f;
+                for (int32_t c = lane; c < p.channels; c += 32) {
+                    const float k = from_bf16(key[c]);
+                    product += from_bf16(query[c]) * k;
+                    of_key += k * k;
+                }
+                product = sum_of_warp(t, product), of_key = sum_of_warp(t, of_key);
+                if (!(of_query <= bound::kLargest && of_key <= bound::kLargest && fabsf(bias) <= bound::kLargest)) continue;
+                const float sure = product + bias - slack * (sqrtf(of_query) * sqrtf(of_key) + fabsf(bias)) - 1e-30f;
+                if (lane == 0) insert_sorted(found, p.top_k, pack(sure, place_of(old.position, old.cell, cells)));
+            }
+        }
+        if (lane == 0)
+            p.limits[static_cast<size_t>(t.job()) * cells + cell] =
+                found.count == p.top_k ? similarity_of(found.best[p.top_k - 1]) : -INFINITY;
     }
 }
 

@@ -16,6 +16,8 @@ struct MatchShape {
     int32_t per_thread;  // 3 or 16: x 4 candidates
     size_t shared_bytes;
     int32_t patches;
+    int32_t head;          // channels of a head, 0 where the bounded kernel does not fit beside the other one
+    size_t bounded_bytes;  // of shared memory
 
     int32_t lists_per_job() const { return kWarps / warps_down; }
     int32_t list_length() const { return 4 * per_thread; }
@@ -34,7 +36,10 @@ void launch_calibrate(Queue &queue, const CalibrateParams &params);
 void launch_settle(Queue &queue, const SettleParams &params);
 void launch_advance(Queue &queue, const AdvanceParams &params);
 void launch_store(Queue &queue, const StoreParams &params);
+// Each job is done by one of two kernels, see Job::bounded.
 void launch_match(Queue &queue, const MatchShape &shape, const MatchParams &params, int32_t jobs);
+void launch_heads(Queue &queue, const HeadParams &params);
+void launch_seeds(Queue &queue, const SeedParams &params, int32_t references);
 void launch_read_out(Queue &queue, const ReadOutParams &params);
 void launch_values(Queue &queue, const ValuesParams &params);
 void launch_clear(Queue &queue, const int64_t *now, int32_t context, int32_t cells, int32_t capacity, float *ring_soft);

@@ -73,13 +73,41 @@ struct StoreKernel {
     }
 };
 
+struct HeadKernel {
+    static constexpr int32_t kThreads = 128;
+    HeadParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        make_heads(t, params);
+    }
+};
+
+struct SeedKernel {
+    static constexpr int32_t kThreads = 32 * kReadOutWarps;
+    SeedParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        seed_limits(t, params);
+    }
+};
+
 template <int kWarpsDown, int kPerThread>
 struct MatchKernel {
     static constexpr int32_t kThreads = cuda::kThreads;
     MatchParams params;
     template <class Thread>
     VOSRT_KERNEL void operator()(Thread &t) const {
-        MatchTile<Thread, kWarpsDown, kPerThread>(t, params).run();
+        MatchTile<Thread, kWarpsDown, kPerThread, false>(t, params).run();
+    }
+};
+
+template <int kWarpsDown, int kPerThread>
+struct BoundedMatchKernel {
+    static constexpr int32_t kThreads = cuda::kThreads;
+    MatchParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        MatchTile<Thread, kWarpsDown, kPerThread, true>(t, params).run();
     }
 };
 
@@ -223,31 +251,38 @@ struct Nv12Kernel {
     }
 };
 
-// Call `body` with the variant of the match kernel that a shape names.
-template <class Body>
+// Call `body` with the variant of the match kernel, or of the bounded one, that a shape names.
+template <template <int, int> class Kernel, class Body>
 void with_match_kernel(const MatchShape &shape, const Body &body) {
     const bool few = shape.per_thread == 3;
     const MatchParams none{};
     switch (shape.warps_down) {
-        case 4: return few ? body(MatchKernel<4, 3>{none}) : body(MatchKernel<4, 16>{none});
-        case 2: return few ? body(MatchKernel<2, 3>{none}) : body(MatchKernel<2, 16>{none});
-        default: return few ? body(MatchKernel<1, 3>{none}) : body(MatchKernel<1, 16>{none});
+        case 4: return few ? body(Kernel<4, 3>{none}) : body(Kernel<4, 16>{none});
+        case 2: return few ? body(Kernel<2, 3>{none}) : body(Kernel<2, 16>{none});
+        default: return few ? body(Kernel<1, 3>{none}) : body(Kernel<1, 16>{none});
     }
 }
 
+// With the longest head that fits. A longer one bounds better, and is no small part of a key that has few channels.
 template <int kWarpsDown>
-MatchShape shape_of(const Grid &grid, const Window &window, int32_t channels, int32_t per_thread) {
-    return {kWarpsDown, per_thread, Shape<kWarpsDown>::shared_bytes(channels, window, true, grid),
-            Shape<kWarpsDown>::QueryPatch::count(grid)};
+MatchShape shape_of(const Gpu &gpu, const Grid &grid, const Window &window, int32_t channels, int32_t per_thread) {
+    using Sizes = Shape<kWarpsDown>;
+    MatchShape shape{kWarpsDown, per_thread, Sizes::shared_bytes(channels, window, true, grid), Sizes::QueryPatch::count(grid), 0, 0};
+    for (const int32_t head : {kChunk, kMaxHead}) {
+        const size_t bytes = Sizes::bounded_bytes(channels, window, grid, head);
+        if (static_cast<int64_t>(bytes) > gpu.shared_bytes || (head > kChunk && channels < 8 * head)) continue;
+        shape.head = head, shape.bounded_bytes = bytes;
+    }
+    return shape;
 }
 
 }  // namespace
 
 MatchShape choose_shape(const Gpu &gpu, const Grid &grid, const Window &window, int32_t channels, int32_t top_k) {
     const int32_t per_thread = top_k <= 12 ? 3 : 16;
-    const MatchShape shapes[] = {shape_of<4>(grid, window, channels, per_thread),
-                                 shape_of<2>(grid, window, channels, per_thread),
-                                 shape_of<1>(grid, window, channels, per_thread)};
+    const MatchShape shapes[] = {shape_of<4>(gpu, grid, window, channels, per_thread),
+                                 shape_of<2>(gpu, grid, window, channels, per_thread),
+                                 shape_of<1>(gpu, grid, window, channels, per_thread)};
     for (const MatchShape &shape : shapes)
         if (static_cast<int64_t>(shape.shared_bytes) <= gpu.shared_bytes) return shape;
     throw Error(VOSRT_UNSUPPORTED, "embeddings of " + std::to_string(channels) + " channels need " +
@@ -256,7 +291,9 @@ MatchShape choose_shape(const Gpu &gpu, const Grid &grid, const Window &window, 
 }
 
 void prepare_match(const Gpu &gpu, const MatchShape &shape) {
-    with_match_kernel(shape, [&](const auto &kernel) { allow_shared(kernel, static_cast<size_t>(gpu.shared_bytes)); });
+    const auto allow = [&](const auto &kernel) { allow_shared(kernel, static_cast<size_t>(gpu.shared_bytes)); };
+    with_match_kernel<MatchKernel>(shape, allow);
+    with_match_kernel<BoundedMatchKernel>(shape, allow);
 }
 
 void launch_mean(Queue &queue, const float *embedding, int32_t cells, int32_t channels, float *mean) {
@@ -285,10 +322,23 @@ void launch_store(Queue &queue, const StoreParams &params) {
 }
 
 void launch_match(Queue &queue, const MatchShape &shape, const MatchParams &params, int32_t jobs) {
-    with_match_kernel(shape, [&](auto kernel) {
-        kernel.params = params;
-        launch(queue, kernel, shape.patches, jobs, shape.shared_bytes);
-    });
+    const auto launch_with = [&](size_t bytes) {
+        return [&, bytes](auto kernel) {
+            kernel.params = params;
+            launch(queue, kernel, shape.patches, jobs, bytes);
+        };
+    };
+    with_match_kernel<MatchKernel>(shape, launch_with(shape.shared_bytes));
+    if (params.ring_heads != nullptr) with_match_kernel<BoundedMatchKernel>(shape, launch_with(shape.bounded_bytes));
+}
+
+void launch_heads(Queue &queue, const HeadParams &params) {
+    launch(queue, HeadKernel{params}, ceil_divide(params.cells, HeadKernel::kThreads / 32), 1, 0);
+}
+
+void launch_seeds(Queue &queue, const SeedParams &params, int32_t references) {
+    launch(queue, SeedKernel{params}, ceil_divide(params.grid.cells(), kReadOutWarps), references,
+           kReadOutWarps * sizeof(ReadOutScratch));
 }
 
 void launch_read_out(Queue &queue, const ReadOutParams &params) {

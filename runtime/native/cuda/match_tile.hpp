@@ -5,13 +5,18 @@
 // cores (m16n8k16, bf16 products, fp32 sums) and offers what reaches a query's worst kept candidate to that query's list, which
 // the four threads of a quad hold in registers: they also hold that query's scores. No score is ever written to memory.
 //
+// Bounded, it streams the keys' heads in their place (src/cpu/match_bound.hpp), whose products bound similarities from above. Keys whose
+// bound reaches some query's threshold survive: each warp queues its own, and multiplies 16 at a time in full, in the order of the
+// unbounded search, so that both give the same bits. Thresholds begin at what seed_limits (frame_kernels.hpp) knows.
+//
 // What is written is each warp's lists, unsorted: 4 kPerThread candidates per query. Warps that share queries write lists of their own;
 // read_out (frame_kernels.hpp) merges lists of warps and jobs.
 //
 // `Thread` is thread.cuh's on a GPU and emulated/fibers.hpp's in tests. It provides thread(), block(), job(), shared(), sync(),
-// any(), shuffle(), shuffle_xor(), copy_ahead(), commit(), wait_ahead(), load_matrices() and multiply().
+// any(), shuffle(), shuffle_xor(), combine(), copy_ahead(), commit(), wait_ahead(), load_matrices() and multiply().
 #pragma once
 
+#include "../src/bound.hpp"
 #include "candidate.hpp"
 #include "geometry.hpp"
 #include "plan.hpp"
@@ -20,7 +25,7 @@ namespace vosrt::cuda {
 
 constexpr int32_t kWarps = 8, kThreads = 32 * kWarps;
 constexpr int32_t kTileKeys = 128;
-constexpr int32_t kStages = 4;
+constexpr int32_t kStages = 4, kHeadStages = 2;  // heads need less time to arrive than survivors to be multiplied
 constexpr int32_t kStageBytes = kTileKeys * kRowBytes;
 
 // Tiles whose cells and biases are held, see load(). Where a tile has kStages - 1 pieces or more, its successor alone is under way: two
@@ -28,6 +33,13 @@ constexpr int32_t kStageBytes = kTileKeys * kRowBytes;
 VOSRT_BOTH constexpr int32_t ring_tiles(int32_t channels) {
     return padded_channels(channels) / kChunk >= kStages - 1 ? 2 : kStages;
 }
+
+// A key that some query of a warp may need.
+struct Survivor {
+    int32_t row;     // in the ring, or among the reference's cells
+    uint32_t place;  // see candidate.hpp
+};
+constexpr int32_t kAtOnce = 16;  // survivors
 
 // kWarpsDown x 32 queries a block; the other warps share the keys.
 template <int kWarpsDown>
@@ -45,6 +57,14 @@ struct Shape {
         const size_t rings = ring_tiles(channels) * kTileKeys * (sizeof(int32_t) + sizeof(float));
         return queries + kStages * kStageBytes + rings + rows * sizeof(int32_t);
     }
+    // Bounded: heads of queries and each warp's queue of survivors besides, shorter rings.
+    static constexpr int32_t kQueue = kAtOnce - 1 + kWarpKeys;
+    VOSRT_BOTH static size_t bounded_bytes(int32_t channels, const Window &window, const Grid &grid, int32_t head) {
+        const size_t stages = (kStages - kHeadStages) * kStageBytes;
+        const size_t rings = (ring_tiles(channels) - kHeadStages) * kTileKeys * (sizeof(int32_t) + sizeof(float));
+        return shared_bytes(channels, window, true, grid) - stages - rings + kQueries * head * sizeof(uint16_t) +
+               kWarps * kQueue * sizeof(Survivor);
+    }
 };
 
 struct MatchParams {
@@ -58,12 +78,20 @@ struct MatchParams {
     const uint16_t *ring_keys;  // [context + 1][cells][channels] bf16; frame t in slot t mod (context + 1)
     const float *ring_bias;     // [context + 1][cells]
     Packed *lists;              // [jobs][warps across][cells][4 kPerThread]
+    // Of a bounded search; `limits` may be nullptr.
+    int32_t head;                // channels of a head, a multiple of kChunk
+    const uint16_t *ring_heads;  // [context + 1][cells][head] bf16
+    const Context *contexts;
+    int32_t reference_count;
+    const float *limits;  // [references][cells], what a query's k-th best reaches at least
+    SearchState *search;
 };
 
-template <class Thread, int kWarpsDown, int kPerThread>
+template <class Thread, int kWarpsDown, int kPerThread, bool kBounded>
 class MatchTile {
     using Sizes = Shape<kWarpsDown>;
     using QueryPatch = typename Sizes::QueryPatch;
+    static constexpr int32_t kRing = kBounded ? kHeadStages : kStages;  // stages
 
    public:
     VOSRT_KERNEL MatchTile(Thread &thread, const MatchParams &params)
@@ -71,38 +99,51 @@ class MatchTile {
           p_(params),
           job_(params.jobs[thread.job()]),
           patch_(QueryPatch::at(params.grid, thread.block())),
-          chunks_(params.channels / kChunk),
-          ring_(ring_tiles(params.channels)),
+          chunks_((kBounded ? params.head : params.channels) / kChunk),
+          ring_(kBounded ? kHeadStages : ring_tiles(params.channels)),
           lane_(thread.thread() % 32),
           warp_down_(thread.thread() / 32 / Sizes::kWarpsAcross),
           warp_across_(thread.thread() / 32 % Sizes::kWarpsAcross) {
         queries_ = t_.shared();
-        stages_ = queries_ + static_cast<size_t>(Sizes::kQueries) * params.channels * 2;
-        cells_ = reinterpret_cast<int32_t *>(stages_ + kStages * kStageBytes);
+        heads_ = queries_ + static_cast<size_t>(Sizes::kQueries) * params.channels * 2;
+        stages_ = heads_ + (kBounded ? static_cast<size_t>(Sizes::kQueries) * params.head * 2 : 0);
+        cells_ = reinterpret_cast<int32_t *>(stages_ + kRing * kStageBytes);
         biases_ = reinterpret_cast<float *>(cells_ + ring_ * kTileKeys);
-        starts_ = reinterpret_cast<int32_t *>(biases_ + ring_ * kTileKeys);
+        auto *queues = reinterpret_cast<Survivor *>(biases_ + ring_ * kTileKeys);
+        queue_ = queues + t_.thread() / 32 * Sizes::kQueue;
+        starts_ = reinterpret_cast<int32_t *>(queues + (kBounded ? kWarps * Sizes::kQueue : 0));
     }
 
     VOSRT_KERNEL void run() {
-        if (job_.kind == kUnused) return;
+        if (job_.kind == kUnused || (job_.bounded != 0) != kBounded) return;
         prepare();
-        for (int32_t ahead = 0; ahead < kStages - 1; ++ahead) {
-            if (ahead == 0) load_queries();
+        for (int32_t ahead = 0; ahead < kRing - 1; ++ahead) {
+            if (ahead == 0) load_queries(queries_, p_.ring_keys, p_.channels);
+            if (ahead == 0 && kBounded) load_queries(heads_, p_.ring_heads, p_.head);
             load();
             t_.commit();
         }
         for (int32_t tile = 0; tile < tiles(); ++tile) {
             float sums[2][Sizes::kColumns][4] = {};
             for (int32_t chunk = 0; chunk < chunks_; ++chunk) {
-                t_.template wait_ahead<kStages - 2>();
+                t_.template wait_ahead<kRing - 2>();
                 t_.sync();  // this piece is there for everyone, and everyone is done with the one before
                 load();
                 t_.commit();
-                multiply(sums, chunk, (tile * chunks_ + chunk) % kStages);
+                multiply(sums, chunk, (tile * chunks_ + chunk) % kRing);
             }
-            scan(sums, tile);
+            if constexpr (kBounded) {
+                screen(sums, tile);
+                for (const int32_t least = tile + 1 < tiles() ? kAtOnce : 1; queued_ >= least;) multiply_queued();
+            } else {
+                scan(sums, tile);
+            }
         }
         t_.template wait_ahead<0>();  // a job without keys has its queries under way, and a block must not end before they land
+        if (kBounded && lane_ == 0) {
+            t_.add(&p_.search->screened, static_cast<uint64_t>(tiles()) * Sizes::kWarpKeys);
+            t_.add(&p_.search->products, static_cast<uint64_t>(products_));
+        }
         write();
     }
 
@@ -123,39 +164,52 @@ class MatchTile {
         for (int32_t row = 0; row < 4; ++row) {
             lists_[row].clear(lane_ % 4);
             least_[row] = 0;
-            thresholds_[row] = query_cell(row) < 0 ? INFINITY : -INFINITY;
+            floors_[row] = thresholds_[row] = limit(query_cell(row));
         }
         load_tile_ = load_chunk_ = 0;
+    }
+
+    // What a candidate of this job has to reach. Recent frames serve the contexts of several references.
+    VOSRT_KERNEL float limit(int32_t cell) const {
+        if (cell < 0) return INFINITY;
+        if (p_.limits == nullptr) return -INFINITY;
+        if (job_.kind == kReference) return p_.limits[static_cast<size_t>(job_.reference) * p_.grid.cells() + cell];
+        float least = INFINITY;
+        for (int32_t r = 0; r < p_.reference_count; ++r) {
+            const float of_reference = p_.limits[static_cast<size_t>(r) * p_.grid.cells() + cell];
+            if (job_serves(job_, r, p_.contexts[r]) && of_reference < least) least = of_reference;
+        }
+        return least;
     }
 
     // Thread's rows of the block's queries: two of each half of its warp's 32.
     VOSRT_KERNEL int32_t query_row(int32_t row) const { return 32 * warp_down_ + 16 * (row / 2) + 8 * (row % 2) + lane_ / 4; }
     VOSRT_KERNEL int32_t query_cell(int32_t row) const { return patch_.cell(p_.grid, query_row(row)); }
 
-    VOSRT_KERNEL void load_queries() {
-        const int32_t cells = p_.grid.cells();
-        const uint16_t *newest = p_.ring_keys + static_cast<size_t>(ring_slot(*p_.now, p_.context)) * cells * p_.channels;
-        const int32_t pieces = Sizes::kQueries * chunks_ * kPieces;
+    // Keys of the patch, or their heads, as pieces of kChunk channels.
+    VOSRT_KERNEL void load_queries(std::byte *to, const uint16_t *ring, int32_t channels) {
+        const uint16_t *newest = ring + static_cast<size_t>(ring_slot(*p_.now, p_.context)) * p_.grid.cells() * channels;
+        const int32_t chunks = channels / kChunk, pieces = Sizes::kQueries * chunks * kPieces;
         for (int32_t i = t_.thread(); i < pieces; i += kThreads) {
-            const int32_t piece = i % kPieces, chunk = i / kPieces % chunks_, row = i / kPieces / chunks_;
+            const int32_t piece = i % kPieces, chunk = i / kPieces % chunks, row = i / kPieces / chunks;
             const int32_t cell = patch_.cell(p_.grid, row);
-            t_.copy_ahead(queries_ + static_cast<size_t>(chunk) * Sizes::kQueries * kRowBytes + tile_offset(row, piece),
-                          newest + static_cast<size_t>(larger(cell, 0)) * p_.channels + chunk * kChunk + 8 * piece, cell >= 0);
+            t_.copy_ahead(to + static_cast<size_t>(chunk) * Sizes::kQueries * kRowBytes + tile_offset(row, piece),
+                          newest + static_cast<size_t>(larger(cell, 0)) * channels + chunk * kChunk + 8 * piece, cell >= 0);
         }
     }
 
     // Copy the next piece of keys. Each thread serves the same two keys of every tile; at a tile's first piece it looks up
-    // where they are. A piece is loaded kStages - 1 ahead of its use, hence a tile at most as many ahead, and at most one ahead if it has as
+    // where they are. A piece is loaded kRing - 1 ahead of its use, hence a tile at most as many ahead, and at most one ahead if it has as
     // many pieces: a ring of ring_tiles() is never overwritten while it is read.
     VOSRT_KERNEL void load() {
         if (load_tile_ >= tiles()) return;
         const int32_t piece = t_.thread() % kPieces, first = t_.thread() / kPieces;
         if (load_chunk_ == 0) enter_tile(piece == 0, first);
-        std::byte *stage = stages_ + (load_tile_ * chunks_ + load_chunk_) % kStages * kStageBytes;
+        std::byte *stage = stages_ + (load_tile_ * chunks_ + load_chunk_) % kRing * kStageBytes;
         for (int32_t i = 0; i < 2; ++i) {
             const int32_t row = first + i * (kTileKeys / 2);
             t_.copy_ahead(stage + tile_offset(row, piece),
-                          load_keys_ + static_cast<size_t>(larger(load_cells_[i], 0)) * p_.channels + load_chunk_ * kChunk + 8 * piece,
+                          load_keys_ + static_cast<size_t>(larger(load_cells_[i], 0)) * chunks_ * kChunk + load_chunk_ * kChunk + 8 * piece,
                           load_cells_[i] >= 0);
         }
         if (++load_chunk_ == chunks_) {
@@ -169,10 +223,10 @@ class MatchTile {
         const float *bias;
         if (job_.kind == kRecent) {
             const auto at = static_cast<size_t>(ring_slot(*p_.now - (job_.from + slot), p_.context)) * cells;
-            load_keys_ = p_.ring_keys + at * p_.channels;
+            load_keys_ = (kBounded ? p_.ring_heads : p_.ring_keys) + at * chunks_ * kChunk;
             bias = p_.ring_bias + at;
         } else {
-            load_keys_ = p_.references[job_.reference].keys;
+            load_keys_ = kBounded ? p_.references[job_.reference].heads : p_.references[job_.reference].keys;
             bias = p_.references[job_.reference].bias;
         }
         for (int32_t i = 0; i < 2; ++i) {
@@ -185,21 +239,27 @@ class MatchTile {
             if (publish) {
                 const int32_t at = load_tile_ % ring_ * kTileKeys + row;
                 cells_[at] = cell;
-                biases_[at] = cell < 0 ? -INFINITY : bias[cell];
+                biases_[at] = cell < 0 ? -INFINITY : kBounded ? bias[cell] + bound::slack(p_.channels) * fabsf(bias[cell])
+                                                              : bias[cell];
             }
         }
     }
 
+    // 16 channels of the warp's 32 queries.
+    VOSRT_KERNEL void load_left(uint32_t (&a)[2][4], const std::byte *queries, int32_t step) {
+        for (int32_t half = 0; half < 2; ++half)
+            t_.load_matrices(a[half], queries + tile_offset(32 * warp_down_ + 16 * half + lane_ % 16, 2 * step + lane_ / 16));
+    }
+
     VOSRT_KERNEL void multiply(float (&sums)[2][Sizes::kColumns][4], int32_t chunk, int32_t stage) {
-        const std::byte *queries = queries_ + static_cast<size_t>(chunk) * Sizes::kQueries * kRowBytes;
+        const std::byte *queries = (kBounded ? heads_ : queries_) + static_cast<size_t>(chunk) * Sizes::kQueries * kRowBytes;
         const std::byte *keys = stages_ + stage * kStageBytes;
 #if defined(__CUDACC__)
 #pragma unroll
 #endif
         for (int32_t step = 0; step < kChunk / 16; ++step) {
             uint32_t a[2][4];
-            for (int32_t half = 0; half < 2; ++half)
-                t_.load_matrices(a[half], queries + tile_offset(32 * warp_down_ + 16 * half + lane_ % 16, 2 * step + lane_ / 16));
+            load_left(a, queries, step);
 #if defined(__CUDACC__)
 #pragma unroll
 #endif
@@ -221,8 +281,25 @@ class MatchTile {
         const int32_t ring = tile % ring_ * kTileKeys + Sizes::kWarpKeys * warp_across_ + 2 * (lane_ % 4);
         const int32_t *cells = cells_ + ring;
         const float *biases = biases_ + ring;
-        const int32_t position =
-            job_.kind == kRecent ? position_of_age(job_.from + tile / tiles_per_slot_, p_.context) : 0;
+        offer_scores(
+            sums, [&](int32_t n) { return biases[n / 2 * 8 + n % 2]; },
+            [&](int32_t n) {
+                const int32_t cell = cells[n / 2 * 8 + n % 2];
+                return Key{cell, place_of(position(tile), larger(cell, 0), p_.grid.cells())};
+            });
+    }
+    // Slot of the context that a tile's keys are of.
+    VOSRT_KERNEL int32_t position(int32_t tile) const {
+        return job_.kind == kRecent ? position_of_age(job_.from + tile / tiles_per_slot_, p_.context) : 0;
+    }
+
+    struct Key {
+        int32_t cell;  // -1 = none
+        uint32_t place;
+    };
+    // `bias_of` and `key_of` say of a thread's n-th key of 2 kColumns what is added to its product, and which one it is.
+    template <int kColumns, class BiasOf, class KeyOf>
+    VOSRT_KERNEL void offer_scores(float (&sums)[2][kColumns][4], const BiasOf &bias_of, const KeyOf &key_of) {
 #if defined(__CUDACC__)
 #pragma unroll
 #endif
@@ -231,9 +308,9 @@ class MatchTile {
 #if defined(__CUDACC__)
 #pragma unroll
 #endif
-            for (int32_t n = 0; n < 2 * Sizes::kColumns; ++n) {
+            for (int32_t n = 0; n < 2 * kColumns; ++n) {
                 float &score = sums[row / 2][n / 2][row % 2 * 2 + n % 2];
-                score += biases[n / 2 * 8 + n % 2];
+                score += bias_of(n);
                 if (score >= thresholds_[row]) hits |= 1u << n;
             }
             while (t_.any(hits != 0)) {
@@ -245,15 +322,99 @@ class MatchTile {
 #if defined(__CUDACC__)
 #pragma unroll
 #endif
-                    for (int32_t n = 0; n < 2 * Sizes::kColumns; ++n)
+                    for (int32_t n = 0; n < 2 * kColumns; ++n)
                         if (n == at) score = sums[row / 2][n / 2][row % 2 * 2 + n % 2];
                     if (!(score >= thresholds_[row])) continue;
-                    const int32_t cell = cells[at / 2 * 8 + at % 2];
-                    if (attends(row, cell)) mine = pack(score, position, cell, p_.grid.cells());
+                    const Key key = key_of(at);
+                    if (attends(row, key.cell)) mine = pack(score, key.place);
                 }
                 offer(row, mine);
             }
         }
+    }
+
+    // Queue the keys of a tile whose bound reaches the threshold of a query that attends to them; what is NaN does.
+    VOSRT_KERNEL void screen(const float (&sums)[2][Sizes::kColumns][4], int32_t tile) {
+        const int32_t ring = tile % ring_ * kTileKeys + Sizes::kWarpKeys * warp_across_;
+        const int32_t *cells = cells_ + ring;
+        const float *biases = biases_ + ring + 2 * (lane_ % 4);
+        uint64_t mine = 0;
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
+        for (int32_t row = 0; row < 4; ++row) {
+            uint32_t hits = 0;
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
+            for (int32_t n = 0; n < 2 * Sizes::kColumns; ++n)
+                if (!(sums[row / 2][n / 2][row % 2 * 2 + n % 2] + biases[n / 2 * 8 + n % 2] < thresholds_[row])) hits |= 1u << n;
+            for (; hits != 0; hits &= hits - 1) {
+                const int32_t at = lowest_bit(hits), key = at / 2 * 8 + 2 * (lane_ % 4) + at % 2;
+                if (attends(row, cells[key])) mine |= uint64_t{1} << key;
+            }
+        }
+        const int32_t slot = job_.kind == kRecent ? ring_slot(*p_.now - (job_.from + tile / tiles_per_slot_), p_.context) : 0;
+        for (int32_t first = 0; first < Sizes::kWarpKeys; first += 32) {
+            const uint32_t found = t_.combine(static_cast<uint32_t>(mine >> first));
+            if ((found >> lane_) & 1u) {
+                const int32_t cell = cells[first + lane_];
+                queue_[queued_ + count_bits(found & ((1u << lane_) - 1u))] = {slot * p_.grid.cells() + cell,
+                                                                              place_of(position(tile), cell, p_.grid.cells())};
+            }
+            queued_ += count_bits(found);
+        }
+        t_.sync_warp();
+    }
+
+    // Multiply the last survivors of the queue in full, as `multiply` would, with their keys straight from global memory: a thread's
+    // part of a key is four bytes of 32 that its quad loads together.
+    VOSRT_KERNEL void multiply_queued() {
+        constexpr int32_t kColumns = kAtOnce / 8;
+        const int32_t count = smaller(queued_, kAtOnce);
+        queued_ -= count;
+        products_ += count;
+        const Survivor *chosen = queue_ + queued_;
+        const uint16_t *keys = job_.kind == kRecent ? p_.ring_keys : p_.references[job_.reference].keys;
+        const float *bias = job_.kind == kRecent ? p_.ring_bias : p_.references[job_.reference].bias;
+        const uint16_t *right[kColumns];
+        for (int32_t column = 0; column < kColumns; ++column) {
+            const int32_t at = 8 * column + lane_ / 4;
+            right[column] = keys + static_cast<size_t>(chosen[at < count ? at : 0].row) * p_.channels + 2 * (lane_ % 4);
+        }
+        float sums[2][kColumns][4] = {};
+#if defined(__CUDACC__)
+#pragma unroll 2
+#endif
+        for (int32_t chunk = 0; chunk < p_.channels / kChunk; ++chunk) {
+            const std::byte *queries = queries_ + static_cast<size_t>(chunk) * Sizes::kQueries * kRowBytes;
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
+            for (int32_t step = 0; step < kChunk / 16; ++step) {
+                uint32_t a[2][4];
+                load_left(a, queries, step);
+                for (int32_t column = 0; column < kColumns; ++column) {
+                    const uint16_t *from = right[column] + chunk * kChunk + 16 * step;
+                    const uint32_t b0 = two_bf16(from), b1 = two_bf16(from + 8);
+                    for (int32_t half = 0; half < 2; ++half) t_.multiply(sums[half][column], a[half], b0, b1);
+                }
+            }
+        }
+        const int32_t first = 2 * (lane_ % 4);
+        offer_scores(
+            sums,
+            [&](int32_t n) {
+                const int32_t at = n / 2 * 8 + first + n % 2;
+                return at < count ? bias[chosen[at].row] : -INFINITY;
+            },
+            [&](int32_t n) {
+                const int32_t at = n / 2 * 8 + first + n % 2;
+                if (at >= count) return Key{-1, 0};
+                const uint32_t place = chosen[at].place;
+                return Key{static_cast<int32_t>(place % static_cast<uint32_t>(p_.grid.cells())), place};
+            });
+        t_.sync_warp();  // before the queue's entries are overwritten
     }
 
     VOSRT_KERNEL bool attends(int32_t row, int32_t cell) const {
@@ -277,7 +438,8 @@ class MatchTile {
             }
             least_[row] = least;
         }
-        if (query_cell(row) >= 0) thresholds_[row] = threshold_of(least_[row]);
+        const float threshold = threshold_of(least_[row]);
+        thresholds_[row] = threshold > floors_[row] ? threshold : floors_[row];
     }
 
     VOSRT_KERNEL void write() {
@@ -297,7 +459,7 @@ class MatchTile {
     const Job job_;
     const QueryPatch patch_;
     const int32_t chunks_, ring_, lane_, warp_down_, warp_across_;
-    std::byte *queries_, *stages_;
+    std::byte *queries_, *heads_, *stages_;
     int32_t *cells_;
     float *biases_;
     int32_t *starts_;
@@ -309,7 +471,10 @@ class MatchTile {
 
     Share<kPerThread> lists_[4];
     Packed least_[4];
-    float thresholds_[4];
+    float thresholds_[4], floors_[4];
+
+    Survivor *queue_;
+    int32_t queued_ = 0, products_ = 0;
 };
 
 }  // namespace vosrt::cuda

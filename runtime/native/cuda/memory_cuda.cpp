@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string>
 
+#include "basis.hpp"
 #include "error.hpp"
 #include "refiner.hpp"
 
@@ -34,6 +35,7 @@ CudaMemory::CudaMemory(const MemoryOptions &options)
                 " cells is too large for a GPU; expected fewer than 2^31 together");
     const cuda::Window window{static_cast<int32_t>(half_width_.size()) - 1, nullptr};
     shape_ = cuda::choose_shape(gpu_, grid_, window, options.channels, options.top_k);
+    if (mode_ == SearchMode::full || !can_bound(options.channels)) shape_.head = 0;
     cuda::prepare_match(gpu_, shape_);
 
     half_widths_ = buffer(half_width_.size() * sizeof(int32_t), "the window");
@@ -42,6 +44,10 @@ CudaMemory::CudaMemory(const MemoryOptions &options)
     if (options_.centring != 0.0f) {
         centre_ = buffer(mean_.bytes(), "the mean");
         centred_ = buffer(static_cast<size_t>(cells()) * options.channels * sizeof(float), "an embedding");
+    }
+    if (shape_.head > 0) {
+        search_ = buffer(sizeof(cuda::SearchState), "the search");
+        axes_ = buffer(static_cast<size_t>(options.channels) * shape_.head * sizeof(float), "the search");
     }
     embedding_ = buffer(static_cast<size_t>(cells()) * options.channels * sizeof(float), "an embedding");
     owner_ = buffer(256 * sizeof(int32_t), "the objects");
@@ -52,6 +58,7 @@ CudaMemory::CudaMemory(const MemoryOptions &options)
 
     const int64_t before_first = -1;
     queue_.upload(now_.data(), &before_first, sizeof before_first);
+    if (shape_.head > 0) queue_.zero(search_.data(), search_.bytes());
     queue_.upload(half_widths_.data(), half_width_.data(), half_widths_.bytes());
     Biases biases;
     biases.fill(options_.object_bias);
@@ -79,12 +86,55 @@ cuda::PlanOptions CudaMemory::plan_options(size_t references) const {
 int64_t CudaMemory::bytes() const {
     size_t total = guide_.bytes();
     for (const cuda::Buffer *each :
-         {&half_widths_, &mean_, &centre_, &centred_, &now_, &ring_keys_, &ring_bias_, &ring_soft_, &embedding_, &lists_, &neighbours_, &jobs_,
+         {&half_widths_, &mean_, &centre_, &centred_, &now_, &ring_keys_, &ring_bias_, &ring_soft_, &ring_heads_, &axes_, &limits_, &search_, &embedding_, &lists_, &neighbours_, &jobs_,
           &contexts_, &table_, &owner_, &channels_, &ids_, &biases_, &went_to_, &labels_, &confidence_})
         total += each->bytes();
     for (const ReferenceSlot &reference : references_)
-        total += reference.keys.bytes() + reference.bias.bytes() + reference.soft.bytes();
+        total += reference.keys.bytes() + reference.bias.bytes() + reference.soft.bytes() + reference.heads.bytes();
     return static_cast<int64_t>(total);
+}
+
+// ---- bounds of the search (src/cpu/match_bound.hpp, match_tile.hpp) ------------------------------------------
+
+// Takes the axes of a frame's keys, as Search::learn does, and makes the heads of all frames.
+void CudaMemory::learn_axes(const Slot &frame) {
+    std::vector<uint16_t> keys(static_cast<size_t>(cells()) * padded_);
+    queue_.download(keys.data(), frame.keys, keys.size() * sizeof keys[0]);
+    queue_.wait();
+    std::vector<float> samples;
+    for (int32_t cell = 0; cell < cells(); cell += sample_step(cells()))
+        for (int32_t c = 0; c < options_.channels; ++c) samples.push_back(cuda::from_bf16(keys[static_cast<size_t>(cell) * padded_ + c]));
+    const std::vector<float> rows = principal_axes(samples, options_.channels, shape_.head - 1, options_.channels);
+    std::vector<float> columns(static_cast<size_t>(options_.channels) * shape_.head, 0.0f);
+    for (size_t at = 0; at < rows.size(); ++at) columns[at % options_.channels * shape_.head + at / options_.channels] = rows[at];
+    queue_.upload(axes_.data(), columns.data(), axes_.bytes());
+    queue_.wait();
+    learnt_ = true;
+    queue_heads(slot_of(0), static_cast<int32_t>(ring_slots_), nullptr);
+    for (const ReferenceSlot &reference : references_) queue_heads(reference.slot(), 1, nullptr);
+    forget_recordings();
+}
+
+// Of `count` frames that lie one behind the other; if `now` is not nullptr, of the newest frame in the ring that begins there.
+void CudaMemory::queue_heads(const Slot &first, int32_t count, const int64_t *now) {
+    cuda::launch_heads(queue_, {.keys = first.keys,
+                                .bias = first.bias,
+                                .heads = first.heads,
+                                .now = now,
+                                .cells = count * cells(),
+                                .channels = options_.channels,
+                                .context = options_.context,
+                                .axes = axes_.data<float>(),
+                                .head = shape_.head});
+}
+
+float CudaMemory::survivors() const {
+    if (shape_.head == 0) return 1.0f;
+    cuda::SearchState state{};
+    queue_.select();
+    queue_.download(&state, search_.data(), sizeof state);
+    queue_.wait();
+    return state.screened == 0 ? 1.0f : static_cast<float>(static_cast<double>(state.products) / static_cast<double>(state.screened));
 }
 
 // ---- a frame -------------------------------------------------------------------------------------------
@@ -128,7 +178,10 @@ void CudaMemory::queue_frame(const float *embedding, cuda::Stopwatch *watch) {
                                   .references = table_.data<cuda::ReferenceEntry>(),
                                   .now = now_.data<int64_t>(),
                                   .contexts = contexts_.data<cuda::Context>(),
-                                  .jobs = jobs_.data<cuda::Job>()});
+                                  .jobs = jobs_.data<cuda::Job>(),
+                                  .search = search_.data<cuda::SearchState>(),
+                                  .head_share = !learnt_ ? 0.0f : static_cast<float>(shape_.head) / options_.channels,
+                                  .always_bounded = mode_ == SearchMode::bounded});
     mark();
     cuda::launch_store(queue_, {.embedding = queue_centred(embedding),
                                 .mean = mean_.data<float>(),
@@ -138,6 +191,7 @@ void CudaMemory::queue_frame(const float *embedding, cuda::Stopwatch *watch) {
                                 .now = now_.data<int64_t>(),
                                 .ring_keys = ring_keys_.data<uint16_t>(),
                                 .ring_bias = ring_bias_.data<float>()});
+    if (learnt_) queue_heads(slot_of(0), 1, now_.data<int64_t>());
     mark();
     if (objects().references().empty()) {
         mark();
@@ -174,6 +228,9 @@ void CudaMemory::settle_newest() {
 void CudaMemory::match_newest(cuda::Stopwatch *watch) {
     const cuda::PlanOptions plan = plan_options(objects().references().size());
     const cuda::Window window{static_cast<int32_t>(half_width_.size()) - 1, half_widths_.data<int32_t>()};
+    if (learnt_)
+        cuda::launch_seeds(queue_, {.grid = grid_, .window = window, .context = options_.context, .channels = padded_, .top_k = options_.top_k, .now = now_.data<int64_t>(), .contexts = contexts_.data<cuda::Context>(), .references = table_.data<cuda::ReferenceEntry>(), .ring_keys = ring_keys_.data<uint16_t>(), .ring_bias = ring_bias_.data<float>(), .neighbours = neighbours_.data<cuda::Neighbour>(), .limits = limits_.data<float>()},
+                           plan.references);
     cuda::launch_match(queue_, shape_,
                        {.grid = grid_,
                         .window = window,
@@ -184,7 +241,13 @@ void CudaMemory::match_newest(cuda::Stopwatch *watch) {
                         .references = table_.data<cuda::ReferenceEntry>(),
                         .ring_keys = ring_keys_.data<uint16_t>(),
                         .ring_bias = ring_bias_.data<float>(),
-                        .lists = lists_.data<cuda::Packed>()},
+                        .lists = lists_.data<cuda::Packed>(),
+                        .head = shape_.head,
+                        .ring_heads = learnt_ ? ring_heads_.data<uint16_t>() : nullptr,
+                        .contexts = contexts_.data<cuda::Context>(),
+                        .reference_count = plan.references,
+                        .limits = learnt_ ? limits_.data<float>() : nullptr,
+                        .search = search_.data<cuda::SearchState>()},
                        plan.max_jobs());
     if (watch != nullptr) watch->mark(queue_);
     cuda::launch_read_out(queue_, {.grid = grid_,
@@ -378,16 +441,20 @@ void CudaMemory::reserve_ring(int64_t slots) {
     cuda::Buffer keys = buffer(count * padded_ * sizeof(uint16_t), "the keys of the recent frames");
     cuda::Buffer bias = buffer(count * sizeof(float), "the keys of the recent frames");
     cuda::Buffer soft = buffer(count * capacity_ * sizeof(float), "the soft masks of the recent frames");
+    cuda::Buffer heads;
+    if (shape_.head > 0) heads = buffer(count * shape_.head * sizeof(uint16_t), "the keys of the recent frames");
     queue_.zero(soft.data(), soft.bytes());
     if (ring_slots_ > 0) {
         queue_.copy(keys.data(), ring_keys_.data(), ring_keys_.bytes());
         queue_.copy(bias.data(), ring_bias_.data(), ring_bias_.bytes());
         queue_.copy(soft.data(), ring_soft_.data(), ring_soft_.bytes());
+        if (shape_.head > 0) queue_.copy(heads.data(), ring_heads_.data(), ring_heads_.bytes());
     }
     queue_.wait();  // what was queued before reads the old arrays
     ring_keys_ = std::move(keys);
     ring_bias_ = std::move(bias);
     ring_soft_ = std::move(soft);
+    ring_heads_ = std::move(heads);
     ring_slots_ = slots;
     forget_recordings();
 }
@@ -398,13 +465,16 @@ void CudaMemory::reserve_objects(const ObjectTable &table) {
     if (guide_.size().height > 0 && guide_.reserve(guide_.size(), table.order_channels().size())) forget_recordings();
     const size_t entries = table.references().size() * sizeof(cuda::ReferenceEntry);
     if (table_.bytes() < entries) table_ = buffer(entries, "the plan");
+    if (shape_.head > 0 && !learnt_ && objects().frames() > 0) learn_axes(slot_of(objects().newest()));
     upload_tables();  // a failure below leaves a memory that goes on with them
     references_.reserve(table.references().size() + 1);
     for (const ObjectTable::Reference &reference : table.references())
         if (references_.empty() || references_.back().frame < reference.frame)
             references_.push_back({reference.frame, buffer(static_cast<size_t>(cells()) * padded_ * sizeof(uint16_t), "a reference's keys"),
                                    buffer(cells() * sizeof(float), "a reference's keys"),
-                                   buffer(cells() * capacity_ * sizeof(float), "a reference's soft masks")});
+                                   buffer(cells() * capacity_ * sizeof(float), "a reference's soft masks"),
+                                   shape_.head > 0 ? buffer(static_cast<size_t>(cells()) * shape_.head * sizeof(uint16_t), "a reference's keys")
+                                                   : cuda::Buffer()});
 }
 
 void CudaMemory::reserve_work(size_t references) {
@@ -420,12 +490,15 @@ void CudaMemory::reserve_work(size_t references) {
     const size_t neighbours = references * cells() * options_.top_k * sizeof(cuda::Neighbour);
     if (neighbours_.bytes() < neighbours) {  // what the newest frame attended to may still be asked for
         cuda::Buffer more = buffer(neighbours, "the neighbours");
+        queue_.fill(more.data(), 0xff, more.bytes());  // cell -1: what no frame has written is no seed
         queue_.copy(more.data(), neighbours_.data(), neighbours_.bytes());
         queue_.wait();
         neighbours_ = std::move(more);
         forget_recordings();
     }
     if (options_.calibration != 0) at_least(went_to_, references * cells() * sizeof(int32_t), "the cells that look back");
+    if (shape_.head > 0) at_least(limits_, references * cells() * sizeof(float), "the search");
+    if (shape_.head > 0 && !learnt_ && !references_.empty()) learn_axes(references_.front().slot());  // after a session was loaded
     at_least(jobs_, plan.max_jobs() * sizeof(cuda::Job), "the plan");
     at_least(contexts_, references * sizeof(cuda::Context), "the plan");
 }
@@ -439,7 +512,7 @@ void CudaMemory::upload_tables() {
     for (const ObjectTable::Reference &reference : objects().references()) {
         const Slot slot = reference_slot(reference.frame);
         for (const uint8_t id : reference.ids) owner[objects().channel(id)] = static_cast<int32_t>(table.size());
-        table.push_back({reference.frame, slot.keys, slot.bias, slot.soft});
+        table.push_back({reference.frame, slot.keys, slot.bias, slot.soft, slot.heads});
     }
     if (!table.empty()) queue_.upload(table_.data(), table.data(), table.size() * sizeof table[0]);
     queue_.upload(owner_.data(), owner.data(), sizeof owner);
@@ -508,7 +581,8 @@ void CudaMemory::with_slot(Place place, Part part, Access access, const std::fun
 
 CudaMemory::Slot CudaMemory::slot_of(int64_t frame) const {
     const auto first = static_cast<size_t>(cuda::ring_slot(frame, options_.context)) * cells();
-    return {ring_keys_.data<uint16_t>() + first * padded_, ring_bias_.data<float>() + first, ring_soft_.data<float>() + first * capacity_};
+    return {ring_keys_.data<uint16_t>() + first * padded_, ring_bias_.data<float>() + first, ring_soft_.data<float>() + first * capacity_,
+            shape_.head > 0 ? ring_heads_.data<uint16_t>() + first * shape_.head : nullptr};
 }
 
 CudaMemory::Slot CudaMemory::reference_slot(int64_t frame) const {
@@ -520,6 +594,7 @@ void CudaMemory::keep_reference() {
     queue_.copy(to.keys, from.keys, static_cast<size_t>(cells()) * padded_ * sizeof(uint16_t));
     queue_.copy(to.bias, from.bias, cells() * sizeof(float));
     queue_.copy(to.soft, from.soft, cells() * capacity_ * sizeof(float));
+    if (shape_.head > 0) queue_.copy(to.heads, from.heads, static_cast<size_t>(cells()) * shape_.head * sizeof(uint16_t));
 }
 
 void CudaMemory::release(int32_t channel) {

@@ -11,6 +11,7 @@
 #include "kernels.hpp"
 #include "memory.hpp"
 #include "picture.hpp"
+#include "search.hpp"
 
 namespace vosrt {
 
@@ -39,6 +40,8 @@ class CudaMemory final : public Memory {
     int32_t threads() const override { return 0; }
     bool has_threads() const override { return true; }  // the driver's; no part of CUDA survives a fork
     int64_t bytes() const override;
+    int32_t head() const override { return shape_.head; }
+    float survivors() const override;
 
     // What follows takes and gives arrays on the GPU, is queued, and not waited for.
     cuda::Queue &queue() const { return queue_; }
@@ -72,12 +75,13 @@ class CudaMemory final : public Memory {
     struct Slot {
         uint16_t *keys;
         float *bias, *soft;
+        uint16_t *heads;  // nullptr where nothing is bounded
     };
     struct ReferenceSlot {
         int64_t frame;
-        cuda::Buffer keys, bias, soft;
+        cuda::Buffer keys, bias, soft, heads;
 
-        Slot slot() const { return {keys.data<uint16_t>(), bias.data<float>(), soft.data<float>()}; }
+        Slot slot() const { return {keys.data<uint16_t>(), bias.data<float>(), soft.data<float>(), heads.data<uint16_t>()}; }
     };
     // Work that was recorded, or is going to be.
     struct Recorded {
@@ -125,6 +129,8 @@ class CudaMemory final : public Memory {
     cuda::NewestMasks newest_masks() const;
     Slot slot_of(int64_t frame) const;
     Slot reference_slot(int64_t frame) const;
+    void learn_axes(const Slot &frame);
+    void queue_heads(const Slot &first, int32_t count, const int64_t *now);
     cuda::Buffer buffer(size_t bytes, const char *what) const { return {options_.device, bytes, what}; }
 
     const cuda::Gpu gpu_;
@@ -138,9 +144,13 @@ class CudaMemory final : public Memory {
     const std::vector<int32_t> half_width_;
 
     cuda::Buffer half_widths_, mean_, now_;
-    cuda::Buffer centre_, centred_;                   // what centring removes, and the newest embedding without it
-    cuda::Buffer ring_keys_, ring_bias_, ring_soft_;  // ring_slots_ of context + 1 slots, frame t in slot t mod context + 1
-    cuda::Buffer embedding_;                          // of a frame that comes from the host
+    cuda::Buffer centre_, centred_;                                // what centring removes, and the newest embedding without it
+    cuda::Buffer ring_keys_, ring_bias_, ring_soft_, ring_heads_;  // ring_slots_ of context + 1 slots, frame t in slot t mod context + 1
+    // Of the bounded search: axes f32 [channels][head], of the first reference; limits f32 [references][cells].
+    const SearchMode mode_ = search_mode();
+    bool learnt_ = false;
+    cuda::Buffer axes_, limits_, search_;
+    cuda::Buffer embedding_;  // of a frame that comes from the host
     cuda::Buffer lists_, neighbours_, jobs_, contexts_, table_, owner_, channels_, ids_;
     cuda::Buffer biases_;   // f32 [256], by channel, see Memory::Biases
     cuda::Buffer went_to_;  // i32 [references][cells]: see cuda::CalibrateParams

@@ -19,14 +19,16 @@ struct Job {
     int32_t kind;       // JobKind
     int32_t reference;  // oldest first; -1 for recent frames
     int32_t from, to;   // ages of frames (1 = the one before the newest), or cells; `to` excluded
+    int32_t bounded;    // 1: searched by the kernel that bounds products first
 };
 
 // An annotated frame, oldest first in the table.
 struct ReferenceEntry {
     int64_t frame;
-    const uint16_t *keys;  // [cells][padded channels] bf16
-    const float *bias;     // [cells]
-    const float *soft;     // [cells][capacity]
+    const uint16_t *keys;   // [cells][padded channels] bf16
+    const float *bias;      // [cells]
+    const float *soft;      // [cells][capacity]
+    const uint16_t *heads;  // [cells][head] bf16, once axes are known
 };
 
 // What a reference's context is at the newest frame.
@@ -66,7 +68,7 @@ VOSRT_BOTH inline void make_plan(int64_t now, const ReferenceEntry *references, 
     for (int32_t r = 0; r < options.references; ++r) {
         const int32_t length = ceil_divide(options.cells, options.splits);
         for (int32_t part = 0; part < options.splits; ++part)
-            jobs[count++] = {kReference, r, smaller(part * length, options.cells), smaller((part + 1) * length, options.cells)};
+            jobs[count++] = {kReference, r, smaller(part * length, options.cells), smaller((part + 1) * length, options.cells), 0};
     }
     for (int32_t age = 1; age <= most;) {
         int32_t end = smaller(age + options.slots_per_job, most + 1);
@@ -74,10 +76,32 @@ VOSRT_BOTH inline void make_plan(int64_t now, const ReferenceEntry *references, 
             const int32_t boundary = contexts[r].recent + 1;
             if (boundary > age && boundary < end) end = boundary;
         }
-        jobs[count++] = {kRecent, -1, age, end};
+        jobs[count++] = {kRecent, -1, age, end, 0};
         age = end;
     }
-    for (; count < options.max_jobs(); ++count) jobs[count] = {kUnused, -1, 0, 0};
+    for (; count < options.max_jobs(); ++count) jobs[count] = {kUnused, -1, 0, 0, 0};
+}
+
+// What a bounded search did in the newest frame, and whether the next one is bounded.
+struct SearchState {
+    uint64_t screened;  // keys whose bounds were computed, per warp
+    uint64_t products;  // keys that a warp multiplied in full
+    int32_t full;       // 1: every product is computed, as bounds did not pay
+};
+
+// Which jobs are bounded. One in kProbe always is, to see whether bounds pay; `head_share` is d / K, 0 where heads are not there yet.
+VOSRT_BOTH inline void choose_bounded(int64_t now, float head_share, bool always, SearchState &state, Job *jobs, int32_t count) {
+    constexpr int32_t kProbe = 32;
+    // Keys that survive lie apart, and are loaded from the second-level cache by the warp that needs them: an estimate, not measured.
+    constexpr float kApart = 2.0f;
+    if (state.screened > 0) {
+        const float cost = head_share + kApart * static_cast<float>(state.products) / static_cast<float>(state.screened);
+        state.full = !always && cost > (state.full ? 0.7f : 0.9f);  // two limits, so that it does not change to and fro
+    }
+    state.screened = state.products = 0;
+    if (head_share == 0.0f) return;
+    for (int32_t i = 0; i < count; ++i)
+        jobs[i].bounded = jobs[i].kind != kUnused && (!state.full || i % kProbe == static_cast<int32_t>(now % kProbe));
 }
 
 // Whether a job's candidates belong to a reference's context.

@@ -29,6 +29,20 @@ VOSRT_BOTH inline int32_t lowest_bit(uint32_t bits) {
 #endif
 }
 
+VOSRT_BOTH inline int32_t count_bits(uint32_t bits) {
+#if defined(__CUDA_ARCH__)
+    return __popc(bits);
+#else
+    return __builtin_popcount(bits);
+#endif
+}
+// Two neighbours in one word.
+VOSRT_BOTH inline uint32_t two_bf16(const uint16_t *values) {
+    uint32_t both;
+    memcpy(&both, __builtin_assume_aligned(values, 4), sizeof both);
+    return both;
+}
+
 VOSRT_BOTH inline uint32_t bits_of(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);

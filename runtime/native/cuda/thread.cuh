@@ -27,6 +27,8 @@ class DeviceThread {
     __device__ uint64_t shuffle_xor(uint64_t value, int32_t mask) {
         return __shfl_xor_sync(kAll, static_cast<unsigned long long>(value), mask);
     }
+    // Bits that any thread of the warp has.
+    __device__ uint32_t combine(uint32_t bits) { return __reduce_or_sync(kAll, bits); }
     __device__ void add(uint32_t *to, uint32_t value) { atomicAdd(to, value); }
     __device__ void add(uint64_t *to, uint64_t value) {
         atomicAdd(reinterpret_cast<unsigned long long *>(to), static_cast<unsigned long long>(value));

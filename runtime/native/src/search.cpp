@@ -17,18 +17,18 @@ constexpr int64_t kFirst = 4;    // frames before the first verdict: those have 
 
 }  // namespace
 
-Search::Search(const MatchKernel &kernel, int32_t channels, int32_t threads)
-    : kernel_(kernel), channels_(channels), mode_(Mode::automatic), counts_(threads) {
+SearchMode search_mode() {
     const char *forced = std::getenv("VOSRT_MATCH");
     const std::string name = forced == nullptr || *forced == '\0' ? "auto" : forced;
-    if (name == "full")
-        mode_ = Mode::full;
-    else if (name == "bounded")
-        mode_ = Mode::bounded;
-    else if (name != "auto")
+    if (name != "auto" && name != "full" && name != "bounded")
         invalid("VOSRT_MATCH is '" + name + "'; expected auto, full or bounded");
-    // Beyond these a head is no small part of a key, or axes take long to find.
-    if (mode_ == Mode::full || channels < 64 || channels > 4096) return;
+    return name == "full" ? SearchMode::full : name == "bounded" ? SearchMode::bounded
+                                                                 : SearchMode::automatic;
+}
+
+Search::Search(const MatchKernel &kernel, int32_t channels, int32_t threads)
+    : kernel_(kernel), channels_(channels), mode_(search_mode()), counts_(threads) {
+    if (mode_ == SearchMode::full || !can_bound(channels)) return;
     // Heads take an eighth of the memory of keys at most, unless the path has no shorter ones.
     for (const int32_t head : {16, 32, 64, 128})
         if (head % kernel.head_multiple == 0 && (most_ == 0 || head <= channels / 8)) most_ = head;
@@ -38,8 +38,7 @@ Search::Search(const MatchKernel &kernel, int32_t channels, int32_t threads)
 
 bool Search::learn(const std::byte *keys, int32_t cells) {
     if (most_ == 0 || ready()) return false;
-    constexpr int32_t kSamples = 512;
-    const int32_t step = std::max(1, cells / kSamples);
+    const int32_t step = sample_step(cells);
     std::vector<float> samples(static_cast<size_t>((cells + step - 1) / step) * channels_);
     float *out = samples.data();
     for (int32_t cell = 0; cell < cells; cell += step, out += channels_)
@@ -75,7 +74,7 @@ bool Search::adapt() {
     // Two limits, so that it does not change to and fro.
     const Cost spent = cost(last);
     pays_ = spent.total() < (pays_ ? 0.9 : 0.7);
-    if ((!pays_ && mode_ != Mode::bounded) || frames_ - changed_ < kSettle) return false;
+    if ((!pays_ && mode_ != SearchMode::bounded) || frames_ - changed_ < kSettle) return false;
     const double head = static_cast<double>(head_) / channels_;
     int32_t other = head_;
     if (spent.survivors > 2 * head && 2 * head_ <= most_) other = 2 * head_;
@@ -88,7 +87,7 @@ bool Search::adapt() {
 
 bool Search::bounds(int32_t job, int32_t worker) const {
     if (!ready()) return false;
-    if (mode_ == Mode::bounded || (frames_ % kProbeFrames == 0 && job % kProbe == frames_ / kProbeFrames % kProbe)) return true;
+    if (mode_ == SearchMode::bounded || (frames_ % kProbeFrames == 0 && job % kProbe == frames_ / kProbeFrames % kProbe)) return true;
     if (!pays_) return false;
     // A video may have changed since the last frame: a few jobs show.
     constexpr int64_t kEnough = 1 << 16;

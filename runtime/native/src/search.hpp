@@ -8,9 +8,20 @@
 
 namespace vosrt {
 
+// VOSRT_MATCH=full computes every product, =bounded bounds even where that does not pay; results are the same.
+enum class SearchMode {
+    automatic,
+    full,
+    bounded
+};
+SearchMode search_mode();  // throws Error where the variable says something else
+// Beyond these channels a head is no small part of a key, or axes take long to find.
+constexpr bool can_bound(int32_t channels) { return channels >= 64 && channels <= 4096; }
+// Axes are found from every so-manieth cell.
+constexpr int32_t sample_step(int32_t cells) { return cells < 512 ? 1 : cells / 512; }
+
 class Search {
    public:
-    // VOSRT_MATCH=full computes every product, =bounded bounds even where that does not pay; results are the same.
     Search(const MatchKernel &kernel, int32_t channels, int32_t threads);
 
     // Keys of a frame are followed by room for their heads.
@@ -36,12 +47,6 @@ class Search {
     size_t bytes() const { return axes_.size() * sizeof(float); }
 
    private:
-    enum class Mode {
-        automatic,
-        full,
-        bounded
-    };
-
     size_t rows(int32_t cells) const { return static_cast<size_t>(cells) + kernel_.padding_rows; }
     SearchCounts total() const;
     struct Cost {
@@ -52,7 +57,7 @@ class Search {
 
     const MatchKernel &kernel_;
     const int32_t channels_;
-    Mode mode_;
+    SearchMode mode_;
     int32_t most_ = 0, head_ = 0;  // elements of a head; 0 = never bounded
     bool pays_ = true;
     int64_t frames_ = 0, changed_ = 0;

@@ -154,7 +154,7 @@ int64_t free_bytes() {
 
 // Recorded frames give what pushed ones give; one recording fits all frames until the objects change.
 void check_recorded_frames() {
-    constexpr int kHeight = 9, kWidth = 12, kCells = kHeight * kWidth, kChannels = 32, kPixels = kOutHeight * kOutWidth;
+    constexpr int kHeight = 9, kWidth = 12, kCells = kHeight * kWidth, kChannels = 64, kPixels = kOutHeight * kOutWidth;
     vosrt_memory_options options = vosrt::memory_options();
     options.height = kHeight, options.width = kWidth, options.channels = kChannels;
     options.context = 3, options.radius = 3;

@@ -34,6 +34,7 @@ enum class Meeting : int32_t {
     kSyncWarp,
     kAny,
     kShuffle,
+    kCombine,
     kLoadMatrices,
     kMultiply
 };
@@ -60,6 +61,12 @@ class FiberThread {
         post(value);
         meet(Meeting::kShuffle);
         return posted<uint64_t>(lane);
+    }
+    uint32_t combine(uint32_t bits) {
+        post(bits);
+        meet(Meeting::kCombine);
+        for (int32_t lane = 0; lane < 32; ++lane) bits |= posted<uint32_t>(lane);
+        return bits;
     }
     uint64_t shuffle_xor(uint64_t value, int32_t mask) { return shuffle(value, thread_ % 32 ^ mask); }
     template <class Number>

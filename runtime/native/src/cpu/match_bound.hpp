@@ -22,6 +22,7 @@
 // infinite or NaN, which survives.
 #pragma once
 
+#include "../bound.hpp"
 #include "match_kernel.hpp"
 
 namespace vosrt {
@@ -31,9 +32,8 @@ template <class Ops>
 struct Heads {
     using Element = typename Ops::Element;
     using Fp32 = typename Ops::Fp32;
-    static constexpr float kLargest = 1e30f;  // of |k|^2 and |bias|: sums of products stay far from overflow
     // Balances the rounding error of heads with their length: bf16 rounds to 2^-9 of a coordinate, fp32 does not round.
-    static constexpr float kBalance = Ops::kCentred ? 0x1p-9f : 0x1p-16f;
+    static constexpr float kBalance = Ops::kCentred ? bound::kRoundedBf16 : 0x1p-16f;
 
     // [kFirst - 1 coordinates, n of these, bias of the key, |k|, other coordinates, n of all]; bias and |k| are fp32. Where a head
     // has no more than kFirst elements, there is one n. `screen` finds the bias behind the elements that it multiplies.
@@ -41,8 +41,6 @@ struct Heads {
     static size_t row_elements(int32_t head) { return head + 2 * kFloat; }
     static constexpr int32_t element(int32_t i) { return i < Ops::kFirst ? i : i + 2 * kFloat; }
     static size_t row_bytes(int32_t head) { return row_elements(head) * sizeof(Element); }
-    // c of the bound: sums of K terms, in both factors, here and in the full product, with room to spare.
-    static float slack(int32_t channels) { return 8.0f * static_cast<float>(channels + 64) * 0x1p-24f; }
     static float bias(const Element *head_row) { return bias_after(head_row + Ops::kFirst); }
     static float length(const Element *head_row) { return bias_after(head_row + Ops::kFirst + kFloat); }
     // The row as `screen` multiplies all of it.
@@ -87,7 +85,7 @@ struct Heads {
                 const size_t cell = from + lane;
                 const Element *key = reinterpret_cast<const Element *>(keys) + cell * key_row;
                 const float bias = Ops::kCentred ? bias_after(key + Matcher<Ops>::steps(channels) * Ops::kGroup) : 0.0f;
-                write(coordinates + lane, squares[lane], bias, slack(channels), head,
+                write(coordinates + lane, squares[lane], bias, bound::slack(channels), head,
                       reinterpret_cast<Element *>(heads) + cell * head_row);
             }
         }
@@ -97,15 +95,11 @@ struct Heads {
     static void write(const float *coordinates, float square, float bias, float slack, int32_t head, Element *out) {
         float length = INFINITY;
         std::memset(out, 0, row_bytes(head));
-        if (square <= kLargest && std::fabs(bias) <= kLargest) {
+        if (square <= bound::kLargest && std::fabs(bias) <= bound::kLargest) {
             float along = 0.0f, kept = 0.0f, error = 0.0f;
             for (int32_t i = 0; i < head; ++i) {
                 if (i == Ops::kFirst - 1 || i == head - 1) {
-                    const float rest = square - 2.0f * along + kept;
-                    // Denormal products are lost on some paths: the last term is more than they can add up to.
-                    convert_up(1.0001f * std::sqrt((rest > 0.0f ? rest : 0.0f) + error / kBalance + kBalance * kept +
-                                                   slack * square + 1e-34f),
-                               out + element(i));
+                    convert_up(bound::kRaise * std::sqrt(bound::rest_square(square, along, kept, error, kBalance, slack)), out + element(i));
                     continue;
                 }
                 const float exact = *coordinates;
@@ -116,7 +110,7 @@ struct Heads {
                 kept += rounded * rounded;
                 error += (exact - rounded) * (exact - rounded);
             }
-            length = 1.0001f * std::sqrt(square + 1e-28f);
+            length = bound::kRaise * std::sqrt(square + 1e-28f);
             bias += slack * std::fabs(bias);
         } else {
             bias = 0.0f;
@@ -128,11 +122,7 @@ struct Heads {
     }
 
     static void convert_up(float value, float *out) { *out = value; }
-    static void convert_up(float value, uint16_t *out) {  // positive
-        uint32_t bits;
-        std::memcpy(&bits, &value, sizeof bits);
-        *out = static_cast<uint16_t>((bits + 0xffffu) >> 16);
-    }
+    static void convert_up(float value, uint16_t *out) { *out = bound::bf16_up(value); }
 };
 
 template <class Ops>
@@ -185,7 +175,7 @@ class BoundedMatcher : Matcher<Ops> {
         : Base(task, patches, workspace),
           head_steps_(task.head / Ops::kGroup),
           head_row_(static_cast<ptrdiff_t>(Heads<Ops>::row_elements(task.head))),
-          slack_(Heads<Ops>::slack(task.channels)) {
+          slack_(bound::slack(task.channels)) {
         workspace += Base::workspace_bytes(task.channels, task.top_k, task.reference_count, patches);
         packed_heads_ = workspace;
         floors_ = packed_heads_ + patches * 2 * kPackedBytes;
