@@ -83,6 +83,32 @@ def test_engines_are_built_for_gpus_that_are_not_here(bundle: Path, precision: A
 
 
 @pytest.mark.usefixtures("rtx")
+def test_mask_networks_are_built_with_their_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle with mask networks gets three engines, which are found for its graphs and kept."""
+    monkeypatch.setenv("VOSRT_CACHE", str(tmp_path))
+    refined = load_bundle("refined")
+    outcomes = build_engines("refined", options(objects=3))
+    assert [(each.record.graph, each.record.batch) for each in outcomes] == [
+        ("encoder", 1), *((role, 3) for role in refined.manifest.graphs if role != "encoder")
+    ]  # fmt: skip
+    for outcome in outcomes:
+        made, graph = outcome.record, refined.graph(outcome.record.graph)
+        target = EngineTarget(
+            flavour=made.flavour,
+            version=made.version,
+            architecture="sm_86",
+            graph_sha256=graph.sha256,
+            graph=made.graph,
+        )
+        assert choose_engine(graph.path, target, ("fp16",))[1] == made
+    assert not any(each.built for each in build_engines("refined", options(objects=3)))
+    more = build_engines("refined", options(objects=4))
+    assert [each.why for each in more] == ["", "stale: other batch", "stale: other batch"]
+    with pytest.raises(OptionError, match="objects is 65; expected 1 to 64 objects"):
+        options(objects=65)
+
+
+@pytest.mark.usefixtures("rtx")
 def test_narrow_engines_are_smaller(bundle: Path) -> None:
     """The precision reaches the engine: its weights take half the place."""
     sizes = {p: build_engines(bundle, options(precision=p))[0].record.bytes for p in ("fp32", "fp16")}

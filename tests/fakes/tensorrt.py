@@ -20,7 +20,7 @@ from vosrt.engines.tensorrt_files import EngineRecord, Profile, write_record
 from vosrt.types import F32Array, U8Array
 
 
-def write_engine(graph: Path, plan: bytes, profiles: tuple[Profile, ...], **fields: Any) -> EngineRecord:
+def write_engine(graph: Path, /, plan: bytes, profiles: tuple[Profile, ...], **fields: Any) -> EngineRecord:
     """Put an engine for an RTX 3090 beside a graph, with its record.
 
     Args:
@@ -111,10 +111,29 @@ class FakeLogger:
     def log(self, severity: _Severity, message: str) -> None: ...
 
 
+# Tensors of the networks, outputs last: type and shape, whose axes are named as in `vosrt.engines.mask_axes`.
+TENSORS: dict[str, dict[str, tuple[str, tuple[str | int, ...]]]] = {
+    "encoder": {"frames": ("UINT8", ("n", "height", "width", 3)), "embedding": ("FLOAT", ("n", "h", "w", 3))},
+    "mask_encoder": {
+        "frames": ("UINT8", (1, "height", "width", 3)),
+        "masks": ("FLOAT", ("objects", "height", "width")),
+        "context": ("FLOAT", (1, 2, "h", "w")),
+        "values": ("FLOAT", ("objects", "h", "w", 2)),
+    },
+    "decoder": {
+        "readout": ("FLOAT", ("objects", "h", "w", 2)),
+        "values": ("FLOAT", ("objects", "h", "w", 2)),
+        "res3": ("FLOAT", (1, 2, "h", "w")),
+        "res2": ("FLOAT", (1, 2, "h2", "w2")),
+        "logits": ("FLOAT", ("objects", "h2", "w2")),
+    },
+}
+
+
 class FakeTensorRt(ModuleType):
     """``tensorrt`` or ``tensorrt_rtx``.
 
-    A plan is JSON: its profiles as height and width, smallest to largest, and frames at once.
+    A plan is JSON: its profiles as height and width, smallest to largest, frames or objects at once, and its role.
     """
 
     ILogger = FakeLogger
@@ -147,24 +166,30 @@ class FakeTensorRt(ModuleType):
 
 
 class FakeEngine:
-    """``ICudaEngine``: the mean colour of every 8 x 8 cell, normalised."""
+    """``ICudaEngine`` of a network of `COMPUTES`."""
 
-    num_io_tensors = 2
+    def __init__(
+        self, trt: FakeTensorRt, profiles: list[list[list[int]]], batch: int = 1, role: str = "encoder"
+    ) -> None:
+        self.trt, self.profiles, self.batch, self.role = trt, profiles, batch, role
+        self.tensors = TENSORS[role]
+        self.num_io_tensors = len(self.tensors)
 
-    def __init__(self, trt: FakeTensorRt, profiles: list[list[list[int]]], batch: int = 1) -> None:
-        self.trt, self.profiles, self.batch = trt, profiles, batch
+    @property
+    def output(self) -> str:
+        return list(self.tensors)[-1]
 
     def get_tensor_name(self, index: int) -> str:
-        return ("frames", "embedding")[index]
+        return list(self.tensors)[index]
 
     def get_tensor_mode(self, name: str) -> _Mode:
-        return _Mode.INPUT if name == "frames" else _Mode.OUTPUT
+        return _Mode.OUTPUT if name == self.output else _Mode.INPUT
 
     def get_tensor_dtype(self, name: str) -> str:
-        return "UINT8" if name == "frames" else "FLOAT"
+        return self.tensors[name][0]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (-1, -1, -1, 3)
+        return tuple(size if isinstance(size, int) else -1 for size in self.tensors[name][1])
 
     def create_runtime_config(self) -> Any:
         return FakeRuntimeConfig()
@@ -189,7 +214,7 @@ class FakeContext:
         self._engine, self._config = engine, None if config is None else weakref.ref(config)
         self.device = engine.trt.cuda.current
         self._profile = engine.profiles[0]
-        self._shape: tuple[int, ...] | None = None
+        self._sizes: dict[str, int] = {}
         self._addresses: dict[str, int] = {}
         self._prepared = False
         self.fails = self.refuses_capture = False
@@ -207,22 +232,28 @@ class FakeContext:
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        (low, _, high), (n, height, width, colours) = self._profile, shape
-        fits = low[0] <= height <= high[0] and low[1] <= width <= high[1]
-        fits = fits and 1 <= n <= self._engine.batch and colours == 3
+        (low, _, high), axes = self._profile, self._engine.tensors[name][1]
+        sizes = {axis: size for axis, size in zip(axes, shape, strict=True) if isinstance(axis, str)}
+        fits = all(size == axis for axis, size in zip(axes, shape, strict=True) if isinstance(axis, int))
+        for axes_of, step in ((("height", "width"), 1), (("h", "w"), 8), (("h2", "w2"), 4)):
+            for axis, least, most in zip(axes_of, low, high, strict=True):
+                fits = fits and -(-least // step) <= sizes.get(axis, -(-most // step)) <= -(-most // step)
+        fits = fits and all(1 <= sizes.get(axis, 1) <= self._engine.batch for axis in ("n", "objects"))
         if fits:
-            self._shape = shape
+            self._sizes |= sizes
         return fits
 
     def infer_shapes(self) -> list[str]:
         if self._engine.trt.refuses_shapes:
             raise RuntimeError("infer_shapes error code: -1")
-        return [] if self._shape else ["frames"]
+        return [] if self._sizes else ["frames"]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        assert self._shape, "no input shape set"
-        n, height, width, _ = self._shape
-        return self._shape if name == "frames" else (n, height // 8, width // 8, 3)
+        assert self._sizes, "no input shape set"
+        sizes = self._sizes
+        if self._engine.role == "encoder":
+            sizes = {**sizes, "h": sizes["height"] // 8, "w": sizes["width"] // 8}
+        return tuple(sizes[axis] if isinstance(axis, str) else axis for axis in self._engine.tensors[name][1])
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self._addresses[name] = address
@@ -233,7 +264,7 @@ class FakeContext:
         assert cuda.current == self.device, "another GPU is the calling thread's"
         capturing = cuda.queues[stream].captured is not None
         unready = self.refuses_capture or not self._prepared or self._compiles_beside()
-        if self.fails or set(self._addresses) != {"frames", "embedding"} or (capturing and unready):
+        if self.fails or set(self._addresses) != set(self._engine.tensors) or (capturing and unready):
             assert self._engine.trt.logger
             self._engine.trt.logger.log(_Severity.ERROR, "cannot enqueue")
             return False
@@ -243,7 +274,7 @@ class FakeContext:
         return True
 
     def is_stream_capturable(self, stream: int) -> bool:
-        assert self._shape, "asked before it knows its shapes"
+        assert self._sizes, "asked before it knows its shapes"
         return self._engine.trt.capturable and not self._compiles_beside()
 
     def _compiles_beside(self) -> bool:
@@ -255,11 +286,13 @@ class FakeContext:
 
     def _compute(self) -> None:
         views = {}
-        for name, kind in (("frames", ctypes.c_uint8), ("embedding", ctypes.c_float)):
-            shape = self.get_tensor_shape(name)
-            pointer = ctypes.cast(self._addresses[name], ctypes.POINTER(kind))
-            views[name] = np.ctypeslib.as_array(pointer, shape)
-        views["embedding"][...] = mean_colours(views["frames"])
+        for name, (kind, _) in self._engine.tensors.items():
+            pointer = ctypes.cast(
+                self._addresses[name], ctypes.POINTER(ctypes.c_uint8 if kind == "UINT8" else ctypes.c_float)
+            )
+            views[name] = np.ctypeslib.as_array(pointer, self.get_tensor_shape(name))
+        out = views.pop(self._engine.output)
+        out[...] = COMPUTES[self._engine.role](views)
 
 
 def mean_colours(frames: U8Array) -> F32Array:
@@ -268,6 +301,14 @@ def mean_colours(frames: U8Array) -> F32Array:
     cells = frames.astype(np.float32).reshape(n, height // 8, 8, width // 8, 8, 3).mean(axis=(2, 4))
     normalised: F32Array = cells / np.maximum(np.linalg.norm(cells, axis=-1, keepdims=True), 1e-12)
     return normalised
+
+
+# The mean colour of every 8 x 8 cell, normalised; the share of each object in a cell; a map and the mean of values.
+COMPUTES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "encoder": lambda given: mean_colours(given["frames"]),
+    "mask_encoder": lambda given: given["masks"][:, ::8, ::8, None] + given["context"][0].transpose(1, 2, 0),
+    "decoder": lambda given: given["res2"][0, 0] + given["values"].mean((1, 2, 3))[:, None, None],
+}
 
 
 @dataclass

@@ -22,9 +22,10 @@ from vosrt.cli import doctor
 from vosrt.engines import nvidia, nvidia_providers
 from vosrt.engines import onnxruntime as ort_engines
 from vosrt.engines.base import EngineInfo
+from vosrt.engines.mask_axes import MASK_AXES
 from vosrt.engines.nvidia import Gpu, find_gpu
 from vosrt.engines.nvidia_providers import cache_folder, find_tensorrt_rtx_device
-from vosrt.engines.select import MASK_AXES, create_encoder_engine, create_mask_engine
+from vosrt.engines.select import create_encoder_engine, create_mask_engine
 from vosrt.errors import EngineError, MissingExtraError, OptionError, VosrtError
 from vosrt.model import choose_device
 
@@ -188,7 +189,9 @@ def test_mask_networks_follow_the_encoder_to_the_gpu(
         encoder = EngineInfo(name, precision, "", "")
         for role in MASK_AXES:
             info = create_mask_engine(encoder_graph, role, encoder).info
-            assert (info.name, info.precision, info.reason) == ("cuda", says, f"the encoder runs on {name}")
+            assert (info.name, info.precision) == ("cuda", says)
+            assert info.reason.startswith(f"the encoder runs on {name}")
+            assert ("tensorrt refused: TensorRT is not installed" in info.reason) == (name == "tensorrt")
     assert [provider for ((provider, _),) in fake.sessions] == ["CUDAExecutionProvider"] * 4
     for refused in (FakeOnnxRuntime(), FakeOnnxRuntime("CUDAExecutionProvider", broken=("CUDAExecutionProvider",))):
         use(refused)

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.fakes.tensorrt import write_engine
+from tests.fakes.tensorrt import COMPUTES, TENSORS, write_engine
 from vosrt.bundle import EncoderSpec
 from vosrt.cuda.runtime import BindingsRuntime, CudaQueue
-from vosrt.encoder import Embedding, FrameEncoder
-from vosrt.engines.base import DeviceEngine, largest_batch
-from vosrt.engines.select import create_encoder_engine
+from vosrt.encoder import Embedding, FrameEncoder, stays_on_gpu
+from vosrt.engines.base import DeviceEngine, EngineInfo, largest_batch
+from vosrt.engines.mask_axes import MASK_AXES, mask_sizes
+from vosrt.engines.select import create_encoder_engine, create_mask_engine
 from vosrt.engines.tensorrt import CUDA_GRAPH_VARIABLE, TensorRtEngine
 from vosrt.engines.tensorrt_files import EngineRecord, Profile
 from vosrt.engines.tensorrt_flavour import FLAVOURS, TENSORRT, TENSORRT_RTX, Flavour
@@ -48,7 +49,7 @@ def graph(tmp_path: Path) -> Path:
     return path
 
 
-def add_engine(graph: Path, flavour: Flavour, plan: bytes = PLAN, **changes: Any) -> EngineRecord:
+def add_engine(graph: Path, /, flavour: Flavour, plan: bytes = PLAN, **changes: Any) -> EngineRecord:
     """Put an engine with its record beside a graph."""
     fields = {"flavour": flavour.name, "version": VERSIONS[flavour.name], **changes}
     return write_engine(graph, plan, (LANDSCAPE, PORTRAIT), **fields)
@@ -250,6 +251,45 @@ def test_a_batch_goes_through_at_once(graph: Path, fake_nvidia: Any) -> None:
         engine.run({"frames": np.concatenate([frames, frames[:1]])})
     sizes = "32x32:48x64:64x96,96x32:96x48:128x64"
     assert str(caught.value).endswith(f"vos-export engine {graph.parent} --flavour tensorrt --sizes {sizes} --batch 7")
+
+
+def mask_inputs(role: str, height: int, width: int, objects: int) -> dict[str, Any]:
+    """Inputs of a mask network as the fake has it, for a frame of this size."""
+    random, sizes = np.random.default_rng(0), mask_sizes(role, height, width, objects)
+    found = {}
+    for name in MASK_AXES[role]:
+        kind, axes = TENSORS[role][name]
+        shape = [sizes[axis] if isinstance(axis, str) else axis for axis in axes]
+        values = random.random(shape)
+        found[name] = (255 * values).astype(np.uint8) if kind == "UINT8" else values.astype(np.float32)
+    return found
+
+
+@pytest.mark.parametrize("role", MASK_AXES)
+def test_mask_networks_run_on_their_own_engines(graph: Path, fake_nvidia: Any, role: str) -> None:
+    """They do so beside an encoder on TensorRT, of any precision, and take as many objects as they were built for."""
+    plan = json.dumps({**json.loads(PLAN), "batch": 5, "role": role}).encode()
+    add_engine(graph, TENSORRT, plan=plan, batch=5, graph=role)
+    for precision in ("fp16", "int8"):
+        engine = create_mask_engine(graph, role, EngineInfo("tensorrt", precision, "", ""))
+        assert (engine.info.name, engine.info.reason) == ("tensorrt", "as the encoder")
+        assert stays_on_gpu(engine)
+        for size, objects in (((48, 64), 1), ((48, 64), 5), ((96, 48), 2)):
+            given = mask_inputs(role, *size, objects)
+            (output,) = engine.run(given).values()
+            np.testing.assert_allclose(output, COMPUTES[role](given), atol=1e-6)
+    with pytest.raises(EngineError, match=r"was built for 5 objects and 6 were given; .* --objects 6$"):
+        engine.run(mask_inputs(role, 48, 64, 6))
+    with pytest.raises(EngineError, match="takes none of 72x64"):
+        engine.run(mask_inputs(role, 72, 64, 1))
+
+
+def test_mask_networks_without_an_engine_say_how_to_build_one(encoder_graph: Path, fake_nvidia: Any) -> None:
+    """They run elsewhere, and the reason has the command."""
+    info = create_mask_engine(encoder_graph, "decoder", EngineInfo("tensorrt", "fp16", "", "")).info
+    assert info.name != "tensorrt"
+    assert "tensorrt refused: no fp16 engine for tensorrt 10.9.0.34 on sm_86" in info.reason
+    assert f"vos-export engine {encoder_graph.parent} --flavour tensorrt" in info.reason
 
 
 def test_failures_of_tensorrt_and_cuda_are_one_line(graph: Path, fake_nvidia: Any) -> None:

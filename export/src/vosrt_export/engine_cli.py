@@ -11,6 +11,7 @@ from vosrt.bundle import load_bundle
 from vosrt.cli.app import require
 from vosrt.cli.options import BUNDLE_HELP, option
 from vosrt.console import say, status
+from vosrt.engines.mask_axes import MASK_AXES
 from vosrt.engines.tensorrt_files import (
     SUFFIX,
     EngineRecord,
@@ -45,6 +46,7 @@ def engine(
         str | None, option("Frame sizes: 480x854, or MIN:BEST:MAX as 480x640:480x854:480x1152.", metavar="HxW,…")
     ] = None,
     batch: Annotated[int, option("Frames to take at once, at most: of streams stepped together.", metavar="N")] = 1,
+    objects: Annotated[int, option("Objects of a frame that mask networks take, at most.", metavar="N")] = 10,
     rebuild: Annotated[bool, option("Build again what is there and fits.", None, "--rebuild")] = False,
     show: Annotated[bool, option("List the engines that are there; build nothing.", None, "--list")] = False,
 ) -> int:
@@ -64,6 +66,7 @@ def engine(
         precision=precision,
         profiles=_profiles(preset, sizes),
         batch=batch,
+        objects=objects,
         rebuild=rebuild,
     )
     with status("loading") as tell:
@@ -78,7 +81,8 @@ def engine(
 def list_engines(path: str) -> int:
     """Print the engines of a bundle and of the user's cache: which are whole, and which this machine runs."""
     bundle = load_bundle(path)
-    graphs = {graph.sha256: graph for graph in bundle.encoders}
+    masks = [bundle.graph(role) for role in bundle.manifest.graphs if role in MASK_AXES]
+    graphs = {graph.sha256: graph for graph in [*bundle.encoders, *masks]}
     folders = [*dict.fromkeys(chain(*(engine_folders(graph.path, sha256) for sha256, graph in graphs.items())))]
     entries = list(chain.from_iterable(map(read_records, folders)))
     if not entries:
@@ -101,7 +105,8 @@ def list_engines(path: str) -> int:
 
 def _sizes(record: EngineRecord) -> str:
     sizes = ", ".join(map(str, record.profiles))
-    return sizes if record.batch == 1 else f"{sizes}, up to {record.batch} at once"
+    what = "at once" if record.graph == "encoder" else "objects"
+    return sizes if record.batch == 1 else f"{sizes}, up to {record.batch} {what}"
 
 
 def _here(flavour: str, graph_sha256: str) -> EngineTarget:

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import onnx
 
 from vosrt._files import replacing, write_all
-from vosrt.bundle import load_bundle
+from vosrt.bundle import Quantised, load_bundle
+from vosrt.engines.mask_axes import MASK_AXES, mask_sizes
 from vosrt.engines.nvidia import find_gpu
 from vosrt.engines.tensorrt_files import (
     MAX_BATCH,
@@ -49,6 +50,7 @@ class EngineOptions:
         precision: of the arithmetic.
         profiles: frame sizes to take; none: the bundle's own size, or 480p.
         batch: frames to take at once, at most: of streams that are stepped together.
+        objects: of a frame that mask networks take, at most.
         rebuild: build engines again that exist and fit.
     """
 
@@ -57,11 +59,13 @@ class EngineOptions:
     precision: EnginePrecision = "fp16"
     profiles: tuple[Profile, ...] = ()
     batch: int = 1
+    objects: int = 10
     rebuild: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch <= MAX_BATCH:
-            raise OptionError(f"batch is {self.batch}; expected 1 to {MAX_BATCH} frames")
+        for name, unit in (("batch", "frames"), ("objects", "objects")):
+            if not 1 <= getattr(self, name) <= MAX_BATCH:
+                raise OptionError(f"{name} is {getattr(self, name)}; expected 1 to {MAX_BATCH} {unit}")
         for capability in self.capabilities:
             if not _CAPABILITY.fullmatch(capability):
                 raise OptionError(f"compute capability is {capability!r}; expected numbers such as 86,89,120")
@@ -87,7 +91,7 @@ class Outcome:
 def build_engines(
     bundle_path: str | Path, options: EngineOptions, on_engine: Callable[[str], None] = lambda name: None
 ) -> list[Outcome]:
-    """Build a bundle's encoder for TensorRT, one engine per GPU architecture.
+    """Build a bundle's networks for TensorRT, one engine each per GPU architecture: the encoder, and mask networks.
 
     Engines go into the bundle, or into the user's cache where the bundle is packaged or cannot be written to. The
     manifest stays as it is, since engines can always be built again.
@@ -112,19 +116,56 @@ def build_engines(
     architectures = [f"sm_{each}" for each in options.capabilities] or [_architecture_here(flavour)]
     for architecture in architectures:
         _check_architecture(trt, flavour, architecture)
-    graph = bundle.encoder_for(options.precision)
-    folder = folder_for_engines(graph.path, graph.sha256)
+    networks = [Network("encoder", bundle.encoder_for(options.precision), options.precision, options.batch)]
+    for role in bundle.manifest.graphs:
+        if role in MASK_AXES:  # which are not quantised
+            narrow = "fp16" if options.precision in get_args(Quantised) else options.precision
+            networks.append(Network(role, bundle.graph(role), narrow, options.objects))
     outcomes = []
-    try:
-        if folder.is_symlink():
-            raise OutputError(f"{folder} is a link; engines must lie in a folder of their own")
-        for architecture in dict.fromkeys(architectures):
-            on_engine(f"{options.precision} for {architecture}")
-            outcome = _keep_or_build(graph, spec.input_name, folder, flavour, trt, architecture, profiles, options)
-            outcomes.append(outcome)
-        return outcomes
-    except OSError as error:
-        raise OutputError(f"cannot write engines to {folder}: {error.strerror or error}") from error
+    for network in networks:
+        folder = folder_for_engines(network.graph.path, network.graph.sha256)
+        try:
+            if folder.is_symlink():
+                raise OutputError(f"{folder} is a link; engines must lie in a folder of their own")
+            for architecture in dict.fromkeys(architectures):
+                on_engine(f"{network.role} in {network.precision} for {architecture}")
+                outcomes.append(
+                    _keep_or_build(network, folder, flavour, trt, architecture, profiles, rebuild=options.rebuild)
+                )
+        except OSError as error:
+            raise OutputError(f"cannot write engines to {folder}: {error.strerror or error}") from error
+    return outcomes
+
+
+@dataclass(frozen=True)
+class Network:
+    """One graph to build engines of.
+
+    Attributes:
+        role: in the bundle.
+        graph: its ONNX file.
+        precision: of the arithmetic.
+        batch: frames to take at once, at most; of a mask network, objects.
+    """
+
+    role: str
+    graph: Graph
+    precision: EnginePrecision
+    batch: int
+
+    def shapes(self, model: onnx.ModelProto, height: int, width: int, batch: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the inputs of ``model`` for a frame of this size, in pixels."""
+        sizes = {"n": batch, "height": height, "width": width}
+        if self.role in MASK_AXES:
+            sizes = mask_sizes(self.role, height, width, batch)
+        axes = MASK_AXES.get(self.role, {each.name: ("n", "height", "width", None) for each in model.graph.input})
+        return {
+            each.name: tuple(
+                sizes[axis] if axis else dim.dim_value
+                for axis, dim in zip(axes[each.name], each.type.tensor_type.shape.dim, strict=True)
+            )
+            for each in model.graph.input
+        }
 
 
 def choose_flavour(options: EngineOptions) -> Flavour:
@@ -170,24 +211,24 @@ def _check_architecture(trt: ModuleType, flavour: Flavour, architecture: str) ->
 
 
 def _keep_or_build(
-    graph: Graph,
-    input_name: str,
+    network: Network,
     folder: Path,
     flavour: Flavour,
     trt: ModuleType,
     architecture: str,
     profiles: tuple[Profile, ...],
-    options: EngineOptions,
+    *,
+    rebuild: bool,
 ) -> Outcome:
     wanted = EngineRecord(
-        graph="encoder",
-        graph_sha256=graph.sha256,
+        graph=network.role,
+        graph_sha256=network.graph.sha256,
         flavour=flavour.name,
         version=str(trt.__version__),
         architecture=architecture,
-        precision=options.precision,
+        precision=network.precision,
         profiles=profiles,
-        batch=options.batch,
+        batch=network.batch,
         recipe=RECIPE,
         layers=1,
         build_seconds=0,
@@ -196,13 +237,12 @@ def _keep_or_build(
     )
     path = folder / f"{wanted.stem}{SUFFIX}"
     kept, why = _find(folder, path, wanted)
-    if kept and not options.rebuild:
+    if kept and not rebuild:
         return Outcome(path, kept, False, "")
-    model = onnx.load_from_string(graph.content)
-    prepared = cast_frames_first(convert_precision(model, options.precision)).SerializeToString()
+    model = cast_frames_first(convert_precision(onnx.load_from_string(network.graph.content), network.precision))
     folder.mkdir(parents=True, exist_ok=True)  # not before: a graph that does not fit leaves nothing behind
     started = time.perf_counter()
-    plan, layers = _build(flavour, trt, prepared, input_name, wanted, folder)
+    plan, layers = _build(flavour, trt, model, network, wanted, folder)
     record = replace(
         wanted,
         layers=layers,
@@ -238,19 +278,20 @@ def _find(folder: Path, path: Path, wanted: EngineRecord) -> tuple[EngineRecord 
 
 
 def _build(
-    flavour: Flavour, trt: ModuleType, model: bytes, input_name: str, wanted: EngineRecord, folder: Path
+    flavour: Flavour, trt: ModuleType, model: onnx.ModelProto, network: Network, wanted: EngineRecord, folder: Path
 ) -> tuple[bytes, int]:
     """The serialised engine and the number of layers that TensorRT read."""
     polygraphy = load_polygraphy(flavour)
-    shapes = [
-        polygraphy.Profile().add(
-            input_name,
-            min=(1, *profile.minimum, 3),
-            opt=(wanted.batch, *profile.optimum, 3),
-            max=(wanted.batch, *profile.maximum, 3),
+    typical = wanted.batch if network.role == "encoder" else 1  # most videos have one object or two
+    shapes = []
+    for profile in wanted.profiles:
+        least, best, most = (
+            network.shapes(model, *size, batch)
+            for size, batch in ((profile.minimum, 1), (profile.optimum, typical), (profile.maximum, wanted.batch))
         )
-        for profile in wanted.profiles
-    ]
+        shapes.append(polygraphy.Profile())
+        for name in least:
+            shapes[-1].add(name, min=least[name], opt=best[name], max=most[name])
     timing_cache: str | None = None
     if flavour is TENSORRT_RTX:  # which times nothing while it builds, and so has no cache of timings
         capability = wanted.architecture.removeprefix("sm_")
@@ -271,14 +312,14 @@ def _build(
             config.set_flag(flag)  # TensorRT-RTX: without it, an engine may not be captured in a CUDA graph
         return config
 
-    with failures_as_errors(f"{flavour.name} cannot build the encoder for {wanted.architecture}"):
-        builder, network, parser = polygraphy.network_from_onnx_bytes(model, strongly_typed=True)
+    with failures_as_errors(f"{flavour.name} cannot build the {network.role} for {wanted.architecture}"):
+        builder, parsed, parser = polygraphy.network_from_onnx_bytes(model.SerializeToString(), strongly_typed=True)
         plan = polygraphy.engine_bytes_from_network(
-            (builder, network, parser),
+            (builder, parsed, parser),
             config=configure,
             save_timing_cache=timing_cache,
         )
-        return bytes(plan), int(network.num_layers)
+        return bytes(plan), int(parsed.num_layers)
 
 
 def _write(plan: bytes, record: EngineRecord, path: Path) -> None:

@@ -21,9 +21,10 @@ from vosrt.cuda import Gpu, open_device, usable_device
 from vosrt.encoder import Embedding, FrameArray, FrameEncoder, check_frame, stays_on_gpu
 from vosrt.engines.base import Engine, EngineInfo
 from vosrt.engines.isolated import isolated_encoder, isolated_mask_engine
+from vosrt.engines.mask_axes import MASK_AXES
 from vosrt.engines.nvidia import has_gpu
 from vosrt.engines.registry import auto_order, on_processor, plain_name
-from vosrt.engines.select import MASK_AXES, create_encoder_engine, create_mask_engine
+from vosrt.engines.select import create_encoder_engine, create_mask_engine
 from vosrt.errors import BundleError, InputError, OptionError, VosrtError
 from vosrt.locking import NotCopied, keep_in_children
 from vosrt.refinement import Refinement

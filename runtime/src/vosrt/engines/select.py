@@ -9,34 +9,19 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from vosrt.bundle import CONTEXT, NO_FP8, RES2, RES3, EncoderSpec, Quantised
+from vosrt.bundle import NO_FP8, EncoderSpec, Quantised
 from vosrt.core import native
 from vosrt.engines import registry
 from vosrt.engines.base import Engine, EngineInfo
 from vosrt.engines.fake import FakeEngine
+from vosrt.engines.mask_axes import MASK_AXES, mask_sizes
 from vosrt.engines.nvidia import find_gpu
-from vosrt.engines.static_shape import Axes, StaticShapeEngine
+from vosrt.engines.static_shape import StaticShapeEngine
 from vosrt.errors import EngineError, MissingExtraError, OptionError
 from vosrt.onnx_file import Graph, as_graph
 from vosrt.types import ModelPrecision
 
-# Dynamic axes of the further graphs of a mask-embedding bundle, by role and input.
-MASK_AXES: dict[str, Axes] = {
-    "mask_encoder": {
-        "frames": (None, "height", "width", None),
-        "masks": ("objects", "height", "width"),
-        CONTEXT: (None, None, "h", "w"),
-    },
-    "decoder": {
-        "readout": ("objects", "h", "w", None),
-        "values": ("objects", "h", "w", None),
-        RES3: (None, None, "h", "w"),
-        RES2: (None, None, "h2", "w2"),
-    },
-}
-
 _PROBE_SIDE = 32
-_PROBE_SIZES = {"objects": 1, "height": 32, "width": 32, "h": 4, "w": 4, "h2": 8, "w2": 8}  # of the axes above
 
 
 def create_encoder_engine(
@@ -191,8 +176,8 @@ def _check_embedding(found: NDArray[Any] | None, spec: EncoderSpec, frame: tuple
 def create_mask_engine(graph: Graph | Path, role: str, encoder: EngineInfo, *, threads: int = 0) -> Engine:
     """Create the engine for a further graph of a mask-embedding bundle: the encoder's where that takes mask networks.
 
-    Beside engines of a GPU it is the fallback of GPUs (`Registration.fallback`). Where that cannot be had, and beside
-    all other engines, it is that of the processor.
+    Beside engines of a GPU that do not take it, it is the fallback of GPUs (`Registration.fallback`). Where that cannot
+    be had, and beside all other engines, it is that of the processor.
 
     Args:
         graph: what to run; a path is read once.
@@ -211,14 +196,18 @@ def create_mask_engine(graph: Graph | Path, role: str, encoder: EngineInfo, *, t
         precision = next((each for each in known.precisions if each == encoder.precision), wide)
         return known.mask_factory(graph, axes, precision=precision, threads=threads, reason=why)
 
+    known = registry.registered(encoder.name) if encoder.name in registry.names() else None
+    follows = known is not None and known.mask_factory is not None
     if registry.on_processor(encoder.name):
-        known = registry.registered(encoder.name) if encoder.name in registry.names() else None
-        follows = known is not None and known.mask_factory is not None
         return create(known, "as the encoder") if known and follows else create(registry.fallback("cpu"), reason)
-    try:
-        on_gpu = create(registry.fallback("cuda"), reason)
-        if isinstance(on_gpu, StaticShapeEngine):
-            on_gpu.probe_loading({name: _PROBE_SIZES[name] for each in axes.values() for name in each if name})
-    except EngineError as error:
-        return create(registry.fallback("cpu"), f"{reason}; {registry.fallback('cuda').name} refused: {error}")
-    return on_gpu
+    others = registry.fallback("cuda")
+    for candidate in [known, others] if known and follows and known is not others else [others]:
+        try:
+            on_gpu = create(candidate, "as the encoder" if candidate is known else reason)
+            if isinstance(on_gpu, StaticShapeEngine):
+                on_gpu.probe_loading(mask_sizes(role, *getattr(on_gpu, "smallest_frame", (_PROBE_SIDE, _PROBE_SIDE))))
+        except (EngineError, MissingExtraError) as error:
+            reason = f"{reason}; {candidate.name} refused: {error}"
+        else:
+            return on_gpu
+    return create(registry.fallback("cpu"), reason)

@@ -21,6 +21,7 @@ from vosrt.cuda.graph import Graphs, Recorder
 from vosrt.cuda.runtime import BindingsRuntime, CudaEvent, CudaQueue
 from vosrt.cuda.transfer import DoubleBuffer, Download
 from vosrt.engines.base import EngineInfo, Input, Sequel
+from vosrt.engines.mask_axes import MASK_AXES
 from vosrt.engines.nvidia import Gpu, find_gpu
 from vosrt.engines.registry import Registration, encoder_factory
 from vosrt.engines.static_shape import BATCH_AXIS, Axes, Sizes, StaticShapeEngine
@@ -79,7 +80,8 @@ class TensorRtEngine(StaticShapeEngine):
 
     Args:
         graph: the ONNX file; the engine is looked for in ``engines/`` beside it and in the user's cache.
-        axes: see :class:`StaticShapeEngine`; the axes of frames are named ``n``, ``height`` and ``width``.
+        axes: see :class:`StaticShapeEngine`; those of an encoder are named ``n``, ``height`` and ``width``, those of
+            mask networks are `MASK_AXES`.
         flavour: which TensorRT.
         precisions: acceptable ones, best first.
         reason: for :class:`EngineInfo`.
@@ -109,6 +111,7 @@ class TensorRtEngine(StaticShapeEngine):
             version=str(found.module.__version__),
             architecture=found.gpu.architecture,
             graph_sha256=graph.sha256,
+            graph=next((role for role, each in MASK_AXES.items() if each == axes), "encoder"),
         )
         plan, self._record = choose_engine(graph.path, target, precisions)
         info = EngineInfo(flavour.name, self._record.precision, found.version, reason)
@@ -133,7 +136,7 @@ class TensorRtEngine(StaticShapeEngine):
 
     @property
     def largest_batch(self) -> int:
-        """Frames that it was built to take at once."""
+        """Frames that it was built to take at once; of a mask network, objects."""
         return self._record.batch
 
     @property
@@ -170,14 +173,17 @@ class TensorRtEngine(StaticShapeEngine):
 
     def _create_session(self, sizes: Sizes) -> _Session:
         size_of = dict(sizes)
-        height, width = size_of["height"], size_of["width"]
+        step = 1 if "height" in size_of else 4  # of the decoder, which has no frames, the map res2 tells the size
+        height, width = (size_of[axis] for axis in (("height", "width") if step == 1 else ("h2", "w2")))
         profiles, batch = self._record.profiles, self.largest_batch
-        if (count := size_of.get(BATCH_AXIS, 1)) > batch:
+        what = "frames at once" if self._record.graph == "encoder" else "objects"
+        if (count := size_of.get(BATCH_AXIS, size_of.get("objects", 1))) > batch:
             raise EngineError(
-                f"the {self.info.name} engine was built for {batch} frames at once and {count} were given; build it "
+                f"the {self.info.name} engine was built for {batch} {what} and {count} were given; build it "
                 f"for them: {self._command(profiles, count)}"
             )
-        fitting = [i for i, profile in enumerate(profiles) if profile.takes(height, width)]
+        fitting = [i for i, profile in enumerate(profiles) if profile.takes(height, width, step)]
+        height, width = step * height, step * width
         if not fitting:
             raise EngineError(
                 f"the {self.info.name} engine was built for frames of {', '.join(map(str, profiles))} (height x width) "
@@ -213,7 +219,8 @@ class TensorRtEngine(StaticShapeEngine):
 
     def _command(self, sizes: Sequence[Profile | str], batch: int) -> str:
         """What builds an engine for these sizes."""
-        at_once = f" --batch {batch}" if batch > 1 else ""
+        option = "--batch" if self._record.graph == "encoder" else "--objects"
+        at_once = f" {option} {batch}" if batch > 1 else ""
         return (
             f"vos-export engine {bundle_word(self._graph.path.parent)} --flavour {self._flavour.option} "
             f"--sizes {','.join(map(str, sizes))}{at_once}"
@@ -445,12 +452,20 @@ def _registration(flavour: Flavour, gpu: str, rank: int) -> Registration:
         narrow = ENGINE_PRECISIONS if precision == "auto" else (precision,)
         return TensorRtEngine(graph, axes, flavour=flavour, precisions=narrow, reason=reason)
 
+    def create_mask_network(
+        graph: Graph, axes: Axes, *, precision: ModelPrecision, threads: int, reason: str
+    ) -> TensorRtEngine:
+        # Only encoders are quantised: a mask network computes in the precision that it was built for.
+        given: ModelPrecision = "auto" if precision in ("int8", "fp8") else precision
+        return create(graph, axes, precision=given, threads=threads, reason=reason)
+
     return Registration(
         name=flavour.name,
         needs=f"{gpu}, its package, and an engine that vos-export engine built",
         devices=("cuda",),
         precisions=ENGINE_PRECISIONS,
         factory=encoder_factory(create),
+        mask_factory=create_mask_network,
         find=lambda: find_tensorrt(flavour).version,
         rank=rank,
         former_names=(f"{flavour.name}-direct",),

@@ -58,10 +58,10 @@ class Profile:
     optimum: Size
     maximum: Size
 
-    def takes(self, height: int, width: int) -> bool:
-        """Whether a frame of this size fits."""
-        low, high = self.minimum, self.maximum
-        return low[0] <= height <= high[0] and low[1] <= width <= high[1]
+    def takes(self, height: int, width: int, step: int = 1) -> bool:
+        """Whether a frame of this size fits, or one whose map has a value per ``step`` pixels, rounded up."""
+        (low, left), (high, right) = ((-(-y // step), -(-x // step)) for y, x in (self.minimum, self.maximum))
+        return low <= height <= high and left <= width <= right
 
     def __str__(self) -> str:
         """As ``vos-export engine --sizes`` takes it."""
@@ -74,14 +74,14 @@ class EngineRecord:
     """What one engine file is.
 
     Attributes:
-        graph: its role in the bundle, ``"encoder"``.
+        graph: its role in the bundle: ``"encoder"``, ``"mask_encoder"`` or ``"decoder"``.
         graph_sha256: of the ONNX file that it was built from.
         flavour: ``"tensorrt"`` or ``"tensorrt-rtx"``.
         version: of TensorRT; another one does not load it.
         architecture: of the GPU that it is for, as ``"sm_86"``.
         precision: of the arithmetic.
         profiles: frame sizes that it takes, one optimisation profile each, in this order.
-        batch: frames that it takes at once, at most.
+        batch: frames that it takes at once, at most; of a mask network, objects of a frame.
         recipe: version of the rewriting of the graph before it was built.
         layers: of the network that TensorRT read.
         build_seconds: how long TensorRT took.
