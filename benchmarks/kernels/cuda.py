@@ -1,27 +1,32 @@
-"""Registers and spills of the compiled CUDA kernels, and the floor of their work; needs no GPU.
+"""Registers and instructions of the compiled CUDA kernels, and a frame's work beside its floor; needs no GPU.
 
-    python -m benchmarks.kernels.cuda        # every architecture; minutes; writes results/cuda_kernels.jsonl
+    python -m benchmarks.kernels.cuda        # every architecture; many minutes; writes results/cuda_kernels.jsonl
     python -m benchmarks.kernels.cuda --toy  # one architecture, nothing written
 
-Per kernel and architecture: registers of a thread and bytes spilled to local memory. Below it the
-multiplications and bytes of match, counted from its tiling, and the times they take at a GPU's published peaks. A
-published peak is a bound, not a measurement.
+Per kernel and architecture: registers of a thread, bytes spilled to local memory, and, where nvdisasm is installed
+(`pip install nvidia-cuda-nvdisasm`), instructions, those of tensor cores (HMMA) among them, and what is issued for each
+of these where products are. Below it the multiplications, bytes and instructions of match with every product and
+bounded, counted from its tiling and from what `benchmarks.kernels.survivors` found, and the times they take at a GPU's
+published peaks. A published peak is a bound, not a measurement.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import ROOT, parser_of, write
+from benchmarks.machine import RESULTS, ROOT, parser_of, write
 
 NATIVE = ROOT / "runtime" / "native"
-ARCHITECTURES = ("80", "86", "89", "90", "120")
+ARCHITECTURES = ("80", "86", "87", "89", "90", "120")
 PEAKS = {  # dense bf16 with fp32 sums TFLOP/s, memory TB/s: NVIDIA's data sheets
     "H100 SXM": (989.0, 3.35),
     "H200": (989.0, 4.8),
@@ -31,14 +36,15 @@ PATCHES = {4: (8, 16), 2: (8, 8), 1: (4, 8)}  # rows and columns of a block's qu
 
 
 def compile_for(architecture: str) -> list[dict[str, Any]]:
-    """Registers, spills and static shared memory of every kernel."""
+    """Registers, spills and, with nvdisasm, instructions of every kernel."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["nvcc", "-std=c++20", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "-Xptxas", "-v", "-cubin"]
         command += [f"-arch=sm_{architecture}", *(f"-I{NATIVE / each}" for each in ("src", "include", "cuda"))]
         command += ["-o", f"{folder}/kernels.cubin", str(NATIVE / "cuda" / "kernels.cu")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"nvcc failed for sm_{architecture}: {done.stderr.strip()}")
+        if done.returncode:
+            raise SystemExit(f"nvcc failed for sm_{architecture}: {done.stderr.strip()}")
+        code = disassemble(Path(folder, "kernels.cubin"))
     rows = []
     pattern = re.compile(
         r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
@@ -49,7 +55,8 @@ def compile_for(architecture: str) -> list[dict[str, Any]]:
         found = re.search(r"\d([A-Z][A-Za-z\d]+?Kernel)(?:ILi(\d+)ELi(\d+)E)?", mangled)
         if found is None:
             raise SystemExit(f"a kernel with a name that is not understood: {mangled}")
-        kernel = found[1].removesuffix("Kernel").lower() + (f" {found[2]} x {found[3]}" if found[2] else "")
+        name = re.sub(r"(?<!^)(?=[A-Z])", " ", found[1].removesuffix("Kernel")).lower()
+        kernel = name + (f" {found[2]} x {found[3]}" if found[2] else "")
         rows.append(
             {
                 "architecture": f"sm_{architecture}",
@@ -58,9 +65,65 @@ def compile_for(architecture: str) -> list[dict[str, Any]]:
                 "stack_bytes": int(stack),
                 "spill_store_bytes": int(stores),
                 "spill_load_bytes": int(loads),
+                **count_instructions(code.get(mangled, [])),
             }
         )
     return rows
+
+
+def disassemble(cubin: Path) -> dict[str, list[str]]:
+    """Lines of SASS of each kernel, by mangled name: labels and instructions; empty without nvdisasm."""
+    tool = shutil.which("nvdisasm")
+    if tool is None:
+        return {}
+    text = subprocess.run([tool, "-c", str(cubin)], capture_output=True, text=True, check=True).stdout
+    code: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if section := re.match(r"\.section\s+\.text\.(\w+),", line.strip()):
+            lines = code.setdefault(section[1], [])
+        elif label := re.match(r"(\.L_x_\d+):", line.strip()):
+            lines.append(label[1])
+        elif instruction := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(.*?);", line):
+            lines.append(instruction[1])
+    return code
+
+
+def count_instructions(lines: list[str]) -> dict[str, Any]:
+    """Instructions of a kernel, those of tensor cores, and how many a loop of products issues for each of these.
+
+    Args:
+        lines: of `disassemble`, of one kernel.
+    """
+    if not lines:
+        return {}
+    products = [index for index, line in enumerate(lines) if "HMMA" in line]
+    labels = {line: index for index, line in enumerate(lines) if line.startswith(".L_x_")}
+    targets = [(re.search(r"BRA.*`\((\.L_x_\d+)\)", line), index) for index, line in enumerate(lines)]
+    jumps = [(labels.get(to[1], index), index) for to, index in targets if to]
+    loops = sorted((begin, end) for begin, end in jumps if any(begin < index < end for index in products))
+    inner = [
+        (begin, end)
+        for begin, end in loops
+        if not any((a, b) != (begin, end) and begin <= a and b <= end for a, b in loops)
+    ]
+    found: dict[str, Any] = {"instructions": len(lines) - len(labels), "hmma": len(products)}
+    if inner:
+        found["instructions_per_hmma"] = [per_product(lines[begin : end + 1]) for begin, end in inner]
+    return found
+
+
+def per_product(loop: list[str]) -> float:
+    """Instructions for each HMMA, in the stretches without a branch that have some: loads, addresses and products."""
+    stretches: list[list[str]] = [[]]
+    for line in loop:
+        if line.startswith(".L_x_"):
+            stretches.append([])
+            continue
+        stretches[-1].append(line)
+        if "BRA" in line:
+            stretches.append([])
+    multiplying = [line for stretch in stretches if any("HMMA" in line for line in stretch) for line in stretch]
+    return round(len(multiplying) / sum("HMMA" in line for line in multiplying), 2)
 
 
 def half_widths(radius: float) -> list[int]:
@@ -113,9 +176,41 @@ def count_match(height: int, width: int, channels: int, *, context: int, radius:
         "shared_bytes": shared,
         "useful_gmac": round(useful * channels / 1e9, 2),
         "done_gmac": round(tiles * padded / 1e9, 2),
+        "recent_keys": context * padded_keys,
+        "reference_keys": reference_keys,
         "memory_mb": round((context + 2) * cells * padded * 2 / 1e6, 1),
         "loaded_from_cache_mb": round((context * halo_keys + patches * cells) * padded * 2 / 1e6),
     }
+
+
+HMMA_MACS = 16 * 8 * 16  # of one instruction; counts above are in millions
+
+
+def bound_match(
+    work: dict[str, Any], found: dict[str, Any], per_hmma: dict[str, list[float]] | None = None
+) -> dict[str, Any]:
+    """What bounds leave of a frame's work.
+
+    Args:
+        work: of `count_match`.
+        found: a row of `benchmarks.kernels.survivors` with as many channels.
+        per_hmma: instructions for each HMMA in the loops of "match" and "bounded match" on one GPU, by which those of
+            all warps around products are counted.
+    """
+    channels, head = work["channels"], found["head"]
+    keys = {"recent": work["recent_keys"], "reference": work["reference_keys"]}  # of all blocks
+    survivors = sum(keys[name] * found[name] for name in keys) * work["queries_per_block"] // 32  # of all warps
+    gmac = (work["done_gmac"] * head / channels, survivors * 32 * channels / 1e9)
+    row = {
+        **{name: found[name] for name in ("bundle", "sequence", "head", "recent", "reference")},
+        "bounded_gmac": round(sum(gmac), 2),
+        "bounded_from_cache_mb": round((sum(keys.values()) * head + survivors * channels) * 2 / 1e6),
+    }
+    if per_hmma:
+        parts = zip(per_hmma["bounded match"], gmac, strict=True)
+        counts = {"match": per_hmma["match"][0] * work["done_gmac"], "bounded match": sum(a * b for a, b in parts)}
+        row["product_instructions"] = {name: round(count * 1e3 / HMMA_MACS, 1) for name, count in counts.items()}
+    return row
 
 
 def floors(work: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -132,12 +227,12 @@ def floors(work: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Compile, count, print, write results/cuda_kernels.jsonl."""
-    parser = parser_of(__doc__)
-    toy = parser.parse_args().toy
+    toy = parser_of(__doc__).parse_args().toy
     if shutil.which("nvcc") is None:
         print("no nvcc here; install the CUDA toolkit 12.8 or newer to compile the kernels", file=sys.stderr)
         raise SystemExit(2)
-    rows = [row for architecture in (ARCHITECTURES[:1] if toy else ARCHITECTURES) for row in compile_for(architecture)]
+    with ThreadPoolExecutor(2) as pool:
+        rows = [row for each in pool.map(compile_for, ARCHITECTURES[:1] if toy else ARCHITECTURES) for row in each]
     print("| kernel | " + " | ".join(dict.fromkeys(row["architecture"] for row in rows)) + " |")
     for kernel in dict.fromkeys(row["kernel"] for row in rows):
         cells = [
@@ -146,12 +241,31 @@ def main() -> None:
             if row["kernel"] == kernel
         ]
         print(f"| {kernel} | " + " | ".join(cells) + " |")
-    counted = []
+    survivors = RESULTS / "cuda_survivors.jsonl"
+    found = [json.loads(line) for line in survivors.read_text().splitlines()[1:]] if survivors.exists() else []
+    per_hmma = {
+        kernel: row["instructions_per_hmma"]
+        for row in rows
+        for kernel in ("match", "bounded match")
+        if row["architecture"] == "sm_90" and row["kernel"] == f"{kernel} 4 x 3" and "instructions_per_hmma" in row
+    }
+    counted: list[dict[str, Any]] = []
     for grid in ((60, 107), (135, 240)):
-        for channels in (512, 256, 128):
+        for channels in (512, 256, 128, 64):
             work = count_match(*grid, channels, context=20, radius=12.0, down=4)
             counted.append({"kernel": "match", **work, "floor": floors(work)})
-            print(counted[-1])
+            if per_hmma:
+                counted += [
+                    {
+                        "kernel": "bounded match",
+                        **{name: work[name] for name in ("grid", "channels")},
+                        **bound_match(work, each, per_hmma),
+                    }
+                    for each in found
+                    if each["channels"] == channels and tuple(each["cells"]) == grid
+                ]
+    for each in counted:
+        print(each)
     if not toy:
         version = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout.split(
             "release "
