@@ -103,16 +103,27 @@ def kernel_part() -> str:
     return f"{on(machine)}\n\n{table(head, [line for line in body if line])}"
 
 
+def with_encoder(row: Row) -> str:
+    """What a frame with several appearance times takes, encoder included, over one with one."""
+    encoder = row.get("encoder_ms")
+    return f"{(encoder + row['times_ms']) / (encoder + row['bounded_ms']):.2f}" if encoder else ""
+
+
 @part("bound")
 def bound_part(machine: str, rows: list[Row]) -> str:
     """The bounded search beside every product, per sequence."""
     columns: dict[str, Callable[[Row], object]] = {
-        "push at 480p, processor ms": "{sequence}, K = {channels}".format_map,
+        "push at 480p, processor ms": lambda row: (
+            f"{row['sequence']}, K = {row['channels']}"
+            f"{', untrained' if row['bundle'] == 'paper settings' else ''}, {count_of(row['objects'])}, "
+            f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+        ),
         "every product": "{full_ms:.0f}".format_map,
         "bounded": "{bounded_ms:.0f}".format_map,
         "bounded / every": "**{ratio:.2f}**".format_map,
         "products computed, %": lambda row: f"{100 * row['survivors']:.1f}",
         "5 appearance times / 1": "{times_ratio:.2f}".format_map,
+        "with the encoder": with_encoder,
     }
     return f"{machine}\n\n{listing(rows, columns)}"
 
