@@ -144,6 +144,7 @@ def run_on_ray(
     begin_actor = partial(_begin_actor, kind, os.getcwd(), str(out.absolute()))
     waiting = deque(jobs)
     pending = dict(begin_actor() for _ in range(min(workers, len(jobs))))
+    spare = 2 * workers  # actors that may be lost before they are ready, as on a node that is lost at the same time
     refusal, told, deadline = "", False, time.monotonic() + _PATIENCE_S
     try:
         while waiting or any(each.clip for each in pending.values()):
@@ -157,9 +158,14 @@ def run_on_ray(
                 except ray.exceptions.RayError as error:
                     refusal = str(getattr(error, "cause", None) or error).split("\n")[0]
                     ray.kill(known.actor)
+                    refused = isinstance(error, ray.exceptions.RayTaskError)
                     if known.clip:
                         yield known.clip, Outcome(1, "its process or its node was lost; is there enough memory?")
-                        pending.update([begin_actor()])
+                    elif refused or not spare:
+                        continue
+                    else:
+                        spare -= 1
+                    pending.update([begin_actor()])
                     continue
                 if known.clip:
                     yield known.clip, result
