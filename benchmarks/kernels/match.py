@@ -24,7 +24,7 @@ from vosrt.core import native
 from vosrt.core.reference import NumpyMemory
 from vosrt.types import F32Array, PropagationOptions
 
-ISAS = ("generic", "avx2", "avx512", "avx512bf16", "amx")
+ISAS = ("generic", "avx2", "avx512", "avx512bf16", "amx", "neon")
 OPTIONS = PropagationOptions()
 
 

@@ -15,7 +15,7 @@ from vosrt.core.memory import Memory
 from vosrt.errors import OptionError
 from vosrt.types import F32Array
 
-ISAS = ("generic", "avx2", "avx512", "avx512bf16", "amx", "amx-emulated")
+ISAS = ("generic", "avx2", "avx512", "neon", "avx512bf16", "amx", "amx-emulated")
 Make = Callable[..., Memory]
 
 

@@ -25,7 +25,7 @@ Video = Callable[[int], list[F32Array]]
 Mark = Callable[..., U8Array]
 H, W, K = 9, 14, 40
 ALTERED = PropagationOptions(context=3, radius=4, centring=0.8, sharpness=1.5, object_bias=0.1, guided=2, calibration=2)
-FP32_ISAS, BF16_ISAS = ("generic", "avx2", "avx512"), ("avx512bf16", "amx", "amx-emulated")
+FP32_ISAS, BF16_ISAS = ("generic", "avx2", "avx512", "neon"), ("avx512bf16", "amx", "amx-emulated")
 
 
 def make_native(native: Any, isa: str, shape: tuple[int, int, int], options: PropagationOptions) -> Memory:

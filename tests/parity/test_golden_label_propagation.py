@@ -13,7 +13,7 @@ from vosrt.core.memory import Memory
 from vosrt.core.reference import NumpyMemory
 from vosrt.types import F32Array, PropagationOptions, U8Array
 
-NATIVE_ISAS = ("generic", "avx2", "avx512", "avx512bf16", "amx", "amx-emulated")
+NATIVE_ISAS = ("generic", "avx2", "avx512", "neon", "avx512bf16", "amx", "amx-emulated")
 BF16_ISAS = ("avx512bf16", "amx", "amx-emulated")
 
 

@@ -22,7 +22,7 @@ from vosrt.core.reference import NumpyMemory
 from vosrt.errors import MaskError
 from vosrt.types import F32Array, PropagationOptions, TopK, U8Array
 
-FP32_ISAS = ("generic", "avx2", "avx512")
+FP32_ISAS = ("generic", "avx2", "avx512", "neon")
 BF16_ISAS = ("avx512bf16", "amx", "amx-emulated")
 
 

@@ -84,8 +84,8 @@ typedef enum vosrt_status {
     VOSRT_INVALID_HANDLE = 10   /* destroyed, of another kind, in use by the very call that calls back, or left behind by a fork */
 } vosrt_status;
 
-/* Instruction-set paths, slowest first. The environment variable VOSRT_ISA (generic, avx2, avx512,
- * avx512bf16, amx, amx-emulated) forces one where options say VOSRT_ISA_AUTO; a path that the processor lacks is
+/* Instruction-set paths. The environment variable VOSRT_ISA (generic, avx2, avx512,
+ * avx512bf16, amx, amx-emulated, neon) forces one where options say VOSRT_ISA_AUTO; a path that the processor lacks is
  * refused with VOSRT_UNSUPPORTED. */
 typedef enum vosrt_isa {
     VOSRT_ISA_AUTO = 0,
@@ -95,7 +95,8 @@ typedef enum vosrt_isa {
     VOSRT_ISA_AVX512_BF16 = 4,  /* AVX-512 BF16 dot products, fp32 accumulation */
     VOSRT_ISA_AMX = 5,          /* AMX bf16 tiles, fp32 accumulation */
     VOSRT_ISA_AMX_EMULATED = 6, /* the AMX path with its tile instructions in plain C++: for tests, slow */
-    VOSRT_ISA_CUDA = 7          /* libvosrt_cuda: tensor cores, bf16 products, fp32 accumulation; see vosrt_cuda.h */
+    VOSRT_ISA_CUDA = 7,         /* libvosrt_cuda: tensor cores, bf16 products, fp32 accumulation; see vosrt_cuda.h */
+    VOSRT_ISA_NEON = 8          /* NEON of 64-bit ARM, fp32 */
 } vosrt_isa;
 
 typedef enum vosrt_precision {

@@ -24,7 +24,7 @@ thread_local char last_error[512] = "";
 
 std::string build_description() {
     std::string paths;
-    for (int isa = VOSRT_ISA_GENERIC; isa <= VOSRT_ISA_CUDA; ++isa) {
+    for (int isa = VOSRT_ISA_GENERIC; isa <= vosrt::kLastIsa; ++isa) {
         const auto path = static_cast<vosrt_isa>(isa);
         paths += std::string(paths.empty() ? "" : ", ") + "\"" + vosrt::isa_name(path) +
                  "\": " + (vosrt::isa_available(path) ? "true" : "false");

@@ -18,8 +18,8 @@
 namespace vosrt {
 namespace {
 
-constexpr std::array<const char *, 8> kNames = {"auto", "generic", "avx2", "avx512",
-                                                "avx512bf16", "amx", "amx-emulated", "cuda"};
+constexpr std::array<const char *, 9> kNames = {"auto", "generic", "avx2", "avx512", "avx512bf16",
+                                                "amx", "amx-emulated", "cuda", "neon"};
 
 #if defined(VOSRT_X86)
 
@@ -77,7 +77,7 @@ vosrt_isa isa_from_environment() {
     for (size_t i = 0; i < kNames.size(); ++i)
         if (std::strcmp(name, kNames[i]) == 0) return static_cast<vosrt_isa>(i);
     invalid("VOSRT_ISA is '" + std::string(name) +
-            "'; expected auto, generic, avx2, avx512, avx512bf16, amx or amx-emulated");
+            "'; expected auto, generic, avx2, avx512, avx512bf16, amx, amx-emulated or neon");
 }
 
 }  // namespace
@@ -95,6 +95,8 @@ bool isa_available(vosrt_isa isa) {
         case VOSRT_ISA_AVX512: return features().avx512;
         case VOSRT_ISA_AVX512_BF16: return features().avx512bf16;
         case VOSRT_ISA_AMX: return features().amx;
+#elif defined(VOSRT_ARM64)
+        case VOSRT_ISA_NEON: return true;  // a part of the architecture
 #endif
         case VOSRT_ISA_AMX_EMULATED: return true;
         default: return false;
@@ -121,7 +123,7 @@ vosrt_isa choose_isa(vosrt_isa wanted, vosrt_precision precision) {
                                                (isa_is_bf16(wanted) ? "bf16; fp32" : "fp32; bf16") + " was asked for");
         return wanted;
     }
-    for (vosrt_isa isa : {VOSRT_ISA_AMX, VOSRT_ISA_AVX512_BF16, VOSRT_ISA_AVX512, VOSRT_ISA_AVX2, VOSRT_ISA_GENERIC}) {
+    for (vosrt_isa isa : {VOSRT_ISA_AMX, VOSRT_ISA_AVX512_BF16, VOSRT_ISA_AVX512, VOSRT_ISA_AVX2, VOSRT_ISA_NEON, VOSRT_ISA_GENERIC}) {
         if (precision != VOSRT_PRECISION_AUTO && isa_is_bf16(isa) != (precision == VOSRT_PRECISION_BF16)) continue;
         if (isa_available(isa)) return isa;
     }

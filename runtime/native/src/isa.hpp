@@ -8,6 +8,7 @@ namespace vosrt {
 const char *isa_name(vosrt_isa isa);
 bool isa_available(vosrt_isa isa);
 bool has_int8_dot_products();
+constexpr vosrt_isa kLastIsa = VOSRT_ISA_NEON;  // of the enumeration
 // Whether keys are bf16 differences from the first frame's mean, with an fp32 part; otherwise they are fp32.
 inline bool isa_is_bf16(vosrt_isa isa) {
     return isa == VOSRT_ISA_AVX512_BF16 || isa == VOSRT_ISA_AMX || isa == VOSRT_ISA_AMX_EMULATED || isa == VOSRT_ISA_CUDA;

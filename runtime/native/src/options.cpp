@@ -66,7 +66,7 @@ MemoryOptions resolve(const vosrt_memory_options &in) {
     out.yield_background = within(in.yield_background, 0, 1, "yield_background") == 1;
     out.alignment = within(in.align_corners, 0, 1, "align_corners") == 1 ? Alignment::corners : Alignment::half_pixel;
     within(in.precision, VOSRT_PRECISION_AUTO, VOSRT_PRECISION_BF16, "precision");
-    within(in.isa, VOSRT_ISA_AUTO, VOSRT_ISA_CUDA, "isa");
+    within(in.isa, VOSRT_ISA_AUTO, kLastIsa, "isa");
     out.isa = choose_isa(static_cast<vosrt_isa>(in.isa), static_cast<vosrt_precision>(in.precision));
     out.threads = within(in.threads, 0, 1024, "threads");
     out.device = in.device;

@@ -154,7 +154,7 @@ std::unique_ptr<Memory> SessionReader::read(const vosrt_load_options &wanted) {
 }
 
 MemoryOptions SessionReader::memory_options(const vosrt_load_options &wanted) const {
-    if (options_.isa <= VOSRT_ISA_AUTO || options_.isa > VOSRT_ISA_CUDA) refuse("its instruction-set path is unknown");
+    if (options_.isa <= VOSRT_ISA_AUTO || options_.isa > kLastIsa) refuse("its instruction-set path is unknown");
     const auto saved = static_cast<vosrt_isa>(options_.isa);
     vosrt_memory_options options = options_;
     options.isa = wanted.isa;
@@ -168,7 +168,7 @@ MemoryOptions SessionReader::memory_options(const vosrt_load_options &wanted) co
     if (options.isa == VOSRT_ISA_AUTO && (forced == nullptr || *forced == '\0') && isa_available(saved))
         options.isa = saved;
     within(wanted.threads, 0, 1024, "threads");
-    within(wanted.isa, VOSRT_ISA_AUTO, VOSRT_ISA_CUDA, "isa");
+    within(wanted.isa, VOSRT_ISA_AUTO, kLastIsa, "isa");
     MemoryOptions out;
     try {
         out = resolve(options);

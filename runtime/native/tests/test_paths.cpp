@@ -87,7 +87,7 @@ int main() {
         const auto bf16 = track(scenario, VOSRT_ISA_AMX_EMULATED, 1);
         CHECK(mean_difference(fp32, bf16) < kBetweenFormats);
         CHECK(track(scenario, VOSRT_ISA_GENERIC, 3) == fp32);
-        for (const vosrt_isa isa : {VOSRT_ISA_AVX2, VOSRT_ISA_AVX512, VOSRT_ISA_AVX512_BF16, VOSRT_ISA_AMX}) {
+        for (const vosrt_isa isa : {VOSRT_ISA_AVX2, VOSRT_ISA_AVX512, VOSRT_ISA_NEON, VOSRT_ISA_AVX512_BF16, VOSRT_ISA_AMX}) {
             if (!vosrt_isa_available(isa)) {
                 std::printf("skipped: this processor lacks %s\n", vosrt_isa_name(isa));
                 continue;

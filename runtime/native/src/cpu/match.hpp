@@ -107,6 +107,6 @@ struct MatchKernel {
 const MatchKernel *match_kernel(vosrt_isa isa);
 
 // One definition per translation unit.
-extern const MatchKernel kMatchGeneric, kMatchAvx2, kMatchAvx512, kMatchAvx512Bf16, kMatchAmx, kMatchAmxEmulated;
+extern const MatchKernel kMatchGeneric, kMatchAvx2, kMatchAvx512, kMatchAvx512Bf16, kMatchAmx, kMatchAmxEmulated, kMatchNeon;
 
 }  // namespace vosrt

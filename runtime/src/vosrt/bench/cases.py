@@ -12,7 +12,7 @@ from vosrt.errors import OptionError
 from vosrt.types import MAX_CONTEXT, MAX_OBJECT_ID, ModelPrecision
 
 AUTO = "auto"
-ISA_NAMES = (AUTO, "generic", "avx2", "avx512", "avx512bf16", "amx")
+ISA_NAMES = (AUTO, "generic", "avx2", "avx512", "avx512bf16", "amx", "neon")
 PRECISIONS: tuple[ModelPrecision, ...] = get_args(ModelPrecision)
 
 
@@ -49,7 +49,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The values of every axis; see :class:`Case`."""
+    """The values of every axis; see `Case`."""
 
     size: Sequence[int] = (480,)
     objects: Sequence[int] = (1,)

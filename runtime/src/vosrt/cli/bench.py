@@ -26,7 +26,9 @@ def bench(
     ] = None,
     engine: Annotated[str, like(opt.Engine, "", _GRID)] = "auto",
     precision: Annotated[str, like(opt.PrecisionName, "", _GRID)] = "auto",
-    isa: Annotated[str, option("Paths of the core: auto, generic, avx2, avx512, avx512bf16, amx.", _GRID)] = "auto",
+    isa: Annotated[
+        str, option("Paths of the core: auto, generic, avx2, avx512, avx512bf16, amx, neon.", _GRID)
+    ] = "auto",
     device: Annotated[str, like(opt.Device, "", _GRID)] = "cpu",
     bundle: Annotated[str, like(opt.Bundle, "", _HOW)] = "default",
     clip: Annotated[str | None, option("Your own clip. [dim]Default: one rendered at every size.", _HOW)] = None,

@@ -14,6 +14,7 @@ _ISA_NAMES = {
     "avx512": "AVX-512",
     "avx512bf16": "AVX-512 BF16",
     "amx": "AMX BF16",
+    "neon": "NEON",
 }
 _DECODERS = {
     "h264": "mp4, mkv, avi",

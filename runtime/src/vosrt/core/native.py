@@ -45,7 +45,7 @@ def libvosrt() -> Library:
 
 @cache
 def _isas() -> dict[Any, int]:
-    paths = range(CONSTANTS["VOSRT_ISA_AUTO"], CONSTANTS["VOSRT_ISA_AMX_EMULATED"] + 1)
+    paths = [value for name, value in CONSTANTS.items() if name.startswith("VOSRT_ISA_") and name != "VOSRT_ISA_CUDA"]
     return {libvosrt().plain("vosrt_isa_name", isa).decode(): isa for isa in paths}
 
 
