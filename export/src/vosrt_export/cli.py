@@ -276,6 +276,28 @@ def copy(
     say(f"{out}: {size / 1e6:.1f} MB")
 
 
+@_app.command()
+def triton(
+    bundle: Annotated[str, typer.Argument(help=f"Bundle to serve: {BUNDLE_HELP}")],
+    out: Annotated[Path, like(opt.Out, "Model repository: the folder of the server's models.", None)],
+    name: Annotated[str, option("Name of the model.")] = "vosrt",
+    size: Annotated[str | None, like(opt.Size, "", None)] = None,
+    engine: Annotated[str, like(opt.Engine, "", None)] = "auto",
+    precision: Annotated[str, like(opt.PrecisionName, "", None)] = "auto",
+    threads: Annotated[int, like(opt.Threads, "", None)] = 0,
+    sessions: Annotated[int, option("Streams at once in each instance.", metavar="N")] = 16,
+    idle: Annotated[float, option("Close a stream after this long without a frame.", metavar="SECONDS")] = 60.0,
+    instances: Annotated[int, option("Copies of the model.", metavar="N")] = 1,
+) -> None:
+    """Write a bundle as a model of Triton Inference Server."""
+    arguments = dict(locals())
+    _require_export()
+    from vosrt_export.triton import TritonOptions, write_model
+
+    options = request_from(TritonOptions, arguments, size=opt.parse_size(size), idle_s=idle)
+    say(f"{write_model(bundle, out, options)}: serve it with tritonserver --model-repository {out}")
+
+
 def _require_export() -> None:
     for module in ("torch", "safetensors", "onnx", "onnxscript"):
         require(module, "PyTorch" if module == "torch" else module, "export")

@@ -348,7 +348,7 @@ def own_graphs(bundle: Bundle, without: Sequence[str] = ()) -> tuple[dict[str, G
 
 
 def whole_copy(bundle: Bundle) -> tuple[dict[str, GraphFile], dict[str, bytes]]:
-    """As :func:`own_graphs`, with the file for further training where the bundle has it."""
+    """As `own_graphs`, with the file for further training where the bundle has it."""
     entries, files = own_graphs(bundle)
     if (remainder := bundle.path / REMAINDER_NAME).is_file():
         files[REMAINDER_NAME] = remainder.read_bytes()

@@ -33,12 +33,12 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from vosrt.errors import InputError, MaskError, OptionError, SourceError, VosrtError
+from vosrt.served import ServedStream, answer_of
 from vosrt.types import StepResult, U8Array, WorkingSize
 from vosrt.video.sinks import palette_png
 
 if TYPE_CHECKING:
     from vosrt.model import Model
-    from vosrt.stream import Stream
 
 _POLICY, _TRY_LATER, _FAILED = 1008, 1013, 1011  # codes with which a WebSocket closes
 _MARK_CHARACTERS = 1000
@@ -127,7 +127,7 @@ class Server:
         self._open += 1
         self._sessions.set(self._open)
         self._opened.inc()
-        stream = self._model.stream(size=self._size)
+        stream = ServedStream(self._model.stream(size=self._size))
         try:
             await self._serve(socket, stream)
         except TimeoutError:
@@ -142,9 +142,9 @@ class Server:
             self._sessions.set(self._open)
             await run_in_threadpool(stream.close)
 
-    async def _serve(self, socket: WebSocket, stream: Stream) -> None:
+    async def _serve(self, socket: WebSocket, stream: ServedStream) -> None:
         mask: U8Array | None = None
-        begun = mask_follows = False
+        mask_follows = False
         while True:
             message = await asyncio.wait_for(socket.receive(), self._limits.idle_s)
             if message["type"] == "websocket.disconnect":
@@ -155,11 +155,10 @@ class Server:
                 elif mask_follows:
                     mask_follows = False
                     mask = await run_in_threadpool(self._decode_mask, message.get("bytes") or b"")
-                elif not begun and mask is None:
-                    raise MaskError('the first frame needs a mask: send {"mask": true}, then the mask, then the frame')
                 else:
-                    result, answer = await self._step(stream, message.get("bytes") or b"", mask, begun=begun)
-                    begun, mask = True, None
+                    stream.check(marked=mask is not None)
+                    result, answer = await self._step(stream, message.get("bytes") or b"", mask)
+                    mask = None
                     await socket.send_text(json.dumps(answer))
                     await socket.send_bytes(result)
                     self._frames.inc()
@@ -168,15 +167,13 @@ class Server:
                 mask = None
                 await socket.send_text(json.dumps({"error": str(error)}))
 
-    async def _step(
-        self, stream: Stream, data: bytes, mask: U8Array | None, *, begun: bool
-    ) -> tuple[bytes, dict[str, Any]]:
+    async def _step(self, stream: ServedStream, data: bytes, mask: U8Array | None) -> tuple[bytes, dict[str, Any]]:
         came = time.perf_counter()
         async with self._turns:
             began = time.perf_counter()
             self._waited.observe(began - came)
             # A client that vanishes meanwhile must not leave a thread in a stream that is being closed.
-            work = asyncio.ensure_future(run_in_threadpool(self._work, stream, data, mask, begun))
+            work = asyncio.ensure_future(run_in_threadpool(self._work, stream, data, mask))
             try:
                 result, png = await asyncio.shield(work)
             except asyncio.CancelledError:
@@ -184,11 +181,10 @@ class Server:
                 raise
             seconds = time.perf_counter() - began
             self._took.observe(seconds)
-        return png, _answer(result, 1e3 * seconds)
+        return png, answer_of(result, 1e3 * seconds)
 
-    def _work(self, stream: Stream, data: bytes, mask: U8Array | None, begun: bool) -> tuple[StepResult, bytes]:
-        image = self._decode(data)
-        result = stream.step(image, mask) if begun or mask is None else stream.start(image, mask)
+    def _work(self, stream: ServedStream, data: bytes, mask: U8Array | None) -> tuple[StepResult, bytes]:
+        result = stream.take(self._decode(data), mask)
         return result, palette_png(result.labels)
 
     def _decode(self, data: bytes) -> U8Array:
@@ -210,21 +206,6 @@ class Server:
             raise SourceError(
                 f"the picture has {width}×{height} pixels; expected {self._limits.megapixels:g} megapixels"
             )
-
-
-def _answer(result: StepResult, ms: float) -> dict[str, Any]:
-    objects = [
-        {
-            "id": each.id,
-            "state": each.state,
-            "area_px": each.area_px,
-            "box": each.box,
-            "centroid": each.centroid,
-            "confidence": round(each.confidence, 4),
-        }
-        for each in result.objects.values()
-    ]
-    return {"frame": result.index, "objects": objects, "ms": round(ms, 2)}
 
 
 def _mask_follows(text: str) -> bool:
