@@ -15,8 +15,8 @@ from vosrt.arrays import DeviceKind, DeviceTensor
 from vosrt.bundle import MaskSpec, load_bundle
 from vosrt.cuda.stream import CudaStream
 from vosrt.engines.base import EngineInfo, Input
+from vosrt.engines.mask_axes import MASK_AXES
 from vosrt.engines.onnxruntime import OnnxRuntimeEngine, cpu_engine
-from vosrt.engines.select import MASK_AXES
 from vosrt.engines.static_shape import Axes
 from vosrt.errors import BundleError, OptionError
 from vosrt.host_stream import HostStream
