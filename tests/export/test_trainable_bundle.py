@@ -14,10 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vosrt.bundle import Feature, WeightPrecision, file_sha256
+from vosrt.bundle import Feature, WeightPrecision, file_sha256, load_bundle
 from vosrt.errors import BundleError, VosrtError
-from vosrt_train.bundle_weights import FILE_NAME, load_trainable, part_of
-from vosrt_train.checkpoint import CheckpointError
+from vosrt.types import PropagationOptions
+from vosrt_train.bundle_weights import FILE_NAME, inference_of, load_trainable, part_of
+from vosrt_train.checkpoint import CheckpointError, Inference
 from vosrt_train.model import Encoder
 
 BundleOf = Callable[[Feature, WeightPrecision], Path]
@@ -44,6 +45,13 @@ def test_the_encoder_comes_back(
             assert torch.equal(have, tensor), name
     frames = torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(3))
     assert_close(last_map(found.encoder.train()(frames)), last_map(wanted.train()(frames)))
+
+
+def test_the_settings_of_a_bundle_are_inherited(small_bundle: BundleOf) -> None:
+    """A bundle with mask embedding gives none: its settings suit refined masks."""
+    assert inference_of("default") == Inference.of(load_bundle("default").manifest)
+    assert inference_of(str(small_bundle("res3", "fp16"))) == Inference(options=PropagationOptions(guided=4))
+    assert inference_of("refined") is None
 
 
 def last_map(features: object) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,11 @@ import pytest
 
 import vosrt_export.write_bundle
 from vosrt.bundle import Feature, WeightPrecision, file_sha256, load_bundle
-from vosrt.errors import OptionError, OutputError
+from vosrt.errors import BundleError, OptionError, OutputError
 from vosrt.types import F32Array, PropagationOptions
 from vosrt_export.errors import ExportError
 from vosrt_export.write_bundle import ExportOptions, export_bundle
-from vosrt_train.checkpoint import Checkpoint, CheckpointError, Training, save_checkpoint
+from vosrt_train.checkpoint import Checkpoint, CheckpointError, Inference, Training, load_checkpoint, save_checkpoint
 from vosrt_train.model import Encoder
 
 ModelOf = Callable[[Feature, WeightPrecision], bytes]
@@ -32,7 +33,7 @@ def test_the_manifest_tells_what_was_exported(small_bundle: BundleOf, small_chec
     manifest = load_bundle(path).manifest
     assert (manifest.name, manifest.trained) == ("resnet18-key", True)
     assert (manifest.encoder.feature, manifest.encoder.channels) == ("key", 16)
-    assert manifest.inference == PropagationOptions()
+    assert manifest.inference == PropagationOptions(guided=4)
     assert manifest.size is None
     figures, tolerance = manifest.verification["figures"], manifest.verification["tolerance"]
     assert 0 < figures["mean_abs"] < figures["max_abs"] <= tolerance["max_abs"]
@@ -63,6 +64,40 @@ def test_options_reach_the_manifest(small_checkpoint: Path, tmp_path: Path) -> N
     assert (manifest.name, manifest.summary, manifest.size) == ("mine", "For a test.", 240)
     assert manifest.graphs["encoder"].precision == "fp32"
     assert manifest.encoder.align_corners
+
+
+INHERITED = Inference(options=PropagationOptions(radius=14.4, centring=0.8, guided=2), size=576, enlarge_percent=120)
+
+
+@pytest.mark.usefixtures("quick_export")
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, INHERITED),
+        (
+            {"size": 240, "context": 9, "pad_context": False, "guided": 0},
+            replace(INHERITED, size=240, options=replace(INHERITED.options, context=9, pad_context=False, guided=0)),
+        ),
+        ({"propagation": "published"}, Inference(options=PropagationOptions())),
+        ({"propagation": "published", "guided": 3}, Inference(options=PropagationOptions(guided=3))),
+        ({"propagation": "default"}, Inference.of(load_bundle("default").manifest)),
+    ],
+)
+def test_masks_are_propagated_as_by_the_start(
+    small_checkpoint: Path, tmp_path: Path, options: dict[str, object], expected: Inference
+) -> None:
+    """A bundle inherits what its checkpoint has from another bundle, unless the options say otherwise."""
+    heir = tmp_path / "heir.safetensors"
+    save_checkpoint(replace(load_checkpoint(small_checkpoint), inference=INHERITED), heir)
+    export_bundle(heir, tmp_path / "bundle", ExportOptions(feature="res3", **options))  # type: ignore[arg-type]
+    assert Inference.of(load_bundle(tmp_path / "bundle").manifest) == expected
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_bundle_to_propagate_as_has_to_be_one(small_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="nowhere"):
+        export_bundle(small_checkpoint, tmp_path / "bundle", ExportOptions(propagation=str(tmp_path / "nowhere")))
+    assert listing(tmp_path) == []
 
 
 Weights = dict[str, F32Array]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from vosrt.errors import InputError, OutputError
-from vosrt_train.checkpoint import Checkpoint, CheckpointError, Training, load_checkpoint, save_checkpoint
+from vosrt.types import PropagationOptions
+from vosrt_train.checkpoint import Checkpoint, CheckpointError, Inference, Training, load_checkpoint, save_checkpoint
 from vosrt_train.config import EncoderConfig
 from vosrt_train.model import build_encoder
 
@@ -39,6 +41,10 @@ def rewrite(path: Path, tensors: Callable[[Tensors], object], metadata: Callable
     save_file(values, path, {"vosrt": json.dumps(document)})
 
 
+def inference(**changed: Any) -> dict[str, Any]:
+    return {"options": {}, "size": None, "enlarge_percent": 100} | changed
+
+
 def unchanged(_: object) -> None:
     return None
 
@@ -61,6 +67,16 @@ def test_round_trip(path: Path) -> None:
     saved = build_encoder(CONFIG, seed=5).state_dict()
     assert loaded.encoder.state_dict().keys() == saved.keys()
     assert all(torch.equal(tensor, saved[name]) for name, tensor in loaded.encoder.state_dict().items())
+
+
+def test_settings_of_propagation_survive(path: Path) -> None:
+    """Those that the file lacks, as one of an earlier version may, have their defaults."""
+    assert load_checkpoint(path).inference is None
+    inference = Inference(options=PropagationOptions(centring=0.8, top_k=20), size=576, enlarge_percent=120)
+    save_checkpoint(replace(load_checkpoint(path), inference=inference), path)
+    assert load_checkpoint(path).inference == inference
+    rewrite(path, unchanged, lambda document: document["inference"]["options"].pop("calibration"))
+    assert load_checkpoint(path).inference == inference
 
 
 def test_the_same_network_gives_the_same_bytes(path: Path, tmp_path: Path) -> None:
@@ -102,6 +118,11 @@ def test_another_programs_safetensors(path: Path) -> None:
         (lambda d: d["encoder"].update(depth=50), "depth"),
         (lambda d: d["training"].pop("trained"), "trained"),
         (lambda d: d.update(training=None), "training"),
+        (lambda d: d.update(inference=[]), "inference is '[]'; expected the names options, size, enlarge_percent"),
+        (lambda d: d.update(inference=inference(size="576")), "size '576'"),
+        (lambda d: d.update(inference=inference(enlarge_percent=None)), "enlarge_percent None"),
+        (lambda d: d.update(inference=inference(options={"top_k": 0})), "top_k is 0"),
+        (lambda d: d.update(inference=inference(options={"depth": 3})), "inference.options has 'depth'"),
     ],
 )
 def test_metadata_that_cannot_be_used(path: Path, change: Callable[[dict[str, Any]], object], says: str) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from vosrt.bundle import load_bundle
 from vosrt.engines.onnxruntime import cpu_engine
 from vosrt.errors import BundleError, OptionError
-from vosrt_train.checkpoint import Checkpoint, CheckpointError, Training, load_checkpoint, save_checkpoint
+from vosrt.types import PropagationOptions
+from vosrt_train.checkpoint import Checkpoint, CheckpointError, Inference, Training, load_checkpoint, save_checkpoint
 from vosrt_train.cli import main
 from vosrt_train.config import EncoderConfig, TrainConfig
 from vosrt_train.config_file import load_config
@@ -24,6 +25,7 @@ from vosrt_train.distil import Teacher, affinity_loss
 from vosrt_train.model import build_encoder
 from vosrt_train.start import TrainRequest, run_training
 
+INFERENCE = Inference(options=PropagationOptions(centring=0.8), size=576, enlarge_percent=120)
 FRAMES = torch.randint(0, 256, (2, 3, 48, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
@@ -78,7 +80,7 @@ def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "teacher.safetensors"
     encoder = build_encoder(EncoderConfig(width=16, key_channels=8, layer4=False), seed=5)
     training = Training(trained=True, seed=5, summary="the teacher", licence="MIT")
-    save_checkpoint(Checkpoint(encoder, training), path)
+    save_checkpoint(Checkpoint(encoder, training, inference=INFERENCE), path)
     return path
 
 
@@ -123,6 +125,7 @@ def test_a_student_learns_and_resumes(request_of: Callable[..., TrainRequest], c
     assert (config.encoder.width, config.encoder.layer4) == (8, False)
     made = load_checkpoint(request.run / "last.safetensors")
     assert (made.training.licence, made.encoder.config.channels) == ("MIT", {"res3": 32})
+    assert made.inference == INFERENCE, "a student matches as its teacher does"
     again = dataclasses.replace(request, distil=None, resume=True, changes=())
     assert run_training(again) == 0, "all steps are done"
 

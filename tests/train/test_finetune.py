@@ -15,7 +15,8 @@ import vosrt_train.keep_better
 import vosrt_train.start
 from vosrt.console import progress_bar
 from vosrt.errors import OptionError
-from vosrt_train.checkpoint import Checkpoint, CheckpointError, Training, load_checkpoint, save_checkpoint
+from vosrt.types import PropagationOptions
+from vosrt_train.checkpoint import Checkpoint, CheckpointError, Inference, Training, load_checkpoint, save_checkpoint
 from vosrt_train.config import EncoderConfig
 from vosrt_train.config_file import load_config
 from vosrt_train.data.cache import Cache
@@ -72,6 +73,21 @@ def test_init_takes_the_preset_and_the_shape_that_it_is_given(request_of: TrainR
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved
     assert not any("running" in name for name in moved), "statistics of batch-norm are those of the start"
+
+
+def test_settings_of_propagation_are_inherited(request_of: TrainRequest, start: Path) -> None:
+    """Every checkpoint of the run has those of its start, also after a resumption; without any, none has."""
+    assert run_training(request_of) == 0
+    assert load_checkpoint(request_of.run / "best.safetensors").inference is None
+    inference = Inference(options=PropagationOptions(radius=14.4, centring=0.8), size=576, enlarge_percent=120)
+    save_checkpoint(dataclasses.replace(load_checkpoint(start), inference=inference), start)
+    heir = dataclasses.replace(request_of, run=request_of.run.with_name("heir"))
+    assert run_training(heir) == 0
+    found = [load_checkpoint(heir.run / f"{name}.safetensors").inference for name in ("start", "last", "best")]
+    assert found == [inference] * 3
+    (heir.run / "best.safetensors").unlink()
+    assert run_training(dataclasses.replace(heir, init=None, resume=True, changes=())) == 0
+    assert load_checkpoint(heir.run / "best.safetensors").inference == inference
 
 
 def test_the_batch_follows_the_number_of_clips(request_of: TrainRequest) -> None:

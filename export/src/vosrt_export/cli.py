@@ -30,8 +30,10 @@ BundleOut = Annotated[Path, like(opt.Out, "Bundle to make (a directory).", None)
 Converted = Annotated[Path, like(opt.Out, "Bundle (a directory) or checkpoint (NAME.safetensors) to make.", None)]
 Name = Annotated[str | None, option("Name of the model.")]
 Summary = Annotated[str | None, option("One line about the model.")]
-Size = Annotated[int | None, option("Default short side in pixels.", min=16, max=4096, show_default="the frame's own")]
-Guided = Annotated[int, option("Half-size pixels within which masks follow edges; 0: as published.", min=0, max=32)]
+Size = Annotated[int | None, option("Default short side in pixels.", min=16, max=4096, show_default="480")]
+_GUIDED_HELP = "Half-size pixels within which masks follow edges; 0: as published."
+_INHERITED = "by --propagation, else"
+Guided = Annotated[int, option(_GUIDED_HELP, min=0, max=32)]
 AlignCorners = Annotated[
     bool, option("Sample masks as published, not where networks trained here look.", None, "--align-corners")
 ]
@@ -49,16 +51,38 @@ def vos_export(
     weights: Weights = "fp16",
     name: Name = None,
     summary: Summary = None,
-    size: Size = None,
+    propagation: Annotated[
+        str | None,
+        option(
+            "Bundle whose size and settings of propagation this one gets, or 'published' for those of the papers.",
+            show_default="the bundle that training started from, or its teacher",
+            metavar="BUNDLE",
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        option("Default short side in pixels.", min=16, max=4096, show_default=f"{_INHERITED} 480"),
+    ] = None,
     context: Annotated[
         int | None,
-        option("Recent frames that are kept.", min=0, max=MAX_CONTEXT, show_default="20; 5 with mask embedding"),
+        option(
+            "Recent frames that are kept.",
+            min=0,
+            max=MAX_CONTEXT,
+            show_default=f"{_INHERITED} 20; 5 with mask embedding",
+        ),
     ] = None,
     pad_context: Annotated[
         bool | None,
-        option("Copies of the reference stand for frames before it.", show_default="yes; no with mask embedding"),
+        option(
+            "Copies of the reference stand for frames before it.",
+            show_default=f"{_INHERITED} yes; no with mask embedding",
+        ),
     ] = None,
-    guided: Guided = 4,
+    guided: Annotated[
+        int | None,
+        option(_GUIDED_HELP, min=0, max=32, show_default=f"{_INHERITED} 4"),
+    ] = None,
     refine: Annotated[
         int, option("Rounds of refinement (mask embedding), unless the user says.", min=0, max=MAX_ROUNDS)
     ] = MaskSpec.rounds,
@@ -97,7 +121,7 @@ def import_released(
     _require_export()
     from vosrt_export.import_released import import_released
 
-    usual = {"align_corners": True}  # as published
+    usual = {"align_corners": True, "guided": 0}  # as published
     _write_imported(partial(import_released, licence=licence), usual, arguments | usual)
 
 

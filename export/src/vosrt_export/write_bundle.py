@@ -44,12 +44,14 @@ from vosrt_export.verify_masks import TOLERANCES as MASK_TOLERANCES
 from vosrt_train.backbones import kind_of
 from vosrt_train.bundle_weights import FILE_NAME as REMAINDER_NAME
 from vosrt_train.bundle_weights import PROVENANCE_KEY, pack_remainder
-from vosrt_train.checkpoint import Checkpoint, load_checkpoint
+from vosrt_train.checkpoint import Checkpoint, Inference, load_checkpoint
 from vosrt_train.masks.networks import MaskEmbedding
 from vosrt_train.model import Encoder
 from vosrt_train.run_folder import weights_of
 
 GRAPH_FILE = "encoder.onnx"
+PUBLISHED = "published"
+_GUIDED = 4
 _OWN_FILES = {MANIFEST_NAME, REMAINDER_NAME}
 _PUBLISHED_STRIDE = 8
 # Reference and appearance frames stay; beside them, the last five frames (Li et al. 2023).
@@ -66,11 +68,15 @@ class ExportOptions:
         weights: precision that the weights are stored in.
         name: of the model; None makes one from what it is.
         summary: one line for people; None makes one.
-        size: default short side of the working frame in pixels; None keeps the frame's own size.
-        context: recent frames that are kept; None: as published, 20, or 5 with mask embedding.
-        pad_context: whether frames before the reference are replaced by copies of it; None: as published, which is yes,
-            or no with mask embedding.
-        guided: radius of the filter that shown masks are guided with, in half-resolution pixels; 0: none, as published.
+        propagation: bundle whose settings of propagation this one gets, with its size; ``"published"`` for those of the
+            papers. None: of the bundle that the training started from or had as its teacher, else as published. The
+            four below change one each.
+        size: default short side of the working frame in pixels; None: as above, else 480.
+        context: recent frames that are kept; None, as published: 20, or 5 with mask embedding.
+        pad_context: whether frames before the reference are replaced by copies of it; None, as published: yes, or no
+            with mask embedding.
+        guided: radius of the filter that shown masks are guided with, in half-resolution pixels; None: 4, but as
+            published, 0, where ``propagation`` says so.
         rounds: of refinement, unless the user says otherwise; for mask embedding alone.
         feedback: whether refined masks are what later frames read (see `vosrt.bundle.MaskSpec`).
         correction: by which the logits of a residual decoder are multiplied: below 1 it has to be surer of itself to
@@ -83,10 +89,11 @@ class ExportOptions:
     weights: WeightPrecision = "fp16"
     name: str | None = None
     summary: str | None = None
+    propagation: str | None = None
     size: int | None = None
     context: int | None = None
     pad_context: bool | None = None
-    guided: int = 0
+    guided: int | None = None
     rounds: int = MaskSpec.rounds
     feedback: bool = MaskSpec.feedback
     correction: float = 1.0
@@ -132,6 +139,7 @@ def export_bundle(
     checkpoint = load_checkpoint(checkpoint_path)
     feature = options.feature or _default_feature(checkpoint)
     check_feature(checkpoint.encoder, feature)
+    inference = _inference(checkpoint, options)
     if options.align_corners and checkpoint.masks is not None:
         raise OptionError(
             f"align_corners is set, but {checkpoint_path} has a mask embedding, which never aligns corners"
@@ -162,8 +170,9 @@ def export_bundle(
             output_name=OUTPUT_NAME,
         ),
         graphs={role: graph_file(role, graph, options.weights) for role, graph in graphs.items()},
-        inference=_inference(checkpoint, options),
-        size=options.size,
+        inference=inference.options,
+        size=inference.size,
+        enlarge_percent=inference.enlarge_percent,
         verification={
             "compared": "PyTorch (fp32) with ONNX Runtime CPUExecutionProvider",
             "sizes": [list(size) for size in SIZES],
@@ -269,15 +278,20 @@ def _weaken(masks: MaskEmbedding, correction: float) -> None:
             parameter.mul_(correction)
 
 
-def _inference(checkpoint: Checkpoint, options: ExportOptions) -> PropagationOptions:
-    """Return the published settings but for what the options change; the radius is 96 pixels of the working frame."""
-    published = PropagationOptions() if checkpoint.masks is None else MASK_INFERENCE
-    if options.context is not None:
-        published = replace(published, context=options.context)
-    if options.pad_context is not None:
-        published = replace(published, pad_context=options.pad_context)
-    radius = published.radius * _PUBLISHED_STRIDE / checkpoint.encoder.config.stride
-    return replace(published, radius=radius, guided=options.guided)
+def _inference(checkpoint: Checkpoint, options: ExportOptions) -> Inference:
+    """Return how the bundle propagates: as another one, or as published, but for what the options change."""
+    if options.propagation is not None and options.propagation != PUBLISHED:
+        base = Inference.of(load_bundle(options.propagation).manifest)
+    elif checkpoint.inference is not None and checkpoint.masks is None and options.propagation is None:
+        base = checkpoint.inference
+    else:
+        published = PropagationOptions() if checkpoint.masks is None else MASK_INFERENCE
+        radius = published.radius * _PUBLISHED_STRIDE / checkpoint.encoder.config.stride  # 96 pixels
+        guided = 0 if options.propagation == PUBLISHED else _GUIDED
+        base = Inference(options=replace(published, radius=radius, guided=guided))
+    changes = {name: getattr(options, name) for name in ("context", "pad_context", "guided")}
+    changed = replace(base.options, **{name: value for name, value in changes.items() if value is not None})
+    return replace(base, options=changed, size=base.size if options.size is None else options.size)
 
 
 def _provenance(checkpoint: Checkpoint, path: Path, remainder: bytes | None) -> dict[str, Any]:

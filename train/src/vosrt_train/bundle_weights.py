@@ -20,11 +20,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from vosrt._reading import WEIGHTS_BYTES, read_bytes
-from vosrt.bundle import Bundle, Feature, file_sha256, load_bundle
+from vosrt.bundle import MANIFEST_NAME, Bundle, Feature, file_sha256, is_packaged, load_bundle
 from vosrt.errors import BundleError, MissingExtraError
-from vosrt_train.checkpoint import Checkpoint, CheckpointError, Training
+from vosrt_train.checkpoint import Checkpoint, CheckpointError, Inference, Training, load_checkpoint
 from vosrt_train.config import EncoderConfig
 from vosrt_train.model.encoder import Encoder, empty_encoder
+from vosrt_train.run_folder import weights_of
 
 FILE_NAME = "training.safetensors"
 PROVENANCE_KEY = "trainable"
@@ -80,6 +81,26 @@ def load_trainable(path: Path | str) -> Checkpoint:
             f"bundle {bundle.path} does not hold a whole encoder to train further: {reason}"
         ) from error
     return Checkpoint(encoder.eval(), _training(bundle))
+
+
+def is_bundle(source: str) -> bool:
+    """Return whether a source of weights is a bundle, packaged or a folder, rather than a checkpoint or a run."""
+    return is_packaged(source) or (Path(source) / MANIFEST_NAME).is_file()
+
+
+def inference_of(source: str) -> Inference | None:
+    """Return how a bundle propagates masks, or the one that a checkpoint or run came from.
+
+    None for one that came from no bundle, and for bundles with mask embedding, whose settings suit refined masks.
+
+    Raises:
+        BundleError: the bundle is not whole.
+        CheckpointError: the checkpoint is missing or damaged.
+    """
+    if not is_bundle(source):
+        return load_checkpoint(weights_of(Path(source))).inference
+    manifest = load_bundle(source).manifest
+    return Inference.of(manifest) if manifest.family == "correspondence" else None
 
 
 def part_of(encoder: Encoder, *, layer4: bool) -> Encoder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from vosrt._files import replacing, write_all
 from vosrt._reading import WEIGHTS_BYTES, check_regular
+from vosrt.bundle import Manifest
 from vosrt.errors import InputError, OptionError, OutputError
+from vosrt.types import PropagationOptions
 from vosrt_train.backbones import DEFAULT_KIND, default_config, empty_network, kind_of
 from vosrt_train.config import EncoderConfig
 from vosrt_train.masks.config import MaskNetworkConfig
@@ -47,6 +49,26 @@ class Training:
     licence: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """How masks are propagated with a network, and at which size; a network trained from a bundle inherits it.
+
+    Attributes:
+        options: of propagation.
+        size: default short side of the working frame in pixels; None is `vosrt.types.DEFAULT_SIZE`.
+        enlarge_percent: most that smaller frames are enlarged to (see `vosrt.bundle.Manifest`).
+    """
+
+    options: PropagationOptions
+    size: int | None = None
+    enlarge_percent: int = 100
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Inference:
+        """Return what a bundle's manifest says."""
+        return cls(options=manifest.inference, size=manifest.size, enlarge_percent=manifest.enlarge_percent)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A network with its history.
@@ -54,11 +76,13 @@ class Checkpoint:
     Attributes:
         encoder: in evaluation mode when read.
         masks: mask encoder and decoder; None where the checkpoint has none.
+        inference: settings of the bundle that training started from, or of its teacher; None where there was none.
     """
 
     encoder: VisualEncoder
     training: Training
     masks: MaskEmbedding | None = None
+    inference: Inference | None = None
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -76,6 +100,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     }
     if checkpoint.masks is not None:
         metadata["masks"] = asdict(checkpoint.masks.config)
+    if checkpoint.inference is not None:  # earlier versions ignore it
+        metadata["inference"] = asdict(checkpoint.inference)
     tensors = _tensors(checkpoint.encoder)
     if checkpoint.masks is not None:
         tensors |= _tensors(checkpoint.masks, _MASKS)
@@ -102,17 +128,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
-    config, training, mask_config = _read_metadata(metadata, path)
+    config, training, mask_config, inference = _read_metadata(metadata, path)
     of_masks = {name: tensor for name, tensor in tensors.items() if name.startswith(_MASKS)}
     of_encoder = {name: tensor for name, tensor in tensors.items() if name not in of_masks}
     if mask_config is None:
-        return Checkpoint(encoder_of(config, tensors, path), training)
+        return Checkpoint(encoder_of(config, tensors, path), training, inference=inference)
     if not isinstance(config, EncoderConfig):
         raise CheckpointError(f"{path} has a mask embedding around a {kind_of(config)}; expected a {DEFAULT_KIND}")
     masks = empty_mask_embedding(mask_config, config)
     _check_tensors(of_masks, _tensors(masks, _MASKS), path)
     masks.load_state_dict({name.removeprefix(_MASKS): tensor for name, tensor in of_masks.items()})
-    return Checkpoint(encoder_of(config, of_encoder, path), training, masks.eval())
+    return Checkpoint(encoder_of(config, of_encoder, path), training, masks.eval(), inference)
 
 
 def encoder_of(config: VisualConfig, tensors: Mapping[str, Tensor], path: Path) -> VisualEncoder:
@@ -141,7 +167,9 @@ def _tensors(network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     return {prefix + name: tensor.contiguous() for name, tensor in network.state_dict().items()}
 
 
-def _read_metadata(metadata: Mapping[str, str], path: Path) -> tuple[VisualConfig, Training, MaskNetworkConfig | None]:
+def _read_metadata(
+    metadata: Mapping[str, str], path: Path
+) -> tuple[VisualConfig, Training, MaskNetworkConfig | None, Inference | None]:
     if _METADATA_KEY not in metadata:
         raise CheckpointError(f"{path} has no vosrt configuration in its metadata; expected a file made by vos-train")
     try:
@@ -156,11 +184,26 @@ def _read_metadata(metadata: Mapping[str, str], path: Path) -> tuple[VisualConfi
         config = _encoder_config(document)
         untrained = Training(trained=False, seed=0, summary="", licence="")
         training = Training(**_section("training", document.get("training"), untrained))
+        inference = _inference(document["inference"]) if "inference" in document else None
         if "masks" not in document:
-            return config, training, None
-        return config, training, MaskNetworkConfig(**_section("masks", document["masks"], MaskNetworkConfig()))
+            return config, training, None, inference
+        masks = MaskNetworkConfig(**_section("masks", document["masks"], MaskNetworkConfig()))
+        return config, training, masks, inference
     except (ValueError, RecursionError, OptionError) as error:
         raise CheckpointError(f"the vosrt metadata of {path} cannot be used: {error}") from error
+
+
+def _inference(values: Any) -> Inference:
+    names = [each.name for each in fields(Inference)]
+    if not isinstance(values, dict) or sorted(values) != sorted(names) or not isinstance(values["options"], dict):
+        raise ValueError(f"inference is {str(values)[:80]!r}; expected the names {', '.join(names)}")
+    size, percent = values["size"], values["enlarge_percent"]
+    if not (size is None or type(size) is int) or type(percent) is not int:
+        raise ValueError(f"inference has size {size!r:.80} and enlarge_percent {percent!r:.80}; expected whole numbers")
+    known = asdict(PropagationOptions())
+    if unknown := sorted(values["options"].keys() - known.keys()):
+        raise ValueError(f"inference.options has {unknown[0][:80]!r}; expected {', '.join(known)}")
+    return Inference(options=PropagationOptions(**values["options"]), size=size, enlarge_percent=percent)
 
 
 def _encoder_config(document: Mapping[str, Any]) -> VisualConfig:

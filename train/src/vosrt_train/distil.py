@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vosrt.bundle import MANIFEST_NAME, EncoderSpec, Feature, is_packaged, load_bundle
+from vosrt.bundle import EncoderSpec, Feature, is_packaged, load_bundle
 from vosrt.engines.base import Engine
 from vosrt.engines.select import create_encoder_engine
+from vosrt_train.bundle_weights import is_bundle
 from vosrt_train.checkpoint import load_checkpoint
 from vosrt_train.run_folder import weights_of
 from vosrt_train.validate import TorchEngine
@@ -60,7 +61,7 @@ def teacher_name(source: str) -> str:
 
 def teacher_licence(source: str) -> str:
     """Return the licence of a teacher's weights, which those of the student inherit; errors as of `Teacher`."""
-    if _is_bundle(source):
+    if is_bundle(source):
         return str(load_bundle(source).manifest.provenance.get("licence", "not stated"))
     return load_checkpoint(weights_of(Path(source))).training.licence
 
@@ -94,12 +95,8 @@ def _similarities(features: Tensor) -> Tensor:
     return torch.bmm(cells[:, -1], cells[:, :-1].flatten(1, 2).transpose(1, 2))
 
 
-def _is_bundle(source: str) -> bool:
-    return is_packaged(source) or (Path(source) / MANIFEST_NAME).is_file()
-
-
 def _open(source: str, threads: int) -> tuple[EncoderSpec, Engine]:
-    if _is_bundle(source):
+    if is_bundle(source):
         bundle = load_bundle(source)
         spec = bundle.manifest.encoder
         # In float: a teacher should not pass on what quantisation rounds away.

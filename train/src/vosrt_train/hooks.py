@@ -86,7 +86,8 @@ def keep_start(run: Run, monitor: Monitor) -> None:
         return
     if run.world.is_first:
         networks = run.networks
-        save_checkpoint(Checkpoint(networks.encoder, origin, networks.masks), run.task.run / START_NAME)
+        checkpoint = Checkpoint(networks.encoder, origin, networks.masks, run.task.inference)
+        save_checkpoint(checkpoint, run.task.run / START_NAME)
     if run.task.sequences:
         _validate(run, monitor)
 

@@ -12,13 +12,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vosrt.bundle import MANIFEST_NAME, is_packaged
 from vosrt.cache import cache_root
 from vosrt.console import progress_bar
 from vosrt.errors import OptionError
 from vosrt_train.backbones import DEFAULT_KIND, kind_of
 from vosrt_train.branches import compute_losses
-from vosrt_train.bundle_weights import load_trainable, part_of
+from vosrt_train.bundle_weights import is_bundle, load_trainable, part_of
 from vosrt_train.checkpoint import Checkpoint, Training, load_checkpoint
 from vosrt_train.config import ComputeConfig, EncoderConfig, TrainConfig
 from vosrt_train.data.cache import BuildProgress, Cache, CachePlan, build_cache, open_cache
@@ -156,7 +155,7 @@ def starting_licence(source: str) -> str:
 
 
 def _load_start(source: str) -> Checkpoint:
-    if is_packaged(source) or (Path(source) / MANIFEST_NAME).is_file():
+    if is_bundle(source):
         return load_trainable(source)
     return load_checkpoint(weights_of(Path(source)))
 

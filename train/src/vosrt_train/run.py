@@ -9,7 +9,7 @@ from torch.optim import Adam
 
 from vosrt._files import write_file
 from vosrt_train.average import Networks, WeightAverage
-from vosrt_train.checkpoint import Checkpoint, Training, save_checkpoint
+from vosrt_train.checkpoint import Checkpoint, Inference, Training, save_checkpoint
 from vosrt_train.config import TrainConfig
 from vosrt_train.config_file import CONFIG_NAME, to_toml
 from vosrt_train.data.cache import Cache
@@ -35,6 +35,7 @@ class Task:
             None keeps the length.
         origin: history of the weights to start from; None where they are random. Weights with a history are saved
             and validated before the first step, so that the best weights of the run are never worse.
+        inference: what its checkpoints say of propagation, for bundles that are made of them.
     """
 
     config: TrainConfig
@@ -45,6 +46,7 @@ class Task:
     quiet: bool = False
     limit_s: float | None = None
     origin: Training | None = None
+    inference: Inference | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class Run:
             f"{config.clips.frames} frames at {config.clips.crop} pixels, {len(self.task.cache.videos)} videos"
         )
         training = Training(trained=True, seed=config.seed, summary=summary, licence=config.licence)
-        save_checkpoint(Checkpoint(networks.encoder, training, networks.masks), self.task.run / name)
+        checkpoint = Checkpoint(networks.encoder, training, networks.masks, self.task.inference)
+        save_checkpoint(checkpoint, self.task.run / name)
 
 
 def begin(task: Task, networks: Networks, world: World, total_steps: int) -> Run:

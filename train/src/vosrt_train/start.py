@@ -14,6 +14,8 @@ from vosrt._results import check_replaceable, files_beside
 from vosrt.cli.app import EXIT_INTERRUPTED
 from vosrt.console import say, status
 from vosrt.errors import OptionError, OutputError
+from vosrt_train.bundle_weights import inference_of
+from vosrt_train.checkpoint import Inference
 from vosrt_train.config import TrainConfig
 from vosrt_train.config_file import CONFIG_NAME, load_config, to_toml
 from vosrt_train.data.cache import Cache, plan_cache
@@ -78,6 +80,7 @@ def run_training(request: TrainRequest) -> int:
     encoder = starting_encoder(config, request.init)
     masks = starting_masks(config, request.init)
     origin = None if request.init is None else starting_training(request.init, config)
+    inference = _inference(request)
     use_threads(config.compute)
     with join_world(config.compute) as world, locked(request.run) if world.is_first else nullcontext():
         _check_run(request)
@@ -91,7 +94,8 @@ def run_training(request: TrainRequest) -> int:
         if world.is_first and not request.resume:
             _list_skipped(cache, request.run)
             _write(request.run, CONFIG_NAME, to_toml(config))
-        task = Task(config, cache, request.run, request.resume, sequences, request.quiet, _limit_s(request), origin)
+        limit_s = None if request.minutes is None else 60 * request.minutes
+        task = Task(config, cache, request.run, request.resume, sequences, request.quiet, limit_s, origin, inference)
         progress = train(task, encoder, world, masks)
         kept = _keep_better(progress, task, world, quiet)
         quiet_note(quiet)(_report(progress, task, kept))
@@ -183,8 +187,13 @@ def _keep_better(progress: Progress, task: Task, world: World, quiet: bool) -> K
         return keep_better(task.run, task.config, task.cache, tell)
 
 
-def _limit_s(request: TrainRequest) -> float | None:
-    return None if request.minutes is None else 60 * request.minutes
+def _inference(request: TrainRequest) -> Inference | None:
+    """Return how the teacher, else the start, propagates masks; a resumed run has it in its last weights."""
+    source = request.distil or request.init
+    if request.resume:
+        last = request.run / LAST_NAME
+        source = str(last) if last.is_file() else None
+    return None if source is None else inference_of(source)
 
 
 def _find_sequences(config: TrainConfig) -> tuple[DavisSequence, ...]:
