@@ -32,7 +32,7 @@ Name = Annotated[str | None, option("Name of the model.")]
 Summary = Annotated[str | None, option("One line about the model.")]
 Size = Annotated[int | None, option("Default short side in pixels.", min=16, max=4096, show_default="480")]
 _GUIDED_HELP = "Half-size pixels within which masks follow edges; 0: as published."
-_INHERITED = "by --propagation, else"
+_INHERITED = "--propagation's"
 Guided = Annotated[int, option(_GUIDED_HELP, min=0, max=32)]
 AlignCorners = Annotated[
     bool, option("Sample masks as published, not where networks trained here look.", None, "--align-corners")
@@ -54,14 +54,14 @@ def vos_export(
     propagation: Annotated[
         str | None,
         option(
-            "Bundle whose size and settings of propagation this one gets, or 'published' for those of the papers.",
-            show_default="the bundle that training started from, or its teacher",
+            "Bundle whose size and settings of propagation are taken, or 'published'.",
+            show_default="what training started from, or its teacher, if it is a bundle",
             metavar="BUNDLE",
         ),
     ] = None,
     size: Annotated[
         int | None,
-        option("Default short side in pixels.", min=16, max=4096, show_default=f"{_INHERITED} 480"),
+        option("Short side in pixels.", min=16, max=4096, show_default=_INHERITED),
     ] = None,
     context: Annotated[
         int | None,
@@ -69,19 +69,19 @@ def vos_export(
             "Recent frames that are kept.",
             min=0,
             max=MAX_CONTEXT,
-            show_default=f"{_INHERITED} 20; 5 with mask embedding",
+            show_default=_INHERITED,
         ),
     ] = None,
     pad_context: Annotated[
         bool | None,
         option(
             "Copies of the reference stand for frames before it.",
-            show_default=f"{_INHERITED} yes; no with mask embedding",
+            show_default=_INHERITED,
         ),
     ] = None,
     guided: Annotated[
         int | None,
-        option(_GUIDED_HELP, min=0, max=32, show_default=f"{_INHERITED} 4"),
+        option(_GUIDED_HELP, min=0, max=32, show_default=_INHERITED),
     ] = None,
     refine: Annotated[
         int, option("Rounds of refinement (mask embedding), unless the user says.", min=0, max=MAX_ROUNDS)
