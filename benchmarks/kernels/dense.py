@@ -29,7 +29,7 @@ def propagate(query: Tensor, keys: Tensor, labels: Tensor, outside: Tensor, opti
         query: f32 [h*w, K], unit length per cell.
         keys: f32 [N*h*w, K], the reference first.
         labels: f32 [N*h*w, M], soft masks of those frames.
-        outside: of :func:`cells_outside`.
+        outside: of `cells_outside`.
         options: top_k and temperature.
 
     Returns:
@@ -49,7 +49,7 @@ class DenseTracker:
     Args:
         encode: u8 [1, H, W, 3] BGR -> f32 [1, h, w, K], unit length per cell.
         options: how labels are propagated; a circle, a global reference and padding are what this knows.
-        step: :func:`propagate`, or the same compiled.
+        step: `propagate`, or the same compiled.
     """
 
     def __init__(

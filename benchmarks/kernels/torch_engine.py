@@ -27,7 +27,7 @@ class TorchEngine:
     """Runs a network, in fp16 on a GPU; a `vosrt.engines.base.SequelEngine`.
 
     On a GPU the work of a size is captured when it comes for the second time, with what follows it where
-    :meth:`run_with` is given. What cannot be captured is queued piece by piece, and ``refused`` says why.
+    `run_with` is given. What cannot be captured is queued piece by piece, and ``refused`` says why.
 
     Args:
         network: inputs by name -> outputs by name, f32 without gaps, on its device.
@@ -61,7 +61,7 @@ class TorchEngine:
         return {name: output.cpu().numpy() for name, output in self._compute(given).items()}
 
     def run_on_device(self, inputs: Mapping[str, Input]) -> dict[str, DeviceTensor]:
-        """As :meth:`run`, from host memory or the GPU's, and left there; the next run overwrites it."""
+        """As `run`, from host memory or the GPU's, and left there; the next run overwrites it."""
         if not self._half:
             return self._tensors(self._compute({name: self._view(array) for name, array in inputs.items()}), None)
         with self._lock, torch.cuda.stream(self._queue):
@@ -163,7 +163,7 @@ def torch_model(bundle: str, *, recorded: bool = True) -> Model:
     """The runtime on device ``"cuda"`` around a bundle's networks in PyTorch, on the first GPU, or the processor.
 
     Args:
-        bundle: a folder, the name of a packaged one, or :data:`PAPER`.
+        bundle: a folder, the name of a packaged one, or `PAPER`.
         recorded: networks are captured as CUDA graphs.
 
     Raises:

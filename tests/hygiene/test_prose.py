@@ -53,6 +53,19 @@ def test_prose_uses_the_words_of_the_field(pattern: str) -> None:
     assert {str(file): found for file in files if (found := dialect_in(file.read_text()))} == {}
 
 
+ROLE = re.compile(r":(?:py:)?[a-z]+:`")
+
+
+@pytest.mark.parametrize("package", ["runtime/src", "train/src", "export/src"])
+def test_docstrings_have_no_roles_which_the_site_prints_as_they_are(package: str) -> None:
+    files = sorted((REPOSITORY / package).rglob("*.py"))
+    assert files
+    found = {str(file): [text for text in prose_of(file.read_text()) if ROLE.search(text)] for file in files}
+    assert {file: texts for file, texts in found.items() if texts} == {}
+    assert ROLE.search("see :meth:`load`")
+    assert not ROLE.search("see `load`: `size` is its own")
+
+
 def test_comments_and_docstrings_are_read_and_code_is_not() -> None:
     assert dialect_in("wanted = 1  # what is wanted\n") == ["# what is wanted"]
     assert dialect_in('def f():\n    """Load it anew."""\n') == ["Load it anew."]

@@ -176,7 +176,7 @@ class BudgetedStream:
         return frame
 
     def submit(self, frame: FrameArray, mask: MaskArray | None = None) -> PendingStep:
-        """:meth:`step`, as `vosrt.Stream.submit`."""
+        """`step`, as `vosrt.Stream.submit`."""
         return PendingStep(self.step(frame, mask))
 
     def step(self, frame: FrameArray, mask: MaskArray | None = None) -> StepResult:
@@ -222,7 +222,7 @@ class BudgetedStream:
         raise OptionError("a stream with a budget cannot be saved; open it without one")
 
     def load(self, session: bytes) -> None:
-        """Refuse, as :meth:`save`."""
+        """Refuse, as `save`."""
         del session
         self.save()
 

@@ -159,7 +159,7 @@ class FrameEncoder:
     Attributes:
         spec: as given.
         takes_frames_on_gpu: whether frames may be on that GPU.
-        takes_sequels: whether :meth:`encode_with` can be used.
+        takes_sequels: whether `encode_with` can be used.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class FrameEncoder:
         """Resize a frame to the working size and run the encoder.
 
         Args:
-            frame: what :meth:`prepare` gave; or u8 [H, W, 3], BGR; on the GPU of ``device``, if the engine runs there,
+            frame: what `prepare` gave; or u8 [H, W, 3], BGR; on the GPU of ``device``, if the engine runs there,
                 or in host memory. One on a GPU may be overwritten on the stream that it names when this returns; if it
                 names none, at once.
             size: short side of the working frame in pixels, to which smaller frames are enlarged; None is the
@@ -220,12 +220,12 @@ class FrameEncoder:
         """Encode frames of several videos; those of the same working size go through the engine together.
 
         Args:
-            frames: as for :meth:`encode`.
+            frames: as for `encode`.
             sizes: likewise, one per frame.
 
         Returns:
             Per frame its embedding, whose ``encoder`` time is its share of the run, or the error that
-            :meth:`encode` raises. A frame that is refused leaves the others alone; an engine's failure is that of
+            `encode` raises. A frame that is refused leaves the others alone; an engine's failure is that of
             the frames in this run.
         """
         self.check_process()
@@ -251,7 +251,7 @@ class FrameEncoder:
 
     @property
     def stream(self) -> int:
-        """The CUDA stream that :meth:`encode_with` queues on, as an integer handle."""
+        """The CUDA stream that `encode_with` queues on, as an integer handle."""
         assert self._there is not None
         return self._there.stream
 
@@ -270,7 +270,7 @@ class FrameEncoder:
         Args:
             frame_height: rows of a frame.
             frame_width: its columns.
-            size: as for :meth:`encode`.
+            size: as for `encode`.
 
         Raises:
             InputError: they are out of the encoder's range.
@@ -285,7 +285,7 @@ class FrameEncoder:
         """Check a frame and, if it is in host memory, resize it.
 
         Args:
-            given: as for :meth:`encode`.
+            given: as for `encode`.
             size: likewise.
 
         Raises:

@@ -47,7 +47,7 @@ class HostStream:
         labels_on: where results are, ``"host"`` or ``"gpu"``.
 
     Attributes:
-        queues_networks: whether :meth:`queue` takes frames that are not encoded, behind the first one.
+        queues_networks: whether `queue` takes frames that are not encoded, behind the first one.
 
     Raises:
         OptionError: an impossible value, or one that this processor or GPU cannot do.

@@ -62,11 +62,11 @@ class Model(NotCopied):
     Args:
         manifest: what the bundle says.
         engines: per graph of the bundle, what runs it; ``"encoder"`` is needed.
-        precision: of the products in matching, see :meth:`load`.
-        threads: of the native core, see :meth:`load`.
-        source: where the bundle came from, for :meth:`describe`.
-        device: of the streams' memories, see :meth:`load`.
-        segmenter: see :meth:`load`.
+        precision: of the products in matching, see `load`.
+        threads: of the native core, see `load`.
+        source: where the bundle came from, for `describe`.
+        device: of the streams' memories, see `load`.
+        segmenter: see `load`.
     """
 
     _instead = "load it in each process, or share it between threads"
@@ -133,11 +133,11 @@ class Model(NotCopied):
             threads: of the engine and of each stream's core; 0 is one per processor.
             device: where streams remember and match: ``"cpu"``, or ``"cuda"`` or ``"cuda:N"`` for an NVIDIA GPU, on
                 which the embeddings of engines that run there stay. ``"auto"`` is a GPU that works, unless an engine of
-                the processor, fp32 or isolation is asked for; :meth:`describe` says why it is not.
+                the processor, fp32 or isolation is asked for; `describe` says why it is not.
             isolated: run each network in a process of its own, for bundles from strangers: one that crashes its engine
                 is an `EngineError` then. It needs device ``"cpu"`` and an engine of the processor.
             segmenter: ``"ENCODER.onnx,DECODER.onnx"``, a pair like SAM that takes the place of the bundle's features in
-                :meth:`segment`; its files are run as they are, so take only those that you trust.
+                `segment`; its files are run as they are, so take only those that you trust.
 
         Raises:
             BundleError: the bundle is missing, altered or made by a newer vosrt.
@@ -196,7 +196,7 @@ class Model(NotCopied):
         Args:
             height: rows of the frames.
             width: their columns.
-            size: as for :meth:`encode`.
+            size: as for `encode`.
 
         Raises:
             OptionError: the size is neither a number of pixels nor ``"native"``.
@@ -223,12 +223,12 @@ class Model(NotCopied):
     def encode_batch(self, frames: Sequence[FrameArray], size: WorkingSize = None) -> list[Embedding]:
         """Embed frames of several videos; those of the same working size go through the engine together.
 
-        `vosrt.step_all` does this for streams. A batch's embeddings differ from those of :meth:`encode` by what the
+        `vosrt.step_all` does this for streams. A batch's embeddings differ from those of `encode` by what the
         engine rounds differently: below 1e-5 in fp32.
 
         Args:
             frames: u8 [H, W, 3] BGR each.
-            size: as for :meth:`encode`.
+            size: as for `encode`.
 
         Raises:
             OptionError: likewise.
@@ -255,7 +255,7 @@ class Model(NotCopied):
         *,
         size: WorkingSize = None,
     ) -> BoolArray:
-        """Return the object that is clicked in one frame: marks for :meth:`Stream.start`, without labels.
+        """Return the object that is clicked in one frame: marks for `Stream.start`, without labels.
 
         The frame that came last stays encoded, and what its clicks gave is kept: one more click takes tens of
         milliseconds.
@@ -266,7 +266,7 @@ class Model(NotCopied):
                 those before it gave. A point that is not positive says that the object is not there.
             box: x, y, width, height in pixels around the object.
             mask: bool [H, W], what the clicks correct; None begins with nothing.
-            size: as for :meth:`encode`.
+            size: as for `encode`.
 
         Returns:
             bool [H, W].
@@ -284,14 +284,14 @@ class Model(NotCopied):
             return self._clicked[1].segment(points, box, mask)
 
     def clickable(self, frame: U8Array, size: WorkingSize = None) -> Segmenter:
-        """Encode a frame for clicks; :meth:`segment` does this for the frame that came last.
+        """Encode a frame for clicks; `segment` does this for the frame that came last.
 
         Args:
             frame: u8 [H, W, 3], BGR.
-            size: as for :meth:`encode`.
+            size: as for `encode`.
 
         Raises:
-            VosrtError: as for :meth:`encode`.
+            VosrtError: as for `encode`.
         """
         if self._segmenter is not None:
             return self._segmenter.frame(check_frame(frame))
@@ -311,7 +311,7 @@ class Model(NotCopied):
         """Open a stream for one video.
 
         Args:
-            size: short side of the working frame in pixels, as for :meth:`encode`.
+            size: short side of the working frame in pixels, as for `encode`.
             options: how labels are propagated; None is what the bundle recommends.
             threads: of the native core; None is as many as the model was loaded with, 0 one per processor.
             refine: rounds of refinement, 0 to 4; ``"default"`` is what the bundle recommends, ``"off"`` decodes none.
@@ -350,13 +350,13 @@ class Model(NotCopied):
         """Open a stream that gives up working size and context while frames take longer than a budget.
 
         Args:
-            budget_ms: milliseconds that :meth:`Stream.step` may take.
+            budget_ms: milliseconds that `Stream.step` may take.
             height: of the frames, in pixels, like ``width``.
             width: see there.
-            size: largest short side of the working frame, as for :meth:`stream`.
+            size: largest short side of the working frame, as for `stream`.
             options: how labels are propagated; its context is the longest.
-            threads: as for :meth:`stream`.
-            refine: as for :meth:`stream`; streams that refine have no budget.
+            threads: as for `stream`.
+            refine: as for `stream`; streams that refine have no budget.
 
         Raises:
             OptionError: the budget is not above 0, the memory is on a GPU, or masks are refined.
@@ -403,7 +403,7 @@ class Model(NotCopied):
             direction: ``"forward"``: from the first mark on; ``"backward"``: from the last one back; or ``"both"``.
             start: first frame that is read, from 0.
             end: first frame that is not read; None reads to the end.
-            size: as for :meth:`stream`, like the two that follow.
+            size: as for `stream`, like the two that follow.
 
         Yields:
             Per frame, ``frame`` (``image``, ``index``, ``time_s``, ``name``), ``labels`` u8 [H, W], ``object_ids`` and

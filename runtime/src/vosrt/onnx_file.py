@@ -74,7 +74,7 @@ def read_graph(path: Path, size: int | None = None) -> Graph:
 
     Args:
         path: of a regular file.
-        size: that it has, in bytes; None takes any up to :data:`MAX_BYTES`.
+        size: that it has, in bytes; None takes any up to `MAX_BYTES`.
 
     Raises:
         BundleError: it is no regular file, or has another size.

@@ -54,7 +54,7 @@ class PendingStep:
 class Stream(NotCopied):
     """Tracks objects through one video. Made by ``Model.stream``.
 
-    Several threads may share a stream: its calls run one after the other; only :meth:`prepare` runs beside others. In a
+    Several threads may share a stream: its calls run one after the other; only `prepare` runs beside others. In a
     process that was forked, a stream goes on if it and its model have one thread; otherwise it is refused.
 
         with model.stream() as stream:
@@ -160,7 +160,7 @@ class Stream(NotCopied):
         small to represent, the frame counts as taken without a mask.
 
         Args:
-            frame: u8 [H, W, 3] BGR, what :meth:`prepare` made of it, or its embedding.
+            frame: u8 [H, W, 3] BGR, what `prepare` made of it, or its embedding.
             mask: [H, W], objects that appear in this frame, or are corrected in it.
 
         Raises:
@@ -189,14 +189,14 @@ class Stream(NotCopied):
         return self.encoder.encode(frame, self.size)
 
     def submit(self, frame: FrameArray | WorkingFrame | Embedding, mask: MaskArray | None = None) -> PendingStep:
-        """:meth:`step` that does not wait for a GPU, so that it goes on with the next frame meanwhile.
+        """`step` that does not wait for a GPU, so that it goes on with the next frame meanwhile.
 
         Args:
-            frame: as for :meth:`step`.
+            frame: as for `step`.
             mask: likewise.
 
         Raises:
-            VosrtError: as for :meth:`step`.
+            VosrtError: as for `step`.
         """
         with self.lock.hold("submit"):
             return self._submit(frame, mask)
@@ -227,7 +227,7 @@ class Stream(NotCopied):
 
         Args:
             embedding: of the next frame.
-            marks: what :meth:`check` gave.
+            marks: what `check` gave.
 
         Returns:
             Milliseconds per stage so far.
@@ -240,7 +240,7 @@ class Stream(NotCopied):
 
     @exclusive
     def result(self, timings_ms: Mapping[str, float]) -> StepResult:
-        """Return what the newest frame gives once more, e.g. after :meth:`remove` or :meth:`load`.
+        """Return what the newest frame gives once more, e.g. after `remove` or `load`.
 
         Args:
             timings_ms: milliseconds per stage so far; those of the result begin with them.
@@ -254,7 +254,7 @@ class Stream(NotCopied):
         """The last stage: what the newest frame gives.
 
         Args:
-            timings_ms: what :meth:`take` gave.
+            timings_ms: what `take` gave.
 
         Raises:
             InputError: no frame was given yet.
@@ -315,7 +315,7 @@ class Stream(NotCopied):
         """Replace the soft masks of the newest frame, from which later frames are labelled; its own result stays.
 
         Args:
-            masks: f32 [h, w, 1 + objects], as :meth:`soft_masks` gives them.
+            masks: f32 [h, w, 1 + objects], as `soft_masks` gives them.
 
         Raises:
             InputError: no frame was given yet.
@@ -333,7 +333,7 @@ class Stream(NotCopied):
 
     @exclusive
     def save(self) -> bytes:
-        """The stream as bytes, from which :meth:`load` continues bit for bit, in any process, in Python, C or C++.
+        """The stream as bytes, from which `load` continues bit for bit, in any process, in Python, C or C++.
 
         Raises:
             InputError: no frame was given yet.

@@ -14,7 +14,7 @@ def fitting(rows: Sequence[dict[str, Any]], budget_ms: float) -> list[dict[str, 
     little. Rows that another row equals or exceeds in all three, in less time, are left out.
 
     Args:
-        rows: of :func:`vosrt.bench.runner.measure_group`.
+        rows: of `vosrt.bench.runner.measure_group`.
         budget_ms: milliseconds for one frame, from decoding to writing.
     """
     fit = [row for row in rows if _time(row) <= budget_ms]

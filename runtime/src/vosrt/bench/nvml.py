@@ -25,7 +25,7 @@ class GpuReading:
 
 
 class Gpu:
-    """One board. Made by :func:`open_gpu`.
+    """One board. Made by `open_gpu`.
 
     Args:
         nvml: the module ``pynvml``, initialised.

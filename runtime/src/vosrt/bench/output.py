@@ -131,7 +131,7 @@ def _model_ms(row: Row) -> float:
 
 
 def read_rows(path: Path) -> tuple[Row, list[Row]]:
-    """Header and rows of a file that :func:`write_rows` wrote."""
+    """Header and rows of a file that `write_rows` wrote."""
     header, *rows = (json.loads(line) for line in read_text(path).splitlines())
     return header, rows
 

@@ -54,7 +54,7 @@ class Turns:
     """The turns of one worker, sorted into quiet and disturbed ones.
 
     Attributes:
-        quiet_cores: see :class:`Settings`.
+        quiet_cores: see `Settings`.
         quiet: turns that count.
         disturbed: turns during which others took more.
     """
@@ -80,7 +80,7 @@ def take_turns(
     Args:
         turns_of: for every worker, what takes a turn; ready and warm.
         rounds: quiet turns that each is to have.
-        quiet_cores: see :class:`Settings`.
+        quiet_cores: see `Settings`.
         deadline_s: on the monotonic clock; after it, disturbed turns are not repeated any more.
 
     Raises:
@@ -133,7 +133,7 @@ def measure_rates(threads: int, quiet_cores: float, *, toy: bool = False) -> dic
     """Measure the machine's rates in a fresh process, and repeat a disturbed measurement.
 
     Returns:
-        What :func:`vosrt.bench.roofline.measure_rates` does, with ``threads``, ``foreign_cores`` and ``disturbed``.
+        What `vosrt.bench.roofline.measure_rates` does, with ``threads``, ``foreign_cores`` and ``disturbed``.
 
     Raises:
         WorkerFailedError: it failed.

@@ -69,7 +69,7 @@ class Worker:
     """A running worker, seen from the measuring process.
 
     Args:
-        command: starts a process that calls :func:`serve`.
+        command: starts a process that calls `serve`.
         threads: number of threads, set through the variables that numerical libraries read.
         environment: further variables.
 

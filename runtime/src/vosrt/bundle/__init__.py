@@ -235,7 +235,7 @@ class Bundle:
         return next((each for each in self.encoders if each.quantised == precision), self.encoders[0])
 
     def graph_path(self, name: str) -> Path:
-        """Path of a graph's ONNX file, without what the bundle adds to that: :meth:`graph` has all of it.
+        """Path of a graph's ONNX file, without what the bundle adds to that: `graph` has all of it.
 
         Raises:
             BundleError: the bundle has no graph of this name.

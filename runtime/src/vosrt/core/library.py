@@ -287,7 +287,7 @@ class Library:
         """What a function writes to ``buffer, capacity, size``, its last parameters, once it has said how much that is.
 
         Raises:
-            VosrtError: as for :meth:`call`.
+            VosrtError: as for `call`.
         """
         size = ctypes.c_size_t()
         nothing_written = self._functions[name](*arguments, None, 0, ctypes.byref(size))

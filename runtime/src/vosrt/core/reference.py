@@ -1,6 +1,6 @@
 """The definition of correct: the native core's operations and memory in NumPy, with which tests compare every core.
 
-It is written to be read next to the formulas, not to be fast. Symbols as in :mod:`vosrt.types`.
+It is written to be read next to the formulas, not to be fast. Symbols as in `vosrt.types`.
 """
 
 from __future__ import annotations
@@ -316,7 +316,7 @@ def read_out(neighbours: Neighbours, labels: F32Array, temperature: float) -> F3
     The result is not renormalised. A cell without neighbours gets zeros.
 
     Args:
-        neighbours: what :func:`match` found.
+        neighbours: what `match` found.
         labels: f32 [N, h, w, M], soft labels of every slot.
         temperature: τ.
 
@@ -334,7 +334,7 @@ def read_out(neighbours: Neighbours, labels: F32Array, temperature: float) -> F3
 
 
 def read_values(neighbours: Neighbours, values: Sequence[F32Array], temperature: float) -> F32Array:
-    """Weighted sums of the neighbours' values (Li et al. 2023, equation 7), weighted as in :func:`read_out`.
+    """Weighted sums of the neighbours' values (Li et al. 2023, equation 7), weighted as in `read_out`.
 
     Args:
         neighbours: what n cells attend to.

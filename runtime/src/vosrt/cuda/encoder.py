@@ -73,7 +73,7 @@ class EncoderOnGpu:
 
         Args:
             name: of the engine's input.
-            frame: u8 [height, width, 3] in host memory, or as for :meth:`run_frames`.
+            frame: u8 [height, width, 3] in host memory, or as for `run_frames`.
             height: of the frame that the engine sees, in pixels.
             width: likewise.
             sequel: takes the outputs where the engine leaves them; they are overwritten by its next run.

@@ -119,7 +119,7 @@ class CudaMemory(LibraryMemory):
     def time_frame(
         self, embedding: DeviceTensor, *, labels: DeviceTensor | None = None, confidence: DeviceTensor | None = None
     ) -> list[float]:
-        """:meth:`frame` with its kernels timed by CUDA events, for measuring.
+        """`frame` with its kernels timed by CUDA events, for measuring.
 
         Returns:
             Milliseconds of each stage: advance, store, match, read-out, labels.
@@ -170,7 +170,7 @@ class CudaMemory(LibraryMemory):
             self._stream = stream
 
     def replayed(self) -> None:
-        """Advance the frame counter after an external CUDA graph that contains :meth:`frame` was launched."""
+        """Advance the frame counter after an external CUDA graph that contains `frame` was launched."""
         self.call_there("repeated")
 
     @property

@@ -54,7 +54,7 @@ class DeviceEngine(Engine, Protocol):
 
     @property
     def device(self) -> DeviceKind:
-        """Which memory :meth:`run_on_device` leaves outputs in."""
+        """Which memory `run_on_device` leaves outputs in."""
 
     def run_on_device(self, inputs: Mapping[str, Input]) -> dict[str, DeviceTensor]:
         """Run the graph on named arrays and return its named outputs in the engine's own memory.
@@ -111,5 +111,5 @@ class SequelEngine(DeviceEngine, Protocol):
 
 
 def largest_batch(engine: Engine) -> int:
-    """Frames that an engine takes in one run; one that does not say (``largest_batch``) takes :data:`LARGEST_BATCH`."""
+    """Frames that an engine takes in one run; one that does not say (``largest_batch``) takes `LARGEST_BATCH`."""
     return int(getattr(engine, "largest_batch", LARGEST_BATCH))

@@ -35,10 +35,10 @@ def cuda_engine(
 
     Args:
         graph: what to run; a path is read once.
-        axes: see :class:`OnnxRuntimeEngine`.
+        axes: see `OnnxRuntimeEngine`.
         precision: ``"auto"`` lets products be rounded to TF32, ``"fp32"`` does not.
         threads: of what runs on the processor; 0 is one per processor.
-        reason: for :class:`EngineInfo`.
+        reason: for `EngineInfo`.
 
     Raises:
         EngineError: no GPU, or an ONNX Runtime without this provider.
@@ -56,10 +56,10 @@ def tensorrt_engine(
 
     Args:
         graph: what to run; a path is read once.
-        axes: see :class:`OnnxRuntimeEngine`.
+        axes: see `OnnxRuntimeEngine`.
         precision: ``"auto"`` and ``"fp16"`` are fp16, which computes what a graph is not quantised in, too.
         threads: of what runs on the processor; 0 is one per processor.
-        reason: for :class:`EngineInfo`.
+        reason: for `EngineInfo`.
 
     Raises:
         EngineError: no GPU, or an ONNX Runtime without this provider.
@@ -92,10 +92,10 @@ def tensorrt_rtx_engine(
 
     Args:
         graph: what to run; a path is read once.
-        axes: see :class:`OnnxRuntimeEngine`.
+        axes: see `OnnxRuntimeEngine`.
         precision: computes as the graph says, and may round products to TF32, at every precision.
         threads: of what runs on the processor; 0 is one per processor.
-        reason: for :class:`EngineInfo`.
+        reason: for `EngineInfo`.
 
     Raises:
         MissingExtraError: the plugin is not installed.

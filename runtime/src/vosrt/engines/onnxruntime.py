@@ -35,11 +35,11 @@ class OnnxRuntimeEngine(StaticShapeEngine):
     Args:
         graph: what to run; a path is read once.
         axes: per input, the names of its dynamic axes, None for fixed ones.
-        info: what :attr:`info` says.
+        info: what `info` says.
         threads: in one operator; 0 is one per processor.
         configure: adds a plugin's provider to the session options; None: see ``providers``.
         providers: built into ONNX Runtime, first choice first, each with its options.
-        device: memory that outputs are left in by :meth:`run_on_device`.
+        device: memory that outputs are left in by `run_on_device`.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class OnnxRuntimeEngine(StaticShapeEngine):
 
     @property
     def device(self) -> DeviceKind:
-        """Which memory :meth:`run_on_device` leaves outputs in."""
+        """Which memory `run_on_device` leaves outputs in."""
         return self._device
 
     def run_on_device(self, inputs: Mapping[str, Input]) -> dict[str, DeviceTensor]:

@@ -36,10 +36,10 @@ class OpenVinoEngine(StaticShapeEngine):
 
     Args:
         graph: what to run; a path is read once.
-        axes: see :class:`StaticShapeEngine`.
+        axes: see `StaticShapeEngine`.
         bf16: arithmetic in bf16, else in fp32.
         threads: 0 is one per processor.
-        reason: for :class:`EngineInfo`.
+        reason: for `EngineInfo`.
 
     Raises:
         MissingExtraError: the package is not installed.

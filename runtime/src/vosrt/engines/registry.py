@@ -120,7 +120,7 @@ def auto_order() -> tuple[str, ...]:
 
 
 def all_names() -> tuple[str, ...]:
-    """Names of all engines: those of :func:`auto_order`, then those of other packages."""
+    """Names of all engines: those of `auto_order`, then those of other packages."""
     return (*auto_order(), *(name for name in names() if name not in auto_order()))
 
 

@@ -34,7 +34,7 @@ class StaticShapeEngine(ABC):
     Args:
         graph: what to run; a path is read once, on creation.
         axes: per input, the names of its dynamic axes, None for fixed ones.
-        info: what :attr:`info` says.
+        info: what `info` says.
     """
 
     def __init__(self, graph: Graph | Path, axes: Axes, info: EngineInfo) -> None:
@@ -50,7 +50,7 @@ class StaticShapeEngine(ABC):
         return self._info
 
     def describe_as(self, precision: str) -> None:
-        """Have :attr:`info` name the number format of a quantised graph."""
+        """Have `info` name the number format of a quantised graph."""
         self._info = replace(self._info, precision=precision)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

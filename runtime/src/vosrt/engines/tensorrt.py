@@ -80,13 +80,13 @@ class TensorRtEngine(StaticShapeEngine):
 
     Args:
         graph: the ONNX file; the engine is looked for in ``engines/`` beside it and in the user's cache.
-        axes: see :class:`StaticShapeEngine`; those of an encoder are named ``n``, ``height`` and ``width``, those of
+        axes: see `StaticShapeEngine`; those of an encoder are named ``n``, ``height`` and ``width``, those of
             mask networks are `MASK_AXES`.
         flavour: which TensorRT.
         precisions: acceptable ones, best first.
-        reason: for :class:`EngineInfo`.
+        reason: for `EngineInfo`.
         cuda_graph: record the work of a size once and repeat it with one call, with what follows it where
-            :meth:`run_with` is given; None is what the environment variable ``VOSRT_CUDA_GRAPH`` says (``1``, which is
+            `run_with` is given; None is what the environment variable ``VOSRT_CUDA_GRAPH`` says (``1``, which is
             the default, or ``0``). What cannot be recorded is queued piece by piece, after a warning.
 
     Raises:

@@ -163,7 +163,7 @@ def open_dataset(kind: str, root: Path, names: Sequence[str] = ()) -> Dataset:
     """Find the sequences of a data set. Where it lists a validation split, those; else all that have annotations.
 
     Args:
-        kind: one of :data:`DATASET_KINDS`.
+        kind: one of `DATASET_KINDS`.
         root: the folder with ``JPEGImages`` (``Images`` for VIP) and ``Annotations``.
         names: sequences to open; an empty list opens all.
 

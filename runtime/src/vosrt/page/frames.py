@@ -61,7 +61,7 @@ class FrameStore:
         """A frame, u8 [H, W, 3] BGR.
 
         Raises:
-            InputError: as for :meth:`jpeg`.
+            InputError: as for `jpeg`.
         """
         data = np.frombuffer(self.jpeg(position), np.uint8)
         return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)

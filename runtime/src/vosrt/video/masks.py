@@ -36,12 +36,12 @@ class Mask:
 
 
 def read_mask(path: Path, width: int, height: int, *, numbered: bool = False, keep_void: bool = False) -> U8Array:
-    """Return the labels of :func:`read_mask_file`, which takes the same arguments, u8 [height, width]."""
+    """Return the labels of `read_mask_file`, which takes the same arguments, u8 [height, width]."""
     return read_mask_file(path, width, height, numbered=numbered, keep_void=keep_void).labels
 
 
 def read_mask_file(path: Path, width: int, height: int, *, numbered: bool = False, keep_void: bool = False) -> Mask:
-    """Read the object ids of an image; see :mod:`vosrt.video.mask_images` for what its pixels mean.
+    """Read the object ids of an image; see `vosrt.video.mask_images` for what its pixels mean.
 
     Args:
         path: an image file without lossy compression.
