@@ -12,7 +12,7 @@ import typer
 from vosrt.bundle import MAX_ROUNDS, Feature, MaskSpec, WeightPrecision
 from vosrt.cli import options as opt
 from vosrt.cli.app import entry, program, require
-from vosrt.cli.options import BUNDLE_HELP, like, option, request_from, split_names
+from vosrt.cli.options import ANY_BUNDLE_HELP, like, option, request_from, split_names
 from vosrt.console import say, status
 from vosrt.errors import OptionError, WorkError
 from vosrt.types import MAX_CONTEXT
@@ -186,7 +186,7 @@ def _write_imported(read: Callable[[Path], Checkpoint], usual: dict[str, Any], a
 
 @_app.command()
 def verify(
-    bundle: Annotated[str, typer.Argument(help=f"Bundle to verify: {BUNDLE_HELP}")],
+    bundle: Annotated[str, typer.Argument(help=f"Bundle to verify: {ANY_BUNDLE_HELP}")],
     checkpoint: Annotated[
         Path | None, option("What it was exported from.", show_default="compare with ONNX Runtime, CPU, fp32")
     ] = None,
@@ -221,7 +221,7 @@ def verify(
 
 @_app.command()
 def quantise(
-    bundle: Annotated[str, typer.Argument(help=f"Bundle to quantise: {BUNDLE_HELP}")],
+    bundle: Annotated[str, typer.Argument(help=f"Bundle to quantise: {ANY_BUNDLE_HELP}")],
     out: BundleOut,
     clip: Annotated[list[str], option("Video or folder of images to calibrate on. Repeatable.")],
     davis: Annotated[
@@ -260,7 +260,7 @@ def quantise(
 
 @_app.command()
 def compress(
-    bundle: Annotated[str, typer.Argument(help=f"Bundle to compress: {BUNDLE_HELP}")],
+    bundle: Annotated[str, typer.Argument(help=f"Bundle to compress: {ANY_BUNDLE_HELP}")],
     out: BundleOut,
     channels: Annotated[int, option("Channels to keep.")],
     clip: Annotated[list[str], option("Video or folder of images, without labels, to find the axes on. Repeatable.")],
@@ -283,7 +283,7 @@ def compress(
 
 @_app.command()
 def copy(
-    bundle: Annotated[str, typer.Argument(help=f"Bundle to copy: {BUNDLE_HELP}")],
+    bundle: Annotated[str, typer.Argument(help=f"Bundle to copy: {ANY_BUNDLE_HELP}")],
     out: BundleOut,
     share: Annotated[
         Path | None, option("Bundle beside the copy, whose encoder the copy names instead of holding it.")
@@ -302,7 +302,7 @@ def copy(
 
 @_app.command()
 def triton(
-    bundle: Annotated[str, typer.Argument(help=f"Bundle to serve: {BUNDLE_HELP}")],
+    bundle: Annotated[str, typer.Argument(help=f"Bundle to serve: {ANY_BUNDLE_HELP}")],
     out: Annotated[Path, like(opt.Out, "Model repository: the folder of the server's models.", None)],
     name: Annotated[str, option("Name of the model.")] = "vosrt",
     size: Annotated[str | None, like(opt.Size, "", None)] = None,

@@ -9,7 +9,7 @@ import typer
 
 from vosrt.bundle import load_bundle
 from vosrt.cli.app import require
-from vosrt.cli.options import BUNDLE_HELP, option
+from vosrt.cli.options import ANY_BUNDLE_HELP, option
 from vosrt.console import say, status
 from vosrt.engines.mask_axes import MASK_AXES
 from vosrt.engines.tensorrt_files import (
@@ -26,7 +26,7 @@ from vosrt.errors import EngineError, OptionError, VosrtError
 
 
 def engine(
-    bundle: Annotated[str, typer.Argument(help=BUNDLE_HELP)],
+    bundle: Annotated[str, typer.Argument(help=ANY_BUNDLE_HELP)],
     *,
     flavour: Annotated[
         Literal["auto", "tensorrt", "rtx"],

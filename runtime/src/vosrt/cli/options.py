@@ -25,6 +25,7 @@ FOLDED = frozenset({FURTHER, LOOKS, PROPAGATION})  # panels of which --help list
 
 SIZE_HELP = f"Short side, or native. [dim]Default: the bundle's, or {DEFAULT_SIZE}."
 BUNDLE_HELP = "fast, fine, refined or a folder."
+ANY_BUNDLE_HELP = f"default, {BUNDLE_HELP}"  # where none is the default
 
 
 def option(help_text: str, panel: str | None = None, *names: str, **more: Any) -> Any:
