@@ -9,7 +9,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +23,7 @@ import numpy as np
 import pytest
 
 from tests.fakes.media import serving
+from tests.fakes.programs import program
 from vosrt.types import U8Array
 
 pytest.importorskip("starlette")
@@ -45,7 +45,6 @@ FLAGS = [
 POLL_MS = (
     100  # Playwright looks at every drawn frame otherwise, which takes a quarter of a processor and may never come
 )
-PROGRAM = [sys.executable, "-c", "import sys; from vosrt.cli.run import main; sys.exit(main())"]
 
 
 def scene(t: int) -> tuple[U8Array, U8Array]:
@@ -82,7 +81,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, shared_fake_bundle: Path) -
     (folder / "frames").mkdir()
     for t in range(COUNT):
         cv2.imwrite(str(folder / "frames" / f"{t:03d}.png"), scene(t)[0])
-    command = [*PROGRAM, "ui", "--bundle", str(shared_fake_bundle), "--engine", "fake", "--json", "--no-browser"]
+    command = program("ui", "--bundle", str(shared_fake_bundle), "--engine", "fake", "--json", "--no-browser")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
         assert process.stdout is not None
         try:
@@ -353,7 +352,7 @@ def camera() -> Iterator[str]:
 def test_a_live_picture_is_frozen_clicked_and_followed(
     browser: Any, camera: str, shared_fake_bundle: Path, tmp_path: Path, width: int
 ) -> None:
-    command = [*PROGRAM, "ui", camera, "--bundle", str(shared_fake_bundle), "--engine", "fake", "--json"]
+    command = program("ui", camera, "--bundle", str(shared_fake_bundle), "--engine", "fake", "--json")
     with subprocess.Popen([*command, "--no-browser"], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         assert process.stdout is not None
         try:

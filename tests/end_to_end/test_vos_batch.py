@@ -8,23 +8,19 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.fakes.media import write_video
+from tests.fakes.programs import start, wait_for
 from vosrt.cli.batch import split_cores
 from vosrt.cli.clips import list_clips
 from vosrt.cli.run import main
 from vosrt.errors import VosrtError
 
-PROGRAM = [sys.executable, "-c", "import sys; from vosrt.cli.run import main; sys.exit(main())"]
 WIDTH, HEIGHT = 96, 64
 
 
@@ -112,17 +108,10 @@ def test_a_failed_clip_is_tried_twice_and_the_others_are_done(batch: Batch, caps
     assert (batch.root / "out" / "clips" / "clip1" / "summary.json").stat().st_mtime_ns == before
 
 
-def _start(batch: Batch, out: Path, *more: str) -> subprocess.Popen[bytes]:
-    arguments = batch.arguments(out, "--jobs", "2", "--threads", "1", *more)
-    return subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
-def _wait_for(condition: Callable[[], Any], process: subprocess.Popen[bytes] | None = None) -> Any:
-    for _ in range(6000):
-        if (found := condition()) or (process is not None and process.poll() is not None):
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not happen within two minutes")
+def _started(batch: Batch, *more: str, masks: int = 1) -> subprocess.Popen[str]:
+    """A batch that has written so many masks; its frames are slow from the first one on."""
+    arguments = batch.arguments(batch.root / "out", "--jobs", "2", "--threads", "1", *more)
+    return start(batch.root, arguments, batch.root / "out/clips/*/masks/*.png", files=masks)
 
 
 def _children(process: int) -> list[int]:
@@ -141,39 +130,33 @@ def _children(process: int) -> list[int]:
 @pytest.mark.parametrize("masks", [1, 9])
 def test_a_killed_batch_goes_on_to_the_same_results(batch: Batch, masks: int) -> None:
     assert batch.run("--quiet", out="whole") == 0
-    out = batch.root / "out"
-    process = _start(batch, out, "--quiet")
-    _wait_for(lambda: len(list(out.glob("clips/*/masks/*.png"))) >= masks, process)
+    process = _started(batch, "--quiet", masks=masks)
     workers = _children(process.pid)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    _wait_for(lambda: not any(Path(f"/proc/{worker}/status").exists() for worker in workers))
+    wait_for(lambda: not any(Path(f"/proc/{worker}/status").exists() for worker in workers))
     assert batch.run("--quiet", "--resume") == 0
     assert batch.hashes() == batch.hashes("whole")
 
 
 def test_a_killed_worker_fails_its_clip_once(batch: Batch) -> None:
     assert batch.run("--quiet", out="whole") == 0
-    out = batch.root / "out"
-    process = _start(batch, out)
-    _wait_for(lambda: list(out.glob("clips/*/masks/*.png")), process)
-    os.kill(_wait_for(lambda: _children(process.pid), process)[0], signal.SIGKILL)
+    process = _started(batch)
+    os.kill(wait_for(lambda: _children(process.pid), process)[0], signal.SIGKILL)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert b"its process was killed" in said
+    assert "its process was killed" in said
     assert sorted(row["attempts"] for row in batch.rows().values()) == ["1", "1", "2"]
     assert batch.hashes() == batch.hashes("whole")
 
 
 def test_ctrl_c_finishes_files_and_says_how_to_go_on(batch: Batch) -> None:
     assert batch.run("--quiet", out="whole") == 0
-    out = batch.root / "out"
-    process = _start(batch, out)
-    _wait_for(lambda: list(out.glob("clips/*/masks/*.png")), process)
+    process = _started(batch)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
-    assert b"--resume goes on" in said
+    assert "--resume goes on" in said
     assert batch.run("--quiet", "--resume") == 0
     assert batch.hashes() == batch.hashes("whole")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.programs import program, wait_for
 from vosrt.cli.batch_on_ray import cluster as connected
 from vosrt.cli.segment import Request
 from vosrt.errors import WorkError
 from vosrt.video.prompts import Prompts
 
-from .test_vos_batch import Batch, _start, _wait_for, write_clip
+from .test_vos_batch import Batch, write_clip
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed: pip install '.[ray]'")
 
@@ -39,6 +41,11 @@ def cluster() -> Iterator[Any]:
         yield cluster
     finally:
         cluster.shutdown()
+
+
+def _start(batch: Batch, *more: str) -> subprocess.Popen[str]:
+    arguments = program(*batch.arguments(batch.root / "out", "--jobs", "2", "--threads", "1", *more))
+    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
@@ -77,27 +84,27 @@ def _parent(process: int) -> int:
 @pytest.mark.parametrize("lost", ["actor", "node"])
 def test_a_lost_actor_or_node_changes_no_result(batch: Batch, cluster: Any, lost: str) -> None:
     out = batch.root / "out"
-    process = _start(batch, out, "--ray", cluster.address)
-    _wait_for(lambda: list(out.glob("clips/*/masks/*.png")), process)
-    actor = _wait_for(lambda: _stopped_actor(out), process)
+    process = _start(batch, "--ray", cluster.address)
+    wait_for(lambda: list(out.glob("clips/*/masks/*.png")), process)
+    actor = wait_for(lambda: _stopped_actor(out), process)
     if lost == "node":  # with all of its processes; actors are children of its raylet
         os.kill(_parent(actor), signal.SIGKILL)
     os.kill(actor, signal.SIGKILL)
     _, said = process.communicate(timeout=240)
     assert process.returncode == 0, said
-    assert b"its process or its node was lost" in said
+    assert "its process or its node was lost" in said
     assert sorted(row["attempts"] for row in batch.rows().values()) == ["1", "1", "2"]
     assert batch.hashes() == batch.hashes("whole")
 
 
 def test_an_interrupted_cluster_finishes_its_files_and_this_machine_goes_on(batch: Batch, cluster: Any) -> None:
     out = batch.root / "out"
-    process = _start(batch, out, "--ray", cluster.address)
-    _wait_for(lambda: list(out.glob("clips/*/masks/*.png")), process)
+    process = _start(batch, "--ray", cluster.address)
+    wait_for(lambda: list(out.glob("clips/*/masks/*.png")), process)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=240)
     assert process.returncode == 130, said
-    assert b"--resume goes on" in said
+    assert "--resume goes on" in said
     assert batch.run("--quiet", "--resume") == 0
     assert batch.hashes() == batch.hashes("whole")
 
@@ -113,10 +120,10 @@ def test_a_cluster_that_cannot_do_it_is_one_line_and_nothing_is_written(batch: B
             ),
             (["--ray", cluster.address, "--threads", "2"], "--threads is 2; expected at most the 1 cores of a node"),
         ):
-            process = _start(batch, batch.root / "out", *more)
+            process = _start(batch, *more)
             _, said = process.communicate(timeout=120)
             assert process.returncode == 2
-            assert complaint in said.decode()
+            assert complaint in said
             assert not (batch.root / "out").exists()
 
 

@@ -7,9 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fakes.programs import start
 from vosrt._files import locked
 from vosrt.cli.eval import main
 from vosrt.types import U8Array
 
-PROGRAM = [sys.executable, "-c", "import sys; from vosrt.cli.eval import main; sys.exit(main())"]
 KINDS = ("davis16", "davis17", "ytvos", "vip")
 Clip = tuple[U8Array, U8Array]
 
@@ -340,13 +337,8 @@ def test_a_run_goes_on_after_it_was_killed(project: Project, number: int) -> Non
         folder = project.data / kind / "480p/two"
         for t in range(6, 90):
             os.link(folder / f"{t % 6:05d}.{suffix}", folder / f"{t:05d}.{suffix}")
-    process = subprocess.Popen([*PROGRAM, *project.run_arguments()], stderr=subprocess.PIPE, text=True)
     part = project.out / ".two.part"
-    deadline = time.monotonic() + 120
-    while len(list(part.glob("*.png"))) < 2:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    process = start(project.root, project.run_arguments(), part / "*.png", command="eval", files=2)
     process.send_signal(number)
     error = process.communicate(timeout=120)[1]
     if number == signal.SIGINT:

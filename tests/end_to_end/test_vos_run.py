@@ -5,10 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -27,7 +24,6 @@ from vosrt.video.polygons import read_polygons
 from vosrt.video.rle import decode
 
 WIDTH, HEIGHT, COUNT = 97, 65, 12
-PROGRAM = [sys.executable, "-c", "import sys; from vosrt.cli.run import main; sys.exit(main())"]
 
 
 def scene(t: int) -> tuple[U8Array, U8Array]:
@@ -641,33 +637,6 @@ def test_a_video_that_breaks_half_way_keeps_what_was_decoded(
     summary = json.loads((project.out / "summary.json").read_text())
     assert (summary["complete"], summary["frames"]) == (False, kept)
     assert f"breaks at frame {kept}" in summary["error"]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_leaves_a_playable_video_and_whole_masks(project: Project, number: signal.Signals) -> None:
-    clip = write_clip(project.root / "long.mp4", count=20)
-    # At four hundred lines the fake engine and the match need long enough for a signal to arrive in between.
-    arguments = project.arguments(str(clip), "--mask", str(project.mask), "--size", "400")
-    process = subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 60
-        while not (project.out / "masks" / "00002.png").exists():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        process.send_signal(number)
-        _, error = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    masks = read_masks(project.out / "masks")
-    assert 3 <= len(masks) < 20
-    told = f"interrupted: the results of {len(masks)} frames are in {project.out}; --resume goes on\n"
-    assert error.splitlines(keepends=True)[-1] == told
-    assert count_video(project.out / "overlay.mp4") == len(masks)
-    assert len((project.out / "masks.jsonl").read_text().splitlines()) == len(masks)
-    assert json.loads((project.out / "summary.json").read_text())["interrupted"] is True
-    assert not [path for path in project.out.rglob("*") if path.name.endswith(".part")]
 
 
 def test_the_demo_outlines_fit_the_demo_clip() -> None:

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fakes.programs import program
 from vosrt.model import Model
 from vosrt.types import U8Array
 
@@ -29,7 +29,6 @@ client = pytest.importorskip("websockets.sync.client", reason="pip install 'vosr
 exceptions = pytest.importorskip("websockets.exceptions")
 httpx = pytest.importorskip("httpx", reason="pip install 'vosrt[dev]'")
 
-PROGRAM = [sys.executable, "-c", "import sys; from vosrt.cli.run import main; sys.exit(main())"]
 MASK = np.zeros((64, 96), np.uint8)
 MASK[8:32, 8:32] = 3
 
@@ -49,7 +48,7 @@ def png(image: U8Array) -> bytes:
 @contextmanager
 def served(bundle: Path, *more: str, token: str = "") -> Iterator[tuple[str, int]]:
     """A server in a process of its own: its address, and the number of the process."""
-    arguments = [*PROGRAM, "serve", "--bundle", str(bundle), "--engine", "fake", "--port", "0", "--size", "native"]
+    arguments = program("serve", "--bundle", str(bundle), "--engine", "fake", "--port", "0", "--size", "native")
     environment = os.environ | {"VOSRT_TOKEN": token}
     with subprocess.Popen([*arguments, "--json", *more], stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
