@@ -342,7 +342,10 @@ HARMS: dict[str, tuple[Harm, str]] = {
     "two megabytes of manifest": (text(b" " * (2 << 20) + b"{}"), "a manifest has at most"),
     "absurd channels": (manifest(lambda d: d["encoder"].update(channels=1 << 60)), "encoder.channels"),
     "absurd frames": (manifest(lambda d: d["encoder"].update(max_side=1 << 40)), "encoder.max_side"),
-    "a context without end": (manifest(lambda d: d["inference"].update(context=1 << 40)), "context is"),
+    "a context without end": (
+        manifest(lambda d: d["inference"].update(context=1 << 40)),
+        "'inference.context' is 1099511627776",
+    ),
     "a command": (manifest(lambda d: d.update(on_load="rm -rf ~")), "is not known to this vosrt"),
     "a thousand graphs": (
         manifest(lambda d: d["graphs"].update({f"g{i}": d["graphs"]["encoder"] for i in range(1000)})),
@@ -419,7 +422,7 @@ def test_c_takes_the_sound_bundle(sound: Path, native_status: Callable[[Path], t
 
 
 def everything_that_export_writes(plain: Manifest) -> Iterator[Manifest]:
-    """Every choice that a manifest has, from the types that Python's reader is written with."""
+    """Every choice that a manifest has, from Python's types."""
     yield from (with_graphs(plain, precision) for precision in get_args(GraphPrecision))
     int8 = replace(plain.graphs["encoder"], precision="int8")
     yield replace(plain, graphs={**plain.graphs, "encoder_int8": int8})
@@ -479,22 +482,16 @@ def outside(name: str, allowed: Range) -> Iterator[object]:
 
 
 @pytest.mark.parametrize("name", RANGES)
-def test_options_beyond_their_range_are_refused_alike(
-    sound: Path, native_status: Callable[[Path], tuple[int, str]], name: str
-) -> None:
-    """Both readers refuse them and name the same range where the value is a number."""
+def test_options_beyond_their_range_are_refused(sound: Path, name: str) -> None:
+    """The line names the range where the value is a number."""
     for value in outside(name, RANGES[name]):
         document = json.loads((sound / "manifest.json").read_text())
         document["inference"][name] = value
         (sound / "manifest.json").write_text(json.dumps(document))
         with pytest.raises(BundleError, match=name) as caught:
             load_bundle(sound)
-        status, message = native_status(sound)
-        assert status == _INVALID_BUNDLE
-        assert name in message
         if type(value) is type(getattr(PropagationOptions(), name)):
-            assert str(caught.value).endswith(f"expected {RANGES[name].text}")
-            assert message.endswith(RANGES[name].text)
+            assert str(caught.value).endswith(RANGES[name].text)
 
 
 @pytest.mark.parametrize("name", packaged_bundles())

@@ -1,4 +1,4 @@
-"""The table of what a manifest may hold, read by Python and C alike: both take every end of it and nothing beyond."""
+"""The table of what a manifest may hold: Python and C take every end of it and nothing beyond."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
 
-from vosrt.bundle import Family, Feature, GraphPrecision, load_bundle
-from vosrt.bundle.schema import RULES, Rule
+import vosrt.bundle
+from vosrt.bundle import MAX_ROUNDS, Family, Feature, GraphPrecision, load_bundle
 from vosrt.errors import BundleError
 from vosrt.onnx_file import MAX_BYTES
 from vosrt.types import RANGES, PropagationOptions
@@ -22,6 +23,34 @@ onnx = pytest.importorskip("onnx")
 
 Native = Callable[[Path], tuple[int, str]]
 _INVALID_BUNDLE = 7  # vosrt.h
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of the table, as it says itself."""
+
+    kind: str
+    optional: bool
+    bounds: tuple[str, ...]
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The smallest and the largest number, or length of a text."""
+        return int(self.bounds[0]), int(self.bounds[1])
+
+
+def read_table() -> dict[str, dict[str, Rule]]:
+    """Rules by the object that they are of, ``""`` for the whole document, and by key."""
+    rules: dict[str, dict[str, Rule]] = {}
+    for line in Path(vosrt.bundle.__file__).with_name("schema.txt").read_text("utf-8").splitlines():
+        if line and not line.startswith("#"):
+            key, kind, bounds = (part.strip() for part in line.split("|")[:3])
+            owner, _, name = key.removesuffix("?").strip().rpartition(".")
+            rules.setdefault(owner, {})[name] = Rule(kind, key.endswith("?"), tuple(bounds.split()))
+    return rules
+
+
+RULES = read_table()
 _KEYS = [(owner, key) for owner, rules in RULES.items() for key in rules]
 _FORMER = ("window", "global_reference")  # bundles name the one value that is left of each
 _FREE = [
@@ -224,6 +253,7 @@ def test_the_table_says_what_the_types_say() -> None:
         assert set(get_args(typed)) == set(RULES[owner][key].bounds)
     assert set(RULES["inference"]) == {"size", "enlarge_percent", *_FORMER, *vars(PropagationOptions())}
     assert RULES["graphs.*"]["bytes"].limits[1] == MAX_BYTES
+    assert RULES["masks"]["rounds"].limits[1] == MAX_ROUNDS
 
 
 @pytest.fixture

@@ -296,8 +296,7 @@ typedef struct vosrt_bundle_info {
     const char *context_name; /* output of the encoder that the mask encoder takes as "context"; NULL without mask networks */
 } vosrt_bundle_info;
 
-/* Read the directory `path` (UTF-8), check its manifest, its files' sizes and their SHA-256. Takes what Python takes and
- * refuses what Python refuses. */
+/* Read the directory `path` (UTF-8), check its manifest, its files' sizes and their SHA-256. */
 VOSRT_API vosrt_status vosrt_bundle_open(const char *path, vosrt_bundle **bundle);
 VOSRT_API void vosrt_bundle_close(vosrt_bundle *bundle);
 VOSRT_API vosrt_status vosrt_bundle_get_info(const vosrt_bundle *bundle, vosrt_bundle_info *info);
@@ -309,8 +308,10 @@ VOSRT_API vosrt_status vosrt_bundle_graph_path(const vosrt_bundle *bundle, const
 VOSRT_API vosrt_status vosrt_bundle_graph_content(const vosrt_bundle *bundle, const char *graph, const uint8_t **bytes,
                                                   size_t *size);
 
-/* ---- graphs: for programs that make bundles, or read their files themselves ------------------------------- */
+/* ---- manifests and graphs: for programs that make bundles, or read their files themselves ------------------ */
 
+/* Check the content of a manifest.json as vosrt_bundle_open does. Messages name the file `where` (UTF-8). */
+VOSRT_API vosrt_status vosrt_manifest_check(const char *text, size_t size, const char *where);
 /* Check an ONNX graph as vosrt_bundle_open does: weights inside the file and finite, known operators, bounded sizes. Messages name
  * the file `where` (UTF-8). Unless `input` is NULL, the graph must take u8 [n, height, width, 3] of that name, and give
  * f32 [n, h, w, channels] named `output`. */

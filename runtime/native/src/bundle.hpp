@@ -1,4 +1,4 @@
-// Bundles as vosrt/bundle reads them: the same table, the same refusals.
+// Bundles: what is in their manifests, and their graphs.
 #pragma once
 
 #include <array>

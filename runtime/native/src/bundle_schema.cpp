@@ -133,7 +133,7 @@ class Checker {
             const Json *value = values.find(rule.key);
             if (value == nullptr && rule.optional) continue;
             if (value == nullptr || !holds(rule, *value))
-                refuse(path_ + ": '" + shown(inner) + "' is " + (value == nullptr ? "missing" : "impossible") + "; expected " +
+                refuse(path_ + ": '" + shown(inner) + "' is " + (value == nullptr ? "missing" : shown(value->source)) + "; expected " +
                        expected(rule));
             if (rule.kind == "graphs") check_graphs(*value, rule);
             if (rule.kind == "object") check(*value, join(owner, rule.key), inner);
@@ -158,7 +158,7 @@ class Checker {
         for (const auto &[name, entry] : graphs.members) {
             if (!is_text(name, rule, 1))
                 refuse(path_ + ": graphs has the entry '" + shown(name) + "'; expected " + rule.words);
-            if (entry.kind != Json::Kind::object) refuse(path_ + ": 'graphs." + name + "' is impossible; expected a JSON object");
+            if (entry.kind != Json::Kind::object) refuse(path_ + ": 'graphs." + name + "' is " + shown(entry.source) + "; expected a JSON object");
             check(entry, "graphs.*", "graphs." + name);
         }
     }
@@ -169,14 +169,8 @@ class Checker {
 
 }  // namespace
 
-std::string shown(std::string_view text) {
-    std::string out;
-    for (const char c : text.substr(0, 57)) out += c >= 0x20 && c < 0x7f ? c : '?';
-    return text.size() > 57 ? out + "..." : out;
-}
-
 void check_document(const Json &document, const std::string &where) {
-    if (document.kind != Json::Kind::object) refuse(where + ": the manifest is not a JSON object");
+    if (document.kind != Json::Kind::object) refuse(where + ": the manifest is " + shown(document.source) + "; expected a JSON object");
     Checker(document, where).check(document, "", "");
 }
 

@@ -103,6 +103,14 @@ vosrt_status vosrt_bundle_model_options(const vosrt_bundle *bundle, vosrt_model_
     });
 }
 
+vosrt_status vosrt_manifest_check(const char *text, size_t size, const char *where) {
+    return guarded(__func__, [&] {
+        require(text, "text");
+        require(where, "where");
+        vosrt::parse_manifest({text, size}, where);
+    });
+}
+
 vosrt_status vosrt_graph_check(const uint8_t *graph, size_t size, const char *where, const char *input, const char *output,
                                int32_t channels) {
     return guarded(__func__, [&] {

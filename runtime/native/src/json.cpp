@@ -2,13 +2,14 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdio>
 #include <cstdlib>
 #include <limits>
 
 namespace vosrt {
 namespace {
 
-constexpr int kMaxDepth = 31;        // levels below the document, as vosrt/bundle.py allows
+constexpr int kMaxDepth = 32;        // levels, the document being one
 constexpr size_t kMaxDigits = 4300;  // of an integer, as in Python
 
 void append_utf8(std::string &out, char32_t c) {
@@ -62,8 +63,15 @@ class Parser {
     }
 
     Json value(int depth) {
-        if (depth > kMaxDepth) throw JsonError("cannot be used: it is nested too deeply");
+        if (depth == kMaxDepth) throw JsonError("cannot be used: it is nested deeper than " + std::to_string(kMaxDepth) + " levels");
         skip_space();
+        const size_t from = at_;
+        Json out = plain_value(depth);
+        out.source = text_.substr(from, at_ - from);
+        return out;
+    }
+
+    Json plain_value(int depth) {
         Json out;
         const char c = peek();
         if (c == '{') return object(depth);
@@ -80,7 +88,7 @@ class Parser {
             return out;
         }
         if (take_word("NaN") || take_word("Infinity") || take_word("-Infinity"))
-            throw JsonError("cannot be used: it holds a number that is not finite");
+            throw JsonError("cannot be used: it holds what is not a finite number");
         return number();
     }
 
@@ -103,8 +111,8 @@ class Parser {
         std::vector<std::string_view> keys;
         for (const auto &member : out.members) keys.push_back(member.key);
         std::sort(keys.begin(), keys.end());
-        if (std::adjacent_find(keys.begin(), keys.end()) != keys.end())
-            throw JsonError("cannot be used: a key occurs twice in one object");
+        if (const auto twice = std::adjacent_find(keys.begin(), keys.end()); twice != keys.end())
+            throw JsonError("cannot be used: the key '" + shown(*twice) + "' occurs twice in one object");
         return out;
     }
 
@@ -204,7 +212,7 @@ class Parser {
             if (std::from_chars(begin, end, out.integer).ec != std::errc{})
                 out.integer = negative ? std::numeric_limits<int64_t>::min() : std::numeric_limits<int64_t>::max();
         } else if (!(out.real > -1e300 && out.real < 1e300)) {
-            throw JsonError("cannot be used: it holds a number that is not finite");
+            throw JsonError("cannot be used: " + shown({begin, end}) + " is not a finite number");
         }
         return out;
     }
@@ -253,6 +261,17 @@ size_t find_invalid_utf8(std::string_view text) {
         at = end;
     }
     return std::string_view::npos;
+}
+
+std::string shown(std::string_view text) {
+    std::string out;
+    for (size_t at = 0; at < text.size() && out.size() <= 60;) {
+        const char32_t c = next_code_point(text, at);
+        char escape[11];
+        std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(c));
+        out += c >= 0x20 && c < 0x7f ? std::string(1, static_cast<char>(c)) : escape;
+    }
+    return out.size() <= 60 ? out : out.substr(0, 57) + "...";
 }
 
 }  // namespace vosrt

@@ -32,6 +32,7 @@ struct Json {
     std::string text;     // UTF-8, lone surrogates as three bytes each
     std::vector<Json> items;
     std::vector<Member> members;
+    std::string_view source;  // as it stands in the text that was parsed
 
     const Json *find(std::string_view key) const;
 };
@@ -48,5 +49,7 @@ Json parse_json(std::string_view text);
 char32_t next_code_point(std::string_view text, size_t &at);
 // Position of the first byte that is not UTF-8, or npos.
 size_t find_invalid_utf8(std::string_view text);
+// Text that parse_json has seen as it may be printed: ASCII on one line, cut where it is long.
+std::string shown(std::string_view text);
 
 }  // namespace vosrt

@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vosrt._files import replacing, write_all
-from vosrt.bundle.schema import RULES, check_document
-from vosrt.errors import BundleError, OptionError
+from vosrt.core.native import libvosrt
+from vosrt.errors import BundleError
 from vosrt.onnx_file import Graph, joined, read_graph
-from vosrt.text import quoted
 from vosrt.types import PropagationOptions
 
 SCHEMA = 1
@@ -44,16 +43,10 @@ Quantised = Literal["int8", "fp8"]
 NO_FP8 = "vos-export quantise makes int8 alone, since what fp8 loses shows only on GPUs that have it (from Ada on)"
 GraphPrecision = Literal["fp32", "fp16", "int8", "fp8"]
 
-MAX_ROUNDS = RULES["masks"]["rounds"].limits[1]
+MAX_ROUNDS = 4  # of refinement, as ``schema.txt`` has it
 
-# The graphs that a bundle of each family must hold.
-_ROLES: dict[str, tuple[str, ...]] = {
-    "correspondence": ("encoder",),
-    "mask-embedding": ("encoder", "mask_encoder", "decoder"),
-}
 _NEWER = ("bundle", "adds")  # keys of graphs
 _MAX_MANIFEST_BYTES = 1 << 20
-_MAX_DEPTH = 32  # of objects and lists in a manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,10 +309,10 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     ):
         if values[key] is None:  # so that an older vosrt reads all bundles but those that need it
             del values[key]
-    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    text = (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode(errors="surrogatepass")
     _parse(text, path)
     with replacing(path) as file:
-        write_all(file, text.encode())
+        write_all(file, text)
 
 
 def file_sha256(path: Path) -> str:
@@ -328,7 +321,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_manifest(root: Path) -> str:
+def _read_manifest(root: Path) -> bytes:
     if not root.exists():
         raise BundleError(f"no such bundle: {root}; expected a directory with {MANIFEST_NAME}")
     if not root.is_dir():
@@ -341,10 +334,7 @@ def _read_manifest(root: Path) -> str:
         content = file.read(_MAX_MANIFEST_BYTES + 1)
     if len(content) > _MAX_MANIFEST_BYTES:
         raise BundleError(f"{path} has {path.stat().st_size} bytes; a manifest has at most {_MAX_MANIFEST_BYTES}")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BundleError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    return content
 
 
 def _read_graph(root: Path, file: GraphFile, embedding: str, *, verify_hashes: bool) -> Graph:
@@ -398,80 +388,25 @@ def _check_inside(root: Path, path: Path) -> None:
         raise BundleError(f"{path} leads out of the bundle through a link; files must lie inside {root}")
 
 
-def _parse(text: str, path: Path) -> Manifest:
-    document = _load_json(text, path)
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if type(schema) is int and schema > SCHEMA:
-        raise BundleError(
-            f"{path} was made by a newer vosrt (schema {schema}; this one reads up to {SCHEMA}); upgrade vosrt"
-        )
-    check_document(document, path)
-    encoder, masks = EncoderSpec(**document.pop("encoder")), document.pop("masks", None)
-    inference, graphs = document.pop("inference"), document.pop("graphs")
-    if masks is not None and encoder.align_corners:
-        raise BundleError(f"{path}: a mask-embedding bundle has encoder.align_corners false; export it again")
-    if encoder.min_side > encoder.max_side:
-        raise BundleError(f"{path}: 'encoder.min_side' is {encoder.min_side}; expected at most max_side")
-    for role in _ROLES[document["family"]]:
-        if role not in graphs:
-            raise BundleError(f"{path}: 'graphs.{role}' is missing; expected the {role.replace('_', ' ')}'s file")
-    for precision in get_args(Quantised):
-        role = encoder_role(precision)
-        if role in graphs and (found := graphs[role]["precision"]) != precision:
-            raise BundleError(f"{path}: 'graphs.{role}.precision' is {quoted(found)}; expected {precision!r}")
+def _parse(text: bytes, path: Path) -> Manifest:
+    """Have libvosrt check a manifest against ``schema.txt``, and read it."""
+    libvosrt().call("vosrt_manifest_check", text, len(text), os.fsencode(path))
+    document = json.loads(text)
+    masks, inference = document.pop("masks", None), document.pop("inference")
     size, enlarge_percent = inference.pop("size"), inference.pop("enlarge_percent", 100)
-    inference.pop("window", None)  # bundles of earlier versions name the one shape of windows and reach of references
-    if not inference.pop("global_reference", True):
-        raise BundleError(f"{path}: 'inference.global_reference' is false; expected true")
-    try:
-        options = PropagationOptions(**inference)
-    except OptionError as error:
-        raise BundleError(f"{path}: inference: {error}") from error
+    for former in ("window", "global_reference"):  # which earlier versions name the one value of
+        inference.pop(former, None)
     return Manifest(
-        **document,
-        encoder=encoder,
+        encoder=EncoderSpec(**document.pop("encoder")),
         masks=None if masks is None else MaskSpec(**masks),
-        inference=options,
+        inference=PropagationOptions(**inference),
         size=size,
         enlarge_percent=enlarge_percent,
-        graphs={role: _graph_file(entry) for role, entry in graphs.items()},
+        graphs={role: _graph_file(entry) for role, entry in document.pop("graphs").items()},
+        **document,
     )
 
 
 def _graph_file(entry: dict[str, Any]) -> GraphFile:
     adds = entry.pop("adds", None)
     return GraphFile(**entry, adds=None if adds is None else GraphPart(**adds))
-
-
-def _load_json(text: str, path: Path) -> Any:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise ValueError(f"the key {quoted(key)} occurs twice in one object")
-            found[key] = value
-        return found
-
-    def finite(number: str) -> float:
-        value = float(number)
-        if not -1e300 < value < 1e300:
-            raise ValueError(f"{quoted(number)} is not a finite number")
-        return value
-
-    try:
-        document = json.loads(text, object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
-        _check_depth(document)
-        return document
-    except json.JSONDecodeError as error:
-        raise BundleError(f"{path} is not JSON: {error}; copy the bundle again") from error
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be used: {error}") from error
-
-
-def _check_depth(document: Any) -> None:
-    level = [document]
-    for _ in range(_MAX_DEPTH):
-        lists = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
-        level = [value for values in lists for value in values]
-    if level:
-        raise ValueError(f"it is nested deeper than {_MAX_DEPTH} levels")

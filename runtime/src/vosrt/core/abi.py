@@ -153,6 +153,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {  # result and arguments
     "vosrt_graph_check": (c_int, [c_void_p, c_size_t, c_char_p, c_char_p, c_char_p, c_int32]),
     "vosrt_graph_outputs": (c_int, [c_void_p, c_size_t, c_char_p, c_void_p, c_size_t, c_void_p]),
     "vosrt_load_options_init": (c_int, [c_void_p]),
+    "vosrt_manifest_check": (c_int, [c_char_p, c_size_t, c_char_p]),
     "vosrt_measure_objects": (c_int, [c_void_p, c_void_p, c_int32, c_int32, c_void_p, c_int32, c_void_p]),
     "vosrt_memory_annotate": (c_int, [c_void_p, c_void_p, c_int32, c_int32, c_int64]),
     "vosrt_memory_create": (c_int, [c_void_p, c_void_p]),
