@@ -18,58 +18,15 @@ import pytest
 from vosrt import Model, PropagationOptions, SessionError, StepResult, load_bundle
 from vosrt.bundle import EncoderSpec, GraphFile, Manifest, write_manifest
 from vosrt.core import reference
-from vosrt.core.library import STRUCTS, objects_of
+from vosrt.core.library import STRUCTS, new_struct, objects_of
 from vosrt.cuda.runtime import open_queue
 from vosrt.engines.fake import FakeEngine
 from vosrt.types import RANGES, U8Array, WorkingSize
 
 Clip = tuple[U8Array, U8Array]
-U32, I32, I64, F64, Pointer = ct.c_uint32, ct.c_int32, ct.c_int64, ct.c_double, ct.c_void_p
-
-
-def struct(name: str, fields: str) -> Any:
-    """A ctypes struct from ``"type name, type name"``; ``struct_size`` comes first and is set."""
-    types = {
-        "i": I32,
-        "u": U32,
-        "l": I64,
-        "d": F64,
-        "p": Pointer,
-        "s": ct.c_char_p,
-        "f": ct.c_float,
-        "h": ct.c_uint8 * 32,
-    }
-    listed = [("struct_size", U32), *((f.split()[1], types[f.split()[0]]) for f in fields.split(","))]
-
-    def init(self: Any, **values: Any) -> None:
-        ct.Structure.__init__(self, struct_size=ct.sizeof(type(self)), **values)
-
-    return type(name, (ct.Structure,), {"_fields_": listed, "__init__": init})
-
-
-Task = struct("Task", "i height,i width,i grid_height,i grid_width,i channels,p bgr,p embedding")
-Engine = struct("Engine", "u flags,s name,p user,p encode,p destroy")
-ModelOptions = struct(
-    "ModelOptions",
-    "i channels,i stride,i min_side,i max_side,i size,p memory,s name,h sha256,"
-    "i value_channels,i rounds,i residual,i feedback,i enlarge_percent,i reserved",
-)
-MemoryOptions = struct(
-    "MemoryOptions",
-    "i height,i width,i channels,i context,f radius,i top_k,f temperature,i pad_context,"
-    "i yield_background,i precision,i isa,i threads,i device,i align_corners,"
-    "f centring,f sharpness,f object_bias,i guided,i calibration",
-)
-StreamOptions = struct("StreamOptions", "i size,i threads,i reserved,p memory,p on_result,p user")
-Image = struct("Image", "i format,i height,i width,p data,l stride,p chroma,l chroma_stride")
-Result = struct(
-    "Result",
-    "i height,i width,i object_count,l index,p labels,p confidence,p object_ids,p object_confidence,"
-    "d resize_ms,d encode_ms,d match_ms,d labels_ms,p objects",
-)
-OPTIONS = {"memory": MemoryOptions, "model": ModelOptions, "stream": StreamOptions}
-ENCODE = ct.CFUNCTYPE(ct.c_int, Pointer, ct.POINTER(Task))
-ON_RESULT = ct.CFUNCTYPE(None, Pointer, ct.POINTER(Result))
+I32, I64, Pointer = ct.c_int32, ct.c_int64, ct.c_void_p
+ENCODE = ct.CFUNCTYPE(ct.c_int, Pointer, ct.POINTER(STRUCTS["vosrt_encode_task"]))
+ON_RESULT = ct.CFUNCTYPE(None, Pointer, ct.POINTER(STRUCTS["vosrt_result"]))
 BGR, RGB, BGRA, RGBA, GRAY, NV12, NV12_709 = range(7)
 FP32 = 1
 NATIVE = -1  # vosrt_size
@@ -77,7 +34,7 @@ NATIVE = -1  # vosrt_size
 
 def options_of(library: ct.CDLL, kind: str, **values: Any) -> Any:
     """Options with their defaults, but for `values`."""
-    options = OPTIONS[kind]()
+    options = new_struct(f"vosrt_{kind}_options")
     assert library[f"vosrt_{kind}_options_init"](ct.byref(options)) == 0
     for name, value in values.items():
         setattr(options, name, value)
@@ -162,9 +119,9 @@ class CStream:
             enlarge_percent=enlarge_percent,
             **({"size": size} if size else {}),
             memory=ct.addressof(memory),
-            sha256=(ct.c_uint8 * 32)(*bytes.fromhex(sha256)),
+            graph_sha256=(ct.c_uint8 * 32)(*bytes.fromhex(sha256)),
         )
-        table = Engine(encode=ct.cast(self._callbacks[0], Pointer))
+        table = new_struct("vosrt_engine", encode=ct.cast(self._callbacks[0], Pointer))
         model, self._stream = Pointer(), Pointer()
         self.check(library.vosrt_model_create(ct.byref(options), ct.byref(table), ct.byref(model)))
         stream_options = options_of(library, "stream", size=stream_size, on_result=ct.cast(self._callbacks[1], Pointer))
@@ -183,14 +140,14 @@ class CStream:
 
     def step(self, frame: Any, mask: U8Array | None = None) -> dict[str, Any]:
         frame = image(frame) if isinstance(frame, np.ndarray) else frame
-        marks, result = None if mask is None else image(mask, GRAY), Result()
+        marks, result = None if mask is None else image(mask, GRAY), new_struct("vosrt_result")
         self.check(
             self._library.vosrt_stream_step(self._stream, ct.byref(frame), marks and ct.byref(marks), ct.byref(result))
         )
         return self.values(result)
 
     def add(self, mask: U8Array) -> dict[str, Any]:
-        result = Result()
+        result = new_struct("vosrt_result")
         self.check(self._library.vosrt_stream_add(self._stream, ct.byref(image(mask, GRAY)), ct.byref(result)))
         return self.values(result)
 
@@ -222,9 +179,9 @@ class CStream:
 
 def image(pixels: U8Array, layout: int = BGR) -> Any:
     """A view of an array, which must outlive it; any row stride, also a negative one."""
-    view = Image(
-        format=layout, height=pixels.shape[0], width=pixels.shape[1], data=pixels.ctypes.data, stride=pixels.strides[0]
-    )
+    height, width = pixels.shape[:2]
+    where = {"data": pixels.ctypes.data, "stride": pixels.strides[0]}
+    view = new_struct("vosrt_image", format=layout, height=height, width=width, **where)
     view.keep = pixels
     return view
 
@@ -562,9 +519,9 @@ def test_wrong_use_is_refused_with_what_was_expected(open_c: Callable[..., CStre
         (lambda: stream.step(frames[0][:8]), "would be encoded at 96 x 8; this model takes sides of 16 to 1024"),
         (lambda: stream.step(frames[0], masks[0][:, :50].copy()), "4: the mask has 50 x 64 pixels, the frame 96 x 64"),
         (lambda: stream.step(frames[0], np.zeros_like(masks[0])), "4: the mask marks no object"),
-        (lambda: stream.step(Image(height=64, width=96)), "1: frame.data is NULL"),
+        (lambda: stream.step(new_struct("vosrt_image", height=64, width=96)), "1: frame.data is NULL"),
         (
-            lambda: stream.step(Image(height=64, width=96, data=1, stride=287)),
+            lambda: stream.step(new_struct("vosrt_image", height=64, width=96, data=1, stride=287)),
             "frame.stride is 287 bytes; expected 0 or at least 288",
         ),
     ]
@@ -578,10 +535,10 @@ def test_wrong_use_is_refused_with_what_was_expected(open_c: Callable[..., CStre
 
 def test_structs_of_other_versions_are_understood(library: ct.CDLL) -> None:
     """A newer caller's fields are refused unless they are zero; a smaller struct than the first is an error."""
-    options = (MemoryOptions * 2)()
+    options = (STRUCTS["vosrt_memory_options"] * 2)()
     options[0] = options_of(library, "memory", height=2, width=2, channels=4)
     memory = Pointer()
-    options[0].struct_size = 2 * ct.sizeof(MemoryOptions)
+    options[0].struct_size = ct.sizeof(options)
     assert library.vosrt_memory_create(ct.byref(options), ct.byref(memory)) == 0
     library.vosrt_memory_destroy(memory)
     options[1].channels = 5
@@ -595,18 +552,18 @@ def test_structs_of_other_versions_are_understood(library: ct.CDLL) -> None:
 def test_the_default_bundle_reads_the_same_in_c(library: ct.CDLL) -> None:
     """Channels, sizes and the hash of the graph are those that Python reads."""
     bundle = load_bundle("default")
-    handle, options = Pointer(), ModelOptions()
+    handle, options = Pointer(), new_struct("vosrt_model_options")
     assert library.vosrt_bundle_open(str(bundle.path).encode(), ct.byref(handle)) == 0, library.vosrt_last_error()
     assert library.vosrt_bundle_model_options(handle, ct.byref(options)) == 0
     path = ct.c_char_p()
     assert library.vosrt_bundle_graph_path(handle, b"encoder", ct.byref(path)) == 0
     assert Path((path.value or b"").decode()) == bundle.graph_path("encoder")
     assert options.channels == bundle.manifest.encoder.channels
-    memory = ct.cast(options.memory, ct.POINTER(MemoryOptions)).contents
+    memory = STRUCTS["vosrt_memory_options"].from_address(options.memory)
     assert memory.align_corners == bundle.manifest.encoder.align_corners
     assert (options.min_side, options.max_side, options.size) == (16, 4096, bundle.manifest.size or 480)
     assert options.enlarge_percent == bundle.manifest.enlarge_percent
-    assert bytes(options.sha256).hex() == bundle.manifest.graphs["encoder"].sha256
+    assert bytes(options.graph_sha256).hex() == bundle.manifest.graphs["encoder"].sha256
     assert library.vosrt_bundle_graph_path(handle, b"decoder", ct.byref(path)) == 7
     assert b"no graph 'decoder'; it has: encoder" in library.vosrt_last_error()
     library.vosrt_bundle_close(handle)
@@ -635,10 +592,10 @@ def test_options_of_a_bundle_read_the_same_in_c(library: ct.CDLL, fake_bundle: P
             if document["inference"][name] == value:
                 del document["inference"][name]
         (fake_bundle / "manifest.json").write_text(json.dumps(document))
-        handle, model = Pointer(), ModelOptions()
+        handle, model = Pointer(), new_struct("vosrt_model_options")
         assert library.vosrt_bundle_open(str(fake_bundle).encode(), ct.byref(handle)) == 0, library.vosrt_last_error()
         assert library.vosrt_bundle_model_options(handle, ct.byref(model)) == 0
-        memory = ct.cast(model.memory, ct.POINTER(MemoryOptions)).contents
+        memory = STRUCTS["vosrt_memory_options"].from_address(model.memory)
         assert load_bundle(fake_bundle).manifest.inference == options
         for name in RANGES:
             assert getattr(memory, name) == np.float32(getattr(options, name)), name
