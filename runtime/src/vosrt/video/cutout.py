@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, BinaryIO, Final, cast
@@ -15,10 +14,9 @@ import numpy as np
 from av.packet import PacketSideData
 
 from vosrt._results import Growing, Results, Target
-from vosrt.errors import WorkError
 from vosrt.types import U8Array
 from vosrt.video.base import SegmentedFrame
-from vosrt.video.sinks import Sink, as_rate, even
+from vosrt.video.sinks import Sink, as_rate, encoding, even
 
 _FRINGE_PX = 16  # around an object that keep their colour: coarse colour channels and scaling mix neighbours
 _PACKET = struct.Struct("<q?II")  # pts, key frame, bytes of the packet and of its alpha channel
@@ -125,7 +123,7 @@ class CutOutVideo(Sink):
     def write(self, item: SegmentedFrame) -> None:
         """Append one frame."""
         image, state = even(cut_out(item.frame.image, item.labels)), self._state
-        with self._failing():
+        with encoding(self._target.path / self._name):
             if self._file is None:
                 self._file = self._target.append(self._name)
                 state.update(size=[image.shape[1], image.shape[0]], began_s=item.frame.time_s)
@@ -144,7 +142,7 @@ class CutOutVideo(Sink):
 
     def keep(self) -> dict[str, Any]:
         """See `Sink`."""
-        with self._failing():
+        with encoding(self._target.path / self._name):
             self._end_group()
         return dict(self._state)
 
@@ -159,7 +157,7 @@ class CutOutVideo(Sink):
         if self._file is None:
             return
         file, self._file = self._file, None
-        with self._failing():
+        with encoding(self._target.path / self._name):
             self._end_group(file)
             with self._target.whole(self._name) as whole:
                 self._write_container(file.read_back(), whole)
@@ -202,14 +200,6 @@ class CutOutVideo(Sink):
                 packet.stream, packet.time_base = stream, Fraction(1, self._coding.ticks)
                 packet.duration = round(self._coding.ticks / self._rate)
                 container.mux_one(packet)
-
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        try:
-            yield
-        except av.error.FFmpegError as error:
-            path = self._target.path / self._name
-            raise WorkError(f"{path}: cannot be written ({error.strerror or error}); is there space left?") from error
 
 
 def _read_packets(file: BinaryIO) -> Iterator[av.Packet[Any]]:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import av
@@ -68,6 +69,15 @@ class Sink(FrameSink):
 def as_rate(fps: float) -> Fraction:
     """Return a frame rate as a fraction, as containers hold it; below 1, the seconds per frame are rounded instead."""
     return Fraction(fps).limit_denominator(1001) if fps >= 1 else 1 / Fraction(1 / fps).limit_denominator(1001)
+
+
+@contextmanager
+def encoding(path: Path) -> Iterator[None]:
+    """Turn failures of FFmpeg, while it writes the file ``path``, into errors of the work."""
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        raise WorkError(f"{path}: cannot be written ({error.strerror or error}); is there space left?") from error
 
 
 @dataclass(frozen=True)
@@ -139,21 +149,21 @@ class OverlayVideo(Sink):
     def write(self, item: SegmentedFrame) -> None:
         """Append one frame."""
         image = even(draw_overlay(*shrink(item.frame.image, item.labels, self._style.size), self._style))
-        with self._failing():
+        with encoding(self._target.path / self._name):
             if self._file is None:
                 self._file = self._open(image.shape[1], image.shape[0])
             self._file.append(image, item.frame.time_s)
 
     def keep(self) -> dict[str, Any]:
         """See `Sink`."""
-        with self._failing():
+        with encoding(self._target.path / self._name):
             return {} if self._file is None else self._file.end_group()
 
     def restore(self, state: dict[str, Any]) -> None:
         """See `Sink`."""
         if not state:
             return
-        with self._failing():
+        with encoding(self._target.path / self._name):
             earlier = self._target.set_aside(self._name)
             self._file = self._open(state["width"], state["height"])
             if earlier is not None:
@@ -166,7 +176,7 @@ class OverlayVideo(Sink):
         if self._file is None:
             return
         file, self._file = self._file, None
-        with self._failing():
+        with encoding(self._target.path / self._name):
             fragments = file.finish()
             with self._target.whole(self._name) as whole:
                 _copy_with_index_in_front(fragments.read_back(), whole, self._codec.container, file.frames)
@@ -175,14 +185,6 @@ class OverlayVideo(Sink):
     def _open(self, width: int, height: int) -> _Fragments:
         shape = width, height, self._pixel_aspect
         return _Fragments(self._target.append(self._name), self._codec, self._rate, self.group, shape)
-
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        try:
-            yield
-        except av.error.FFmpegError as error:
-            path = self._target.path / self._name
-            raise WorkError(f"{path}: cannot be written ({error.strerror or error}); is there space left?") from error
 
 
 class _Fragments:
