@@ -17,7 +17,6 @@
 
 namespace vosrt {
 
-constexpr int64_t kMaxGraphBytes = (int64_t{1} << 31) - 1;  // what protobuf can hold
 // onnx.TensorProto.DataType
 constexpr int64_t kOnnxFloat = 1, kOnnxUint8 = 2, kOnnxInt8 = 3, kOnnxInt32 = 6, kOnnxInt64 = 7, kOnnxFloat16 = 10,
                   kOnnxFloat8 = 17;

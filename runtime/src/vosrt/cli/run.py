@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -135,7 +135,7 @@ def run(
 
 
 def request_of(options: dict[str, Any]) -> Request:
-    """Return the request that the options of `run` make, by the names of its arguments.
+    """Return the request that options of `run` make, by the names of its arguments; those left out have its defaults.
 
     Raises:
         OptionError: one of them is wrong in itself.
@@ -145,6 +145,7 @@ def request_of(options: dict[str, Any]) -> Request:
     from vosrt.video.cleaning import Cleaning
     from vosrt.video.prompts import Prompts
 
+    options = {name: each.default for name, each in _OF_RUN.items()} | options
     its = SimpleNamespace(**options)
     return request_from(
         Request,
@@ -176,18 +177,25 @@ def _style(opacity: float | None, colours: tuple[str, ...], size: str | None) ->
     return style if short_side is None else replace(style, size=None if short_side == "native" else short_side)
 
 
+_OF_RUN = inspect.signature(run, eval_str=True).parameters
 # A clip of a batch has its own; the rest of the options is that of one run.
 _PER_CLIP = {"source", "mask", "points", "box", "polygon", "start", "end", "preview", "overwrite", "reconnect"}
+# What other commands declare, too; votes are counted on the processor, in this process.
+_EXPLAINED = {name for name, kind in run.__annotations__.items() if kind.startswith("opt.")} - {"device", "isolated"}
 
 
-def _with_options_of_run(command: Callable[..., int]) -> Callable[..., int]:
-    """Give a command the options of ``vos-run SOURCE`` that it does not declare itself; it takes them as keywords."""
-    own, shared = (inspect.signature(each, eval_str=True).parameters for each in (command, run))
-    more = {name: each for name, each in shared.items() if name not in own and name not in _PER_CLIP}
-    parameters = [*(each for each in own.values() if each.kind is not each.VAR_KEYWORD), *more.values()]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ |= {name: run.__annotations__[name] for name in more}
-    return command
+def _with_options_of_run(names: Set[str]) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Give a command some options of ``vos-run SOURCE`` that it does not declare itself; it takes them as keywords."""
+
+    def extend(command: Callable[..., int]) -> Callable[..., int]:
+        own = inspect.signature(command, eval_str=True).parameters
+        more = {name: each for name, each in _OF_RUN.items() if name in names and name not in own}
+        parameters = [*(each for each in own.values() if each.kind is not each.VAR_KEYWORD), *more.values()]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ |= {name: run.__annotations__[name] for name in more}
+        return command
+
+    return extend
 
 
 @_app.command()
@@ -221,7 +229,7 @@ def demo(
 
 
 @_app.command()
-@_with_options_of_run
+@_with_options_of_run(_OF_RUN.keys() - _PER_CLIP)
 def batch(
     given: Annotated[
         list[str],
@@ -260,50 +268,31 @@ def batch(
     arguments = dict(locals())
     from vosrt.cli.batch import BatchRequest, run_batch
 
-    defaults = {name: each.default for name, each in inspect.signature(run).parameters.items()}
     return run_batch(
         request_from(
             BatchRequest,
             arguments,
             workers=jobs,
             settings=shared,
-            request=lambda own: request_of({**defaults, **shared, **own}),
+            request=lambda own: request_of({**shared, **own}),
         )
     )
 
 
 @_app.command()
+@_with_options_of_run(_EXPLAINED)
 def explain(
     source: Annotated[str, typer.Argument(help="Video file or folder of frames.")],
     *,
     frame: Annotated[int, option("Frame to explain, after the first marks.", WHAT)],
     pixel: Annotated[str, option("Pixel to explain.", WHAT, metavar="X,Y")],
-    mask: opt.Masks = None,
-    points: opt.Points = None,
-    box: opt.Boxes = None,
-    polygon: opt.Polygons = None,
     start: Annotated[int, option("First frame, from 0.", WHAT)] = 0,
-    size: opt.Size = None,
-    bundle: opt.Bundle = "default",
-    engine: opt.Engine = "auto",
-    precision: opt.PrecisionName = "auto",
-    threads: opt.Threads = 0,
-    segmenter: opt.SegmenterFiles = "",
-    context: opt.Context = None,
-    radius: opt.Radius = None,
-    top_k: opt.TopK = None,
-    temperature: opt.Temperature = None,
-    out: opt.Out,
-    overwrite: opt.Overwrite = False,
-    quiet: opt.Quiet = False,
-    json: opt.Json = False,
+    **shared: Any,
 ) -> int:
     """Show which past cells voted for the label of a pixel."""
-    options = dict(locals())
     from vosrt.cli.explain import explain_pixel, parse_pixel
 
-    defaults = {name: each.default for name, each in inspect.signature(run).parameters.items()}
-    return explain_pixel(request_of({**defaults, **options}), frame, parse_pixel(pixel))
+    return explain_pixel(request_of({"source": source, "start": start, **shared}), frame, parse_pixel(pixel))
 
 
 @_app.command()
