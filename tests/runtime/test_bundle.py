@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fakes.bundles import cast_encoder, write_bundle
-from vosrt.bundle import SCHEMA, EncoderSpec, load_bundle
+from vosrt.bundle import SCHEMA, EncoderSpec, load_bundle, packaged_bundles
 from vosrt.errors import BundleError
 from vosrt.types import PropagationOptions
 
@@ -110,7 +110,9 @@ def test_grid_follows_the_convolution_arithmetic(side: int, cells: int) -> None:
 
 
 def test_missing_pieces(tmp_path: Path, bundle: Path) -> None:
-    assert "no such bundle" in refusal(tmp_path / "nowhere")
+    missing = refusal(tmp_path / "nowhere")
+    assert f"no such bundle: {tmp_path / 'nowhere'}; expected default, " in missing
+    assert all(name in missing for name in packaged_bundles())
     assert "a bundle is a directory" in refusal(bundle / "encoder.onnx")
     (bundle / "encoder.onnx").unlink()
     assert "lacks its file encoder.onnx" in refusal(bundle)

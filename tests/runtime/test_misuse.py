@@ -264,6 +264,7 @@ class RaisingDlpack:
         (lambda stream, model: stream.step(np.broadcast_to(np.uint8(0), (70000, 70000, 3))), "at most 65536 a side"),
         (lambda stream, model: stream.remove(1.0), "object 1.0 is not tracked"),
         (lambda stream, model: stream.remove(True), "object True is not tracked"),
+        (lambda stream, model: stream.remove(2**32 + 1), "object 4294967297 is not tracked; tracked are [1, 2]"),
         (lambda stream, model: step_all([None], [None]), "one of the streams is NoneType"),
         *((lambda s, m, name=name, value=value: make_options(**{name: value}), f"{name} is {value!r}")
           for name, value in [("context", 1.5), ("context", "x"), ("context", None), ("context", True), ("top_k", 2.5),

@@ -306,7 +306,7 @@ def test_folders_without_frames_are_refused(write_images: Write, tmp_path: Path)
     with pytest.raises(SourceError, match="has 2 frames; frame 2"):
         open_source(str(folder), start=2)
     (folder / "1.png").write_bytes(b"not an image")
-    with pytest.raises(SourceError, match=r"1.png: cannot be read as an image"):
+    with pytest.raises(SourceError, match=r"1.png: cannot be read as an image; expected a whole frame"):
         open_source(str(folder))
 
 

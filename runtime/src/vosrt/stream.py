@@ -282,7 +282,8 @@ class Stream(NotCopied):
             InputError: no such object is tracked.
         """
         core = self._begun("remove an object")
-        if isinstance(object_id, bool) or not isinstance(object_id, int | np.integer):
+        whole = isinstance(object_id, int | np.integer) and not isinstance(object_id, bool)
+        if not whole or object_id not in core.object_ids:  # C would take the lowest 32 bits
             raise InputError(f"object {object_id!r} is not tracked; tracked are {list(core.object_ids)}")
         core.remove(int(object_id))
 

@@ -323,7 +323,8 @@ def file_sha256(path: Path) -> str:
 
 def _read_manifest(root: Path) -> bytes:
     if not root.exists():
-        raise BundleError(f"no such bundle: {root}; expected a directory with {MANIFEST_NAME}")
+        names = ", ".join(packaged_bundles())
+        raise BundleError(f"no such bundle: {root}; expected {names} or a directory with {MANIFEST_NAME}")
     if not root.is_dir():
         raise BundleError(f"{root} is a file; a bundle is a directory with {MANIFEST_NAME}")
     path = root / MANIFEST_NAME

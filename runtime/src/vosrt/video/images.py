@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import UnidentifiedImageError
 
 from vosrt._reading import IMAGE_BYTES, RefusedFileError, open_image, read_bytes
 from vosrt.errors import BrokenVideoError, SourceError
@@ -177,6 +178,8 @@ def _size(path: Path) -> tuple[int, int]:
             return image.size
     except RefusedFileError as error:
         raise SourceError(f"{path}: {error.strerror}") from error
+    except UnidentifiedImageError as error:  # its text names an object of Python
+        raise SourceError(f"{path}: cannot be read as an image; expected a whole frame") from error
     except (OSError, ValueError) as error:
         raise SourceError(f"{path}: cannot be read as an image ({error}); expected a whole frame") from error
 
