@@ -126,6 +126,7 @@ class Bundle:
         assert status == _INVALID_BUNDLE, message
         for line in (str(caught.value), message):
             assert says in line
+            assert str(self.root.parent) in line
             assert line.isprintable()
             assert len(line) < 600
 

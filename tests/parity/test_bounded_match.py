@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from tests.fakes.memories import load_session, save_session
 from vosrt.core.memory import Memory
 from vosrt.errors import OptionError
-from vosrt.types import F32Array
+from vosrt.types import F32Array, U8Array
 
 ISAS = ("generic", "avx2", "avx512", "neon", "avx512bf16", "amx", "amx-emulated")
-Make = Callable[..., Memory]
 
 
 @pytest.fixture(scope="module", params=ISAS)
@@ -75,6 +74,14 @@ def features(kind: str, random: np.random.Generator, shape: tuple[int, int, int]
 KINDS = ("smooth", "noise", "equal", "one-hot", "ties", "zero", "scaled", "huge", "tiny", "not finite")
 
 
+def take(memories: Iterable[Memory], embedding: F32Array, marks: U8Array | None) -> None:
+    """Have all memories take a frame, annotated unless marks is None."""
+    for memory in memories:
+        memory.push(embedding)
+        if marks is not None:
+            memory.annotate(marks)
+
+
 def assert_equal(ours: Memory, theirs: Memory) -> None:
     """Neighbours, similarities and soft masks have the same bits; any NaN is like another."""
     for name, a, b in zip(
@@ -117,10 +124,7 @@ def test_bounds_change_no_bit(
     for t in range(7):
         fresh = features(kinds[t % len(kinds)], random, still.shape)
         embedding = np.where(random.random((height, width, 1)) < 0.6, still, fresh)  # much of it comes again, exactly
-        for memory in (ours, theirs):
-            memory.push(embedding)
-            if t in {0, *later}:
-                memory.annotate(np.full((height, width), 1 + t, np.uint8))
+        take((ours, theirs), embedding, np.full((height, width), 1 + t, np.uint8) if t in {0, *later} else None)
         if t > 0:
             assert_equal(ours, theirs)
         if t == 4:
@@ -140,10 +144,7 @@ def test_longer_heads_change_no_bit(native: Any, isa: str) -> None:
     heads = set()
     for t in range(24):
         embedding = scene + np.float32(0.3) * features("noise", random, scene.shape)
-        for memory in (ours, theirs):
-            memory.push(embedding)
-            if t == 0:
-                memory.annotate(np.eye(9, 17, dtype=np.uint8))
+        take((ours, theirs), embedding, np.eye(9, 17, dtype=np.uint8) if t == 0 else None)
         heads.add(ours.info["head"])
         if t > 0:
             assert_equal(ours, theirs)
@@ -157,10 +158,7 @@ def test_most_products_are_spared_where_features_allow(native: Any, isa: str) ->
     scene = smooth(random, (24, 40, 256))
     for t in range(6):
         embedding = scene + np.float32(0.01) * smooth(random, scene.shape)
-        for memory in (ours, theirs):
-            memory.push(embedding)
-            if t == 0:
-                memory.annotate(np.eye(24, 40, dtype=np.uint8))
+        take((ours, theirs), embedding, np.eye(24, 40, dtype=np.uint8) if t == 0 else None)
     assert_equal(ours, theirs)
     assert ours.info["survivors"] < 1 / 3
     assert theirs.info["survivors"] == 1

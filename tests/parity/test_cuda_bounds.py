@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.fakes.memories import load_session, save_session
-from tests.parity.test_bounded_match import assert_equal, features, smooth
+from tests.parity.test_bounded_match import assert_equal, features, smooth, take
 from vosrt.core.memory import Memory
 from vosrt.cuda.memory import CudaMemory
 from vosrt.errors import OptionError
@@ -50,10 +50,7 @@ def test_bounds_change_no_bit(
     for t in range(6):
         fresh = features(kinds[t % len(kinds)], random, shape)
         embedding = np.where(random.random((*shape[:2], 1)) < 0.6, still, fresh)  # much of it comes again, exactly
-        for memory in (ours, theirs):
-            memory.push(embedding)
-            if t in (0, 2):
-                memory.annotate(np.full(shape[:2], 1 + t, np.uint8))
+        take((ours, theirs), embedding, np.full(shape[:2], 1 + t, np.uint8) if t in (0, 2) else None)
         if t > 0:
             assert_equal(ours, theirs)
             assert ours.info["survivors"] < 1
@@ -72,10 +69,7 @@ def test_most_products_are_spared_where_features_allow(cuda_core: str) -> None:
     scene = smooth(random, (12, 40, 256))
     for t in range(5):
         embedding = scene + np.float32(0.01) * smooth(random, scene.shape)
-        for memory in (ours, theirs):
-            memory.push(embedding)
-            if t == 0:
-                memory.annotate(np.eye(12, 40, dtype=np.uint8))
+        take((ours, theirs), embedding, np.eye(12, 40, dtype=np.uint8) if t == 0 else None)
         if t > 0:
             assert_equal(ours, theirs)
     assert ours.info["survivors"] < 0.1
@@ -88,10 +82,7 @@ def test_what_bounds_do_not_spare_is_searched_in_full(cuda_core: str) -> None:
     memories = {how: searching(how, 5, 9, 64, context=2, radius=12, top_k=3) for how in ("auto", "bounded")}
     for t in range(6):
         embedding = features("noise", random, (5, 9, 64))
-        for memory in memories.values():
-            memory.push(embedding)
-            if t == 0:
-                memory.annotate(np.ones((5, 9), np.uint8))
+        take(memories.values(), embedding, np.ones((5, 9), np.uint8) if t == 0 else None)
         if t > 0:
             assert_equal(*memories.values())
     assert memories["auto"].info["survivors"] == 1  # this frame probes none

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,22 +172,6 @@ def test_links_that_escape(tmp_path: Path, bundle: Path) -> None:
     assert "leads out of the bundle" in refusal(bundle)
 
 
-def test_linked_folders_that_escape(tmp_path: Path, bundle: Path) -> None:
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (bundle / "encoder.onnx").rename(outside / "encoder.onnx")
-    (bundle / "engines").symlink_to(outside)
-    edit(bundle, lambda d: d["graphs"]["encoder"].update(file="engines/encoder.onnx"))
-    assert "leads out of the bundle" in refusal(bundle)
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_is_not_waited_for(bundle: Path) -> None:
-    (bundle / "encoder.onnx").unlink()
-    os.mkfifo(bundle / "encoder.onnx")
-    assert "lacks its file" in refusal(bundle)
-
-
 @pytest.mark.parametrize(("side", "whole"), [(480, 480), (854, 856), (427, 424), (3, 8), (12, 16), (11, 8)])
 def test_working_frames_are_whole_numbers_of_cells(side: int, whole: int) -> None:
     """Without aligned corners it is the nearest number, halves up, and at least one."""
@@ -206,64 +189,21 @@ def test_a_newer_schema_is_named_before_anything_else(bundle: Path) -> None:
 
 
 WRONG: dict[str, Edit] = {
-    "schema": lambda d: d.update(schema="1"),
-    "schema zero": lambda d: d.update(schema=0),
     "schema true": lambda d: d.update(schema=True),
-    "schema missing": lambda d: d.pop("schema"),
-    "family": lambda d: d.update(family="mask-embedding"),
-    "family list": lambda d: d.update(family=["correspondence"]),
-    "name": lambda d: d.update(name=""),
-    "name escape": lambda d: d.update(name="\x1b[31mred"),
-    "name long": lambda d: d.update(name="x" * 101),
-    "trained": lambda d: d.update(trained=0),
-    "trained missing": lambda d: d.pop("trained"),
-    "summary": lambda d: d.update(summary="two\nlines"),
-    "encoder": lambda d: d.update(encoder=[]),
-    "encoder missing": lambda d: d.pop("encoder"),
-    "channels": lambda d: d["encoder"].update(channels=10**9),
     "channels float": lambda d: d["encoder"].update(channels=4.0),
-    "channels true": lambda d: d["encoder"].update(channels=True),
-    "channels negative": lambda d: d["encoder"].update(channels=-4),
-    "feature": lambda d: d["encoder"].update(feature="res5"),
-    "stride": lambda d: d["encoder"].update(stride=65),
-    "align_corners": lambda d: d["encoder"].update(align_corners=1),
-    "stride zero": lambda d: d["encoder"].update(stride=0),
-    "input_name": lambda d: d["encoder"].update(input_name="a b"),
-    "output_name": lambda d: d["encoder"].update(output_name=None),
     "sides": lambda d: d["encoder"].update(min_side=64, max_side=32),
-    "max_side": lambda d: d["encoder"].update(max_side=1 << 40),
-    "encoder unknown": lambda d: d["encoder"].update(padding=3),
-    "graphs": lambda d: d.update(graphs=None),
     "graphs empty": lambda d: d.update(graphs={}),
-    "graphs many": lambda d: d["graphs"].update({f"g{i}": d["graphs"]["encoder"] for i in range(16)}),
     "graph name": lambda d: d["graphs"].update({"\x1b[2J": d["graphs"]["encoder"]}),
     "graph": lambda d: d["graphs"].update(encoder="encoder.onnx"),
     "sha256": lambda d: d["graphs"]["encoder"].update(sha256="ABC"),
-    "bytes": lambda d: d["graphs"]["encoder"].update(bytes=-1),
-    "precision": lambda d: d["graphs"]["encoder"].update(precision="int4"),
-    "graph unknown": lambda d: d["graphs"]["encoder"].update(url="https://example.org"),
-    "context": lambda d: d["inference"].update(context=-1),
     "context float": lambda d: d["inference"].update(context=1.5),
-    "window": lambda d: d["inference"].update(window="square"),
     "global_reference": lambda d: d["inference"].update(global_reference=False),
-    "radius": lambda d: d["inference"].update(radius=0),
-    "radius text": lambda d: d["inference"].update(radius="12"),
-    "top_k": lambda d: d["inference"].update(top_k=100000),
-    "temperature": lambda d: d["inference"].update(temperature=0.0),
-    "pad_context": lambda d: d["inference"].update(pad_context=1),
-    "size": lambda d: d["inference"].update(size=0),
-    "size missing": lambda d: d["inference"].pop("size"),
-    "size text": lambda d: d["inference"].update(size="480"),
-    "inference unknown": lambda d: d["inference"].update(raduis=12),
-    "verification": lambda d: d.update(verification=3),
-    "provenance": lambda d: d.pop("provenance"),
-    "unknown": lambda d: d.update(script="rm"),
 }
 
 
 @pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())
 def test_wrong_types_and_absurd_values(bundle: Path, change: Edit) -> None:
-    """Each refusal names the manifest, so that the user knows which file to look at."""
+    """What ``schema.txt`` does not say by itself; `tests/hostile_bundles` goes through the table."""
     edit(bundle, change)
     assert "manifest.json" in refusal(bundle)
 
@@ -272,19 +212,10 @@ def test_wrong_types_and_absurd_values(bundle: Path, change: Edit) -> None:
     ("content", "says"),
     [
         (b"", "not JSON"),
-        (b"{", "not JSON"),
         (b"[]", "expected a JSON object"),
         (b"null", "expected a JSON object"),
-        (b'{"schema": 1, "schema": 1}', "occurs twice"),
         (b'{"schema": 1, "encoder": {"\\u001b": 1, "\\u001b": 1}}', "occurs twice"),
-        (b'{"schema": NaN}', "not a finite number"),
-        (b'{"schema": 1, "verification": {"x": 1e999}}', "not a finite number"),
         (b'{"schema": -Infinity}', "not a finite number"),
-        (b'{"schema": 1, "provenance": ' + b"[" * 40 + b"]" * 40 + b"}", "nested deeper than 32 levels"),
-        (b'{"schema": ' + b"1" * 5000 + b"}", "cannot be used"),
-        (b"[" * 100_000, "cannot be used"),
-        (b"\xff\xfe{}", "not UTF-8"),
-        (b" " * (1 << 20) + b"{}", "at most"),
     ],
     ids=lambda value: repr(value[:20]),
 )
