@@ -207,9 +207,9 @@ def _link(source: Path, target: Path) -> None:
         target.symlink_to(source)
 
 
-def is_installed(environment: dict[str, str], what: str = "libvosrt()") -> bool:
+def is_installed(environment: dict[str, str]) -> bool:
     """Whether this interpreter has vosrt with its native core."""
-    code = f"from vosrt.core import native; native.{what}"
+    code = "from vosrt.core import native; native.libvosrt()"
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, check=False)
     return done.returncode == 0
 

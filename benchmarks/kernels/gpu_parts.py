@@ -177,13 +177,13 @@ def make_clip(size: int) -> list[U8Array]:
     return [*ahead, *ahead[-2:0:-1]]
 
 
-def repeat(step: Callable[[], object], wait: Callable[[], None], *, count: int, rounds: int = 5) -> float:
-    """Milliseconds a step, the median of some rounds."""
+def repeat(step: Callable[[], object], wait: Callable[[], None], *, count: int) -> float:
+    """Milliseconds a step, the median of five rounds."""
     for _ in range(3):
         step()
     wait()
     times = []
-    for _ in range(rounds):
+    for _ in range(5):
         began = time.perf_counter()
         for _ in range(count):
             step()

@@ -153,12 +153,11 @@ def plain_name(name: str, origin: str) -> str:
     return name
 
 
-def check_writable(folder: Path, option: str = "-o") -> bool:
+def check_writable(folder: Path) -> bool:
     """Find out, without touching anything, whether a folder for results exists or could be created.
 
     Args:
         folder: need not exist.
-        option: by which the user names it.
 
     Returns:
         Whether it exists.
@@ -173,7 +172,7 @@ def check_writable(folder: Path, option: str = "-o") -> bool:
         above = "" if existing == folder else f"{existing} "
         raise OutputError(f"{folder}: {above}is a file; expected a folder for the results")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise OutputError(f"{folder}: {existing} is not writable; choose another folder with {option}")
+        raise OutputError(f"{folder}: {existing} is not writable; choose another folder with -o")
     return existing == folder
 
 

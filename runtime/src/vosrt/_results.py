@@ -608,7 +608,7 @@ def check_replaceable(path: Path, names: Iterable[str]) -> None:
                 raise not_ours(path / name)
 
 
-def check_settings(path: Path, then: dict[str, Any], now: dict[str, Any], remedy: str = "--overwrite") -> None:
+def check_settings(path: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse to mix results of different settings.
 
     Raises:
@@ -618,7 +618,7 @@ def check_settings(path: Path, then: dict[str, Any], now: dict[str, Any], remedy
         if (old := then.get(name)) != (new := now.get(name)):
             raise OutputError(
                 f"{path}: holds results made with {name} = {_shown(old, new)}, this run has {_shown(new, old)}; "
-                f"choose another folder with -o, or {remedy}"
+                "choose another folder with -o, or --overwrite"
             )
 
 

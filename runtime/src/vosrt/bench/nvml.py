@@ -25,16 +25,11 @@ class GpuReading:
 
 
 class Gpu:
-    """One board. Made by `open_gpu`.
+    """The first board. Made by `open_gpu`, with the module ``pynvml``, initialised."""
 
-    Args:
-        nvml: the module ``pynvml``, initialised.
-        index: of the board, as NVML counts.
-    """
-
-    def __init__(self, nvml: Any, index: int) -> None:
+    def __init__(self, nvml: Any) -> None:
         self._nvml = nvml
-        self._handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        self._handle = nvml.nvmlDeviceGetHandleByIndex(0)
         self.name = _text(nvml.nvmlDeviceGetName(self._handle))
         self.driver = _text(nvml.nvmlSystemGetDriverVersion())
 
@@ -73,8 +68,8 @@ class EnergyMeter:
         return {**asdict(reading), "energy_j": spent, "name": self._gpu.name}
 
 
-def open_gpu(index: int = 0) -> tuple[Gpu | None, str]:
-    """Open a board.
+def open_gpu() -> tuple[Gpu | None, str]:
+    """Open the first board.
 
     Returns:
         The board and an empty string; or None and the reason, one sentence.
@@ -85,7 +80,7 @@ def open_gpu(index: int = 0) -> tuple[Gpu | None, str]:
         return None, "not available: nvidia-ml-py is not installed; install it with: pip install 'vosrt[bench]'"
     try:
         nvml.nvmlInit()
-        return Gpu(nvml, index), ""
+        return Gpu(nvml), ""
     except nvml.NVMLError as error:
         return None, f"not available: NVML says {error}"
 

@@ -135,18 +135,13 @@ def load_annotations(
         stem = None if info.stems is None else info.stems[index]
         drawing = read_polygons(path, info.width, info.height, frame=index, stem=stem)
         annotations.warnings.extend(drawing.warnings)
-        labels = drawing.labels
-        if not drawing.numbered:
-            labels = annotations.with_free_ids(labels, f"--polygon {text}")
+        labels = drawing.labels if drawing.numbered else annotations.with_free_ids(drawing.labels, f"--polygon {text}")
         annotations.add(index, labels, f"--polygon {text}")
     for text in prompts.boxes:
         number, rest = _split_number(text)
         index = _check_frame(f"--box {text}", number, info, start, end)
-        image, box = (
-            _frame(f"--box {text}", index, source, start, frame_at),
-            parse_box(text, rest, info.width, info.height),
-        )
-        inside, doubt = cut_out(image, box, find)
+        image = _frame(f"--box {text}", index, source, start, frame_at)
+        inside, doubt = cut_out(image, parse_box(text, rest, info.width, info.height), find)
         if doubt is not None:
             annotations.warnings.append(f"--box {text}: {doubt}; a --polygon or --mask would be better")
         annotations.add(index, annotations.with_free_ids(inside, f"--box {text}"), f"--box {text}")
