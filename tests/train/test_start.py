@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def test_a_training_from_the_command_line(
     assert command(monkeypatch, request_of.data, "-o", request_of.run, *options) == 0
     told = capsys.readouterr().err
     assert "6 to decode" in told
+    assert re.search(r"^decoding: [1-6] of 6 videos, 0.0 GB$", told, re.MULTILINE)
     assert "2 of 2 steps in" in told
     assert f"weights: {request_of.run / 'last.safetensors'}" in told
     assert load_checkpoint(request_of.run / "last.safetensors").training.licence == "CC0-1.0"

@@ -83,7 +83,7 @@ class Monitor:
         self._say = quiet_note(quiet or not enabled)
         self._bar = progress_bar(visible=enabled and not quiet)
         self._task = self._bar.add_task("training", total=progress.total_steps, completed=progress.step, figures="")
-        self._line_due = 0.0
+        self._say_at_times = note_at_times(quiet or not enabled)
 
     def __enter__(self) -> Monitor:
         """Open the files."""
@@ -127,12 +127,8 @@ class Monitor:
         if progress.best is not None:
             summary += f" · best J&F {100 * progress.best:.1f}"
         self._bar.update(self._task, completed=progress.step, figures=summary)
-        if not is_terminal() and time.monotonic() >= self._line_due:
-            self._line_due = time.monotonic() + _LINE_EVERY_S
-            left = (progress.total_steps - progress.step) * progress.seconds / progress.step
-            self._say(
-                f"step {progress.step} of {progress.total_steps}: {summary}, {timedelta(seconds=round(left))} left"
-            )
+        left = timedelta(seconds=round((progress.total_steps - progress.step) * progress.seconds / progress.step))
+        self._say_at_times(f"step {progress.step} of {progress.total_steps}: {summary}, {left} left")
 
     def validation(self, step: int, result: Validation) -> None:
         """Log a validation."""
@@ -171,6 +167,19 @@ class Monitor:
 def quiet_note(quiet: bool) -> Callable[[str], None]:
     """Return a function that prints a line on standard error, or, if quiet, ignores it."""
     return (lambda _: None) if quiet else note
+
+
+def note_at_times(quiet: bool) -> Callable[[str], None]:
+    """Return a `quiet_note` for what a progress bar shows: silent on a terminal, elsewhere a line a minute at most."""
+    say, due = quiet_note(quiet or is_terminal()), 0.0
+
+    def say_if_due(text: str) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + _LINE_EVERY_S
+            say(text)
+
+    return say_if_due
 
 
 def _check_finite(step: int, figures: Mapping[str, float]) -> None:

@@ -32,7 +32,7 @@ from vosrt_train.masks.joint import compute_joint_losses
 from vosrt_train.masks.networks import MaskEmbedding, build_mask_embedding
 from vosrt_train.masks.segmentation import ClipMasks, SegmentationNetwork
 from vosrt_train.model import Encoder, build_encoder
-from vosrt_train.monitor import quiet_note
+from vosrt_train.monitor import note_at_times, quiet_note
 from vosrt_train.network import TrainedNetwork, uses_bf16
 from vosrt_train.optimiser import build_optimiser
 from vosrt_train.run_folder import weights_of
@@ -87,11 +87,14 @@ def prepare_cache(plan: CachePlan, config: TrainConfig, world: World, *, quiet: 
 
 
 def _build(plan: CachePlan, config: TrainConfig, quiet: bool) -> Cache:
+    total, say = len(plan.missing), note_at_times(quiet)
     with progress_bar(visible=not quiet) as bar:
-        task = bar.add_task("decoding", total=len(plan.missing), figures="")
+        task = bar.add_task("decoding", total=total, figures="")
 
         def on_progress(progress: BuildProgress) -> None:
-            bar.update(task, completed=progress.done, figures=f"{progress.written / 1e9:.1f} GB")
+            size = f"{progress.written / 1e9:.1f} GB"
+            bar.update(task, completed=progress.done, figures=size)
+            say(f"decoding: {progress.done} of {total} videos, {size}")
 
         return build_cache(plan, workers=max(config.clips.workers, usable_processors()), on_progress=on_progress)
 
