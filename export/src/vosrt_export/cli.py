@@ -59,30 +59,14 @@ def vos_export(
             metavar="BUNDLE",
         ),
     ] = None,
-    size: Annotated[
-        int | None,
-        option("Short side in pixels.", min=16, max=4096, show_default=_INHERITED),
-    ] = None,
+    size: Annotated[int | None, option("Short side in pixels.", min=16, max=4096, show_default=_INHERITED)] = None,
     context: Annotated[
-        int | None,
-        option(
-            "Recent frames that are kept.",
-            min=0,
-            max=MAX_CONTEXT,
-            show_default=_INHERITED,
-        ),
+        int | None, option("Recent frames that are kept.", min=0, max=MAX_CONTEXT, show_default=_INHERITED)
     ] = None,
     pad_context: Annotated[
-        bool | None,
-        option(
-            "Copies of the reference stand for frames before it.",
-            show_default=_INHERITED,
-        ),
+        bool | None, option("Copies of the reference stand for frames before it.", show_default=_INHERITED)
     ] = None,
-    guided: Annotated[
-        int | None,
-        option(_GUIDED_HELP, min=0, max=32, show_default=_INHERITED),
-    ] = None,
+    guided: Annotated[int | None, option(_GUIDED_HELP, min=0, max=32, show_default=_INHERITED)] = None,
     refine: Annotated[
         int, option("Rounds of refinement (mask embedding), unless the user says.", min=0, max=MAX_ROUNDS)
     ] = MaskSpec.rounds,

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,25 +151,22 @@ def _segment(request: Request, load: Callable[[Request], Model]) -> int:
     # Files are opened before the model is loaded, so that wrong input fails early. NVDEC needs the model first; a live
     # source lets it be loaded and compiled before it takes its first frame.
     decode_on = None if request.preview else _decoding_gpu(request)
-    model = load(request) if decode_on is not None else None
+    loaded = cache(partial(load, request))
 
     def ready(image: U8Array) -> None:
-        nonlocal model
         if not request.preview:
-            model = model or load(request)
-            _warm_up(request, model, image)
+            _warm_up(request, loaded(), image)
 
     levels = Levels(request.levels)
-    source = _open(request, decode_on, model, replace(_reading(request, levels), ready=ready))
+    options = replace(_reading(request, levels), ready=ready)
+    source = _open(request, decode_on, None if decode_on is None else loaded(), options)
     reopen = partial(open_again, request, replace(_reading(request, levels), keys=KeyFrames()))
     try:
         if request.resume and source.info.live:
             raise OptionError(f"{request.source}: what was live is over; begin again without --resume")
 
         def find(image: U8Array, points: Sequence[Point], box: Box | None) -> BoolArray:
-            nonlocal model
-            model = model or load(request)
-            return model.segment(image, points, box, size=request.size)
+            return loaded().segment(image, points, box, size=request.size)
 
         annotations = load_annotations(
             request.prompts,
@@ -182,7 +179,7 @@ def _segment(request: Request, load: Callable[[Request], Model]) -> int:
         if request.preview:
             style = request.results.style
             return write_preview(request.out, source, annotations, style, quiet=request.quiet, as_json=request.json)
-        model = model or load(request)
+        model = loaded()
         working = model.working_size(source.info.height, source.info.width, request.size)
         _tell_working_size(request, source.info, working)
         settings = _settings(request, model, annotations)
