@@ -31,6 +31,14 @@ def program(*arguments: str, command: str = "run") -> list[str]:
     return [sys.executable, "-c", f"import sys; from vosrt.cli.{command} import main; sys.exit(main())", *arguments]
 
 
+def printed_by(code: str) -> str:
+    """What Python code prints in a process of its own, which must succeed."""
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def start(
     folder: Path, arguments: list[str], slow_after: Path, command: str = "run", files: int = 1
 ) -> subprocess.Popen[str]:

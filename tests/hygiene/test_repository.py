@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.programs import printed_by
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 LARGE = 1_000_000
 # Files above LARGE bytes, each with the reason to be that size.
@@ -60,8 +62,7 @@ def test_no_path_of_a_machine_is_written_down() -> None:
 def test_the_runtime_imports_neither_torch_nor_onnx(module: str) -> None:
     """In a fresh process, importing the runtime loads none of the training and export stack."""
     code = f"import sys, {module}; print(sorted(m for m in sys.modules if '.' not in m))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(ast.literal_eval(result.stdout))
+    loaded = set(ast.literal_eval(printed_by(code)))
     assert "vosrt" in loaded
     assert loaded.isdisjoint({"torch", "onnx", "onnxscript", "safetensors", "vosrt_train", "vosrt_export"})
 

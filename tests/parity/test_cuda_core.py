@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -19,6 +18,7 @@ from PIL import Image
 
 from tests.fakes.cuda import FakeCuda
 from tests.fakes.emulated import EmulatedGpu
+from tests.fakes.programs import program
 from vosrt import Model
 from vosrt.arrays import DeviceKind, DeviceTensor, adopt
 from vosrt.bundle import EncoderSpec, MaskSpec
@@ -540,9 +540,7 @@ def test_out_of_memory_keeps_what_was_done(
         command += ["--mask", f"{frame}:{tmp_path / f'{frame}.png'}"]
     monkeypatch.setenv("VOSRT_CUDA_EMULATED", f"memory={enough + 2000}")
     # A process of its own: what other tests still hold counts as taken.
-    program = "import sys; from vosrt.cli.run import main; sys.exit(main())"
-    run = [sys.executable, "-c", program, *command, "--device", "cuda"]
-    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    done = subprocess.run(program(*command, "--device", "cuda"), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     error = done.stderr.strip()
     assert "out of memory" in error

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from tests.fakes.media import serving, write_video
+from tests.fakes.programs import program
 from vosrt.errors import BrokenVideoError, OptionError, SourceError
 from vosrt.types import U8Array
 from vosrt.video import container
@@ -305,8 +306,7 @@ def test_a_run_compiles_for_the_size_of_a_live_source_before_its_first_frame(
 
 
 def test_a_run_reads_standard_input_and_leaves_nothing_out(tmp_path: Path, fake_bundle: Path) -> None:
-    program = [sys.executable, "-c", "import sys; from vosrt.cli.run import main; sys.exit(main())"]
     options = ["--bundle", str(fake_bundle), "--engine", "fake", "--box", "20,20,30,30", "-o", str(tmp_path / "out")]
-    done = subprocess.run([*program, "-", *options], input=clip(), capture_output=True, check=False)
+    done = subprocess.run(program("-", *options), input=clip(), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out" / "masks").iterdir())) == 20

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import vosrt
+from tests.fakes.programs import printed_by
 from vosrt import errors
 
 SOURCES = Path(vosrt.__file__).resolve().parents[1]
@@ -24,19 +23,16 @@ def test_importing_loads_no_engine_and_no_framework() -> None:
     """``import vosrt`` stays quick; NumPy comes with the first public name, PyTorch and ONNX never."""
     heavy = ("numpy", "torch", "onnx", "onnxruntime", "cv2", "av", "safetensors")
     code = f"import sys; sys.path.insert(0, {str(SOURCES)!r}); import vosrt; print(set({heavy}) & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert printed_by(code).strip() == "set()"
 
 
 def test_commands_let_numpy_start_no_threads() -> None:
     """NumPy's BLAS would start one per processor at import, and fail with a traceback where none can be had."""
     code = "import os, vosrt.cli.run; print(len(os.listdir('/proc/self/task')))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "1"
+    assert printed_by(code).strip() == "1"
 
 
 def test_segmenting_imports_no_network() -> None:
     """HTTP and TLS cost a tenth of the start; a module of XML brings them."""
     code = "import sys, vosrt.cli.segment; print({'ssl', 'http.client', 'xml.sax'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert printed_by(code).strip() == "set()"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.fakes.programs import printed_by
 from vosrt.bundle import EncoderSpec
 from vosrt.errors import OptionError
 from vosrt_train.config import EncoderConfig
@@ -116,15 +115,8 @@ def test_another_process_gives_the_same_weights() -> None:
         "w = build_encoder(EncoderConfig(width=4, key_channels=6), seed=0).state_dict()\n"
         "print(*w['backbone.conv1.weight'].flatten()[:3].tolist(), *w['emb_q.conv2.bias'][:2].tolist())"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"PYTHONPATH": ":".join(sys.path)},
-    )
     here = weights(build_encoder(SMALL, seed=0))
-    there = [float(number) for number in run.stdout.split()]
+    there = [float(number) for number in printed_by(script).split()]
     assert there[:3] == here["backbone.conv1.weight"].flatten()[:3].tolist()
     assert there[3:] == here["emb_q.conv2.bias"][:2].tolist()
     np.testing.assert_allclose(there, PINNED, rtol=1e-6)
