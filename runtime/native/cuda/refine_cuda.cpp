@@ -11,14 +11,10 @@ namespace {
 
 class DeviceArrays final : public RefineArrays {
    public:
-    explicit DeviceArrays(const RefineTask &task)
-        : networks_(task.networks),
-          options_(task.options),
-          memory_(static_cast<CudaMemory &>(task.memory)),
-          grid_{memory_.options().height, memory_.options().width} {}
+    explicit DeviceArrays(const RefineTask &task) : RefineArrays(task), memory_(static_cast<CudaMemory &>(task.memory)) {}
     ~DeviceArrays() override { memory_.show({}); }  // its planes go
 
-    void follow(const FrameView &frame) override { frame_ = frame; }
+    void follow(const FrameView &frame) override { view_ = frame; }
     void set_ids(std::span<const uint8_t> ids) override { ids_.assign(ids.begin(), ids.end()); }
     void draw() override { memory_.draw(masks()); }
     std::vector<uint8_t> mark(const Picture &mask) override { return memory_.mark(masks(), mask); }
@@ -39,24 +35,17 @@ class DeviceArrays final : public RefineArrays {
 
    private:
     static cuda::SoftView view_of(const cuda::Planes &planes) { return cuda::view_of_planes(planes.size, planes.values); }
-    size_t objects() const { return ids_.size(); }
-    size_t pixels() const { return static_cast<size_t>(frame_.size.height) * frame_.size.width; }
-    size_t value_bytes() const { return sizeof(float) * grid_.height * grid_.width * options_.value_channels; }  // of one object in one frame
+    size_t value_bytes() const { return sizeof(float) * value_size(); }
     template <class T>
     T *room(cuda::Buffer &held, size_t bytes) {
         if (held.bytes() < bytes) held = cuda::Buffer(memory_.options().device, bytes, "refinement");
         return held.data<T>();
     }
     cuda::Planes masks() {
-        return {{frame_.size.height, frame_.size.width}, room<float>(masks_, (1 + objects()) * pixels() * sizeof(float))};
+        return {{view_.size.height, view_.size.width}, room<float>(masks_, (1 + objects()) * pixels() * sizeof(float))};
     }
 
-    const MaskNetworks &networks_;
-    const RefineOptions options_;
     CudaMemory &memory_;
-    const Size grid_;
-    FrameView frame_{};
-    std::vector<uint8_t> ids_;
     cuda::Buffer masks_, readout_, values_, logits_;
     std::map<uint8_t, cuda::Buffer> held_;
 };
@@ -76,37 +65,15 @@ void DeviceArrays::drop(size_t channel) {
 }
 
 void DeviceArrays::encode() {
-    networks_.encode_masks({.struct_size = sizeof(vosrt_encode_masks_task),
-                            .objects = static_cast<int32_t>(objects()),
-                            .height = frame_.size.height,
-                            .width = frame_.size.width,
-                            .grid_height = grid_.height,
-                            .grid_width = grid_.width,
-                            .value_channels = options_.value_channels,
-                            .reserved = 0,
-                            .features = frame_.features,
-                            .bgr = frame_.bgr,
-                            .masks = masks().values + pixels(),
-                            .values = room<float>(values_, objects() * value_bytes())});
+    run_encoder(masks().values + pixels(), room<float>(values_, objects() * value_bytes()));
     memory_.queue().select();  // networks may have left another GPU current
 }
 
 void DeviceArrays::decode(bool from_readout) {
-    const Size quarter{(frame_.size.height + 3) / 4, (frame_.size.width + 3) / 4};
-    auto *logits = room<float>(logits_, objects() * quarter.height * quarter.width * sizeof(float));
-    networks_.decode_masks({.struct_size = sizeof(vosrt_decode_masks_task),
-                            .objects = static_cast<int32_t>(objects()),
-                            .grid_height = grid_.height,
-                            .grid_width = grid_.width,
-                            .value_channels = options_.value_channels,
-                            .logit_height = quarter.height,
-                            .logit_width = quarter.width,
-                            .reserved = 0,
-                            .features = frame_.features,
-                            .readout = readout_.data<float>(),
-                            .values = from_readout ? readout_.data<float>() : values_.data<float>(),
-                            .logits = logits});
-    memory_.refine(cuda::view_of_planes({quarter.height, quarter.width}, logits), options_.residual, masks());
+    const Size size = quarter();
+    auto *logits = room<float>(logits_, objects() * size.height * size.width * sizeof(float));
+    run_decoder(readout_.data<float>(), (from_readout ? readout_ : values_).data<float>(), logits);
+    memory_.refine(cuda::view_of_planes({size.height, size.width}, logits), options_.residual, masks());
 }
 
 void DeviceArrays::read(std::span<const ValueBlock> blocks) {

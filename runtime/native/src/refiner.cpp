@@ -209,6 +209,38 @@ void Refiner::check_values() const {
             invalid("object " + std::to_string(id) + " has no values since marking it failed; mark it again, or remove it");
 }
 
+// ---- the networks' runs ----------------------------------------------------------------------------------
+
+void RefineArrays::run_encoder(const float *masks, float *values) const {
+    networks_.encode_masks({.struct_size = sizeof(vosrt_encode_masks_task),
+                            .objects = static_cast<int32_t>(objects()),
+                            .height = view_.size.height,
+                            .width = view_.size.width,
+                            .grid_height = grid_.height,
+                            .grid_width = grid_.width,
+                            .value_channels = options_.value_channels,
+                            .reserved = 0,
+                            .features = view_.features,
+                            .bgr = view_.bgr,
+                            .masks = masks,
+                            .values = values});
+}
+
+void RefineArrays::run_decoder(const float *readout, const float *values, float *logits) const {
+    networks_.decode_masks({.struct_size = sizeof(vosrt_decode_masks_task),
+                            .objects = static_cast<int32_t>(objects()),
+                            .grid_height = grid_.height,
+                            .grid_width = grid_.width,
+                            .value_channels = options_.value_channels,
+                            .logit_height = quarter().height,
+                            .logit_width = quarter().width,
+                            .reserved = 0,
+                            .features = view_.features,
+                            .readout = readout,
+                            .values = values,
+                            .logits = logits});
+}
+
 // ---- in host memory --------------------------------------------------------------------------------------
 
 namespace {
@@ -216,16 +248,12 @@ namespace {
 class HostArrays final : public RefineArrays {
    public:
     explicit HostArrays(const RefineTask &task)
-        : networks_(task.networks),
-          options_(task.options),
-          memory_(task.memory),
-          grid_{memory_.options().height, memory_.options().width},
-          pool_(memory_.options().threads) {}
+        : RefineArrays(task), memory_(task.memory), pool_(memory_.options().threads) {}
 
     void follow(const FrameView &frame) override {
-        size_ = frame.size;
-        features_ = frame.features;
+        view_ = frame;
         bgr_.assign(frame.bgr, frame.bgr + 3 * pixels());
+        view_.bgr = bgr_.data();
     }
     void set_ids(std::span<const uint8_t> ids) override {
         ids_.assign(ids.begin(), ids.end());
@@ -236,7 +264,7 @@ class HostArrays final : public RefineArrays {
     }
     void draw() override;
     std::vector<uint8_t> mark(const Picture &mask) override {
-        return draw_marks(mask, ids_, {size_, masks_->data(), static_cast<ptrdiff_t>(1 + objects()), 1}, pool_);
+        return draw_marks(mask, ids_, {view_.size, masks_->data(), static_cast<ptrdiff_t>(1 + objects()), 1}, pool_);
     }
     void drop(size_t channel) override;
     void encode() override;
@@ -254,21 +282,10 @@ class HostArrays final : public RefineArrays {
    private:
     using Pixels = std::vector<float>;  // f32 [height, width, 1 + objects] of the working frame
 
-    size_t objects() const { return ids_.size(); }
-    size_t pixels() const { return static_cast<size_t>(size_.height) * size_.width; }
-    // Of one object's values in one frame.
-    size_t value_size() const { return static_cast<size_t>(grid_.height) * grid_.width * options_.value_channels; }
-
-    const MaskNetworks &networks_;
-    const RefineOptions options_;
     Memory &memory_;
-    const Size grid_;
     ThreadPool pool_;
 
-    Size size_{};
-    void *features_ = nullptr;
-    std::vector<uint8_t> bgr_;
-    std::vector<uint8_t> ids_, label_of_;  // the second by channel: background, then ids_
+    std::vector<uint8_t> bgr_, label_of_;  // the second by channel: background, then ids_
     std::vector<int32_t> channels_;
     Pixels refined_, propagated_;
     Pixels *masks_ = &propagated_;  // one of them
@@ -340,10 +357,10 @@ void HostArrays::read(std::span<const ValueBlock> blocks) {
 }
 
 void HostArrays::labels(Size size, uint8_t *labels, float *confidence) {
-    rows_.set(size_.height, size.height, Alignment::half_pixel);
-    columns_.set(size_.width, size.width, Alignment::half_pixel);
-    const LabelTask task{.height = size_.height,
-                         .width = size_.width,
+    rows_.set(view_.size.height, size.height, Alignment::half_pixel);
+    columns_.set(view_.size.width, size.width, Alignment::half_pixel);
+    const LabelTask task{.height = view_.size.height,
+                         .width = view_.size.width,
                          .soft = masks_->data(),
                          .stride = static_cast<int64_t>(channels_.size()),
                          .channels = channels_.data(),
@@ -365,10 +382,10 @@ void HostArrays::draw() {
     propagated_.resize(pixels() * count);
     masks_ = &propagated_;
     const auto step = static_cast<ptrdiff_t>(count);
-    const Taps from = taps(grid_, size_, step * grid_.width, step, rows_, columns_);
-    pool_.run(size_.height, [&](int32_t y, int32_t) {
-        float *soft = propagated_.data() + static_cast<size_t>(y) * size_.width * count;
-        for (int32_t x = 0; x < size_.width; ++x) {
+    const Taps from = taps(grid_, view_.size, step * grid_.width, step, rows_, columns_);
+    pool_.run(view_.size.height, [&](int32_t y, int32_t) {
+        float *soft = propagated_.data() + static_cast<size_t>(y) * view_.size.width * count;
+        for (int32_t x = 0; x < view_.size.width; ++x) {
             const Tap tap = from.at(y, x);
             for (size_t c = 0; c < count; ++c) *soft++ = tap.of(cells_.data() + c);
         }
@@ -378,7 +395,7 @@ void HostArrays::draw() {
 void HostArrays::give_back() {
     const size_t count = 1 + objects();
     const auto step = static_cast<ptrdiff_t>(count);
-    const Taps from = taps(size_, grid_, step * size_.width, step, rows_, columns_);
+    const Taps from = taps(view_.size, grid_, step * view_.size.width, step, rows_, columns_);
     for (int32_t y = 0; y < grid_.height; ++y)
         for (int32_t x = 0; x < grid_.width; ++x) {
             const Tap tap = from.at(y, x);
@@ -394,50 +411,28 @@ void HostArrays::encode() {
     values_.resize(count * value_size());
     const Pixels &soft = *masks_;
     // The networks take a plane per object, and no background.
-    pool_.run(size_.height, [&](int32_t y, int32_t) {
-        const size_t begin = static_cast<size_t>(y) * size_.width, end = begin + size_.width;
+    pool_.run(view_.size.height, [&](int32_t y, int32_t) {
+        const size_t begin = static_cast<size_t>(y) * view_.size.width, end = begin + view_.size.width;
         for (size_t i = 0; i < count; ++i)
             for (size_t pixel = begin; pixel < end; ++pixel) planes_[i * pixels() + pixel] = soft[pixel * (1 + count) + 1 + i];
     });
-    networks_.encode_masks({.struct_size = sizeof(vosrt_encode_masks_task),
-                            .objects = static_cast<int32_t>(count),
-                            .height = size_.height,
-                            .width = size_.width,
-                            .grid_height = grid_.height,
-                            .grid_width = grid_.width,
-                            .value_channels = options_.value_channels,
-                            .reserved = 0,
-                            .features = features_,
-                            .bgr = bgr_.data(),
-                            .masks = planes_.data(),
-                            .values = values_.data()});
+    run_encoder(planes_.data(), values_.data());
 }
 
 void HostArrays::decode(bool from_readout) {
     const size_t count = objects();
-    const Size quarter{(size_.height + 3) / 4, (size_.width + 3) / 4};
+    const Size quarter = this->quarter();
     const size_t plane = static_cast<size_t>(quarter.height) * quarter.width;
     logits_.resize(count * plane);
-    networks_.decode_masks({.struct_size = sizeof(vosrt_decode_masks_task),
-                            .objects = static_cast<int32_t>(count),
-                            .grid_height = grid_.height,
-                            .grid_width = grid_.width,
-                            .value_channels = options_.value_channels,
-                            .logit_height = quarter.height,
-                            .logit_width = quarter.width,
-                            .reserved = 0,
-                            .features = features_,
-                            .readout = readout_.data(),
-                            .values = from_readout ? readout_.data() : values_.data(),
-                            .logits = logits_.data()});
+    run_decoder(readout_.data(), from_readout ? readout_.data() : values_.data(), logits_.data());
     refined_.resize(pixels() * (1 + count));
-    const Taps from = taps(quarter, size_, quarter.width, 1, rows_, columns_);
-    pool_.run(size_.height, [&](int32_t y, int32_t) {
+    const Taps from = taps(quarter, view_.size, quarter.width, 1, rows_, columns_);
+    pool_.run(view_.size.height, [&](int32_t y, int32_t) {
         float logits[255];
-        for (int32_t x = 0; x < size_.width; ++x) {
+        for (int32_t x = 0; x < view_.size.width; ++x) {
             const Tap tap = from.at(y, x);
             for (size_t i = 0; i < count; ++i) logits[i] = tap.of(logits_.data() + i * plane);
-            const size_t at = (static_cast<size_t>(y) * size_.width + x) * (1 + count);
+            const size_t at = (static_cast<size_t>(y) * view_.size.width + x) * (1 + count);
             if (options_.residual)
                 correct(logits, count, propagated_.data() + at, refined_.data() + at);
             else

@@ -58,10 +58,18 @@ struct ValueBlock {
     std::vector<uint8_t> ids;
 };
 
+struct RefineTask {
+    const MaskNetworks &networks;
+    RefineOptions options;
+    Memory &memory;
+};
+
 // The arrays of one stream's refinement and what is done to them: in host memory, or, in libvosrt_cuda, on the GPU.
 // *Masks* are the newest frame's at its working size, of the background, then of the objects by ascending id.
 class RefineArrays {
    public:
+    explicit RefineArrays(const RefineTask &task)
+        : networks_(task.networks), options_(task.options), grid_{task.memory.options().height, task.memory.options().width} {}
     virtual ~RefineArrays() = default;
 
     virtual void follow(const FrameView &frame) = 0;
@@ -79,13 +87,25 @@ class RefineArrays {
     virtual void forget(uint8_t id) = 0;
     virtual void keep(uint8_t id, size_t index, int32_t slot) = 0;  // values of the index-th object
     virtual void read(std::span<const ValueBlock> blocks) = 0;      // readout = V_q of the newest frame
+
+   protected:
+    // The networks' runs, on arrays where these ones are.
+    void run_encoder(const float *masks, float *values) const;
+    void run_decoder(const float *readout, const float *values, float *logits) const;
+
+    size_t objects() const { return ids_.size(); }
+    size_t pixels() const { return static_cast<size_t>(view_.size.height) * view_.size.width; }
+    Size quarter() const { return {(view_.size.height + 3) / 4, (view_.size.width + 3) / 4}; }  // of the frame, as the decoder gives it
+    // Of one object's values in one frame.
+    size_t value_size() const { return static_cast<size_t>(grid_.height) * grid_.width * options_.value_channels; }
+
+    const MaskNetworks &networks_;
+    const RefineOptions options_;
+    const Size grid_;
+    FrameView view_{};
+    std::vector<uint8_t> ids_;
 };
 
-struct RefineTask {
-    const MaskNetworks &networks;
-    RefineOptions options;
-    Memory &memory;
-};
 std::unique_ptr<RefineArrays> make_host_arrays(const RefineTask &task);
 // On the GPU of the memory. Throws Error where this library has none.
 std::unique_ptr<RefineArrays> make_device_arrays(const RefineTask &task);
