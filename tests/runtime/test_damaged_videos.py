@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fakes.media import write_video
 from vosrt.errors import BrokenVideoError, SourceError
 from vosrt.video.base import Frame, FrameSource, SourceOptions
 from vosrt.video.source import open_source
@@ -235,6 +237,24 @@ def test_a_lost_packet_of_a_broadcast_is_read_over(make: Make, save: Any) -> Non
     assert len(frames) in (39, 40)
     assert frames[-1].index == 39
     assert warnings
+
+
+def test_what_a_lost_packet_took_is_concealed(tmp_path: Path, save: Any) -> None:
+    """Without concealment, the rest of the key frame would be grey or green: three times this error."""
+    random = np.random.default_rng(0)
+    noise = cv2.GaussianBlur(random.integers(0, 256, (256, 416, 3), dtype=np.uint8), (0, 0), 5)
+    still = np.asarray(cv2.normalize(noise, noise, 0, 240, cv2.NORM_MINMAX), np.uint8)
+    pictures = [
+        cv2.add(np.roll(still, 3 * t, 1), random.integers(0, 12, still.shape, dtype=np.uint8)) for t in range(30)
+    ]
+    encoder = {"g": "100", "bf": "0", "qp": "16"}
+    data = write_video(tmp_path / "whole.ts", pictures, rate=25, encoder=encoder).read_bytes()
+    packets = [data[place : place + 188] for place in range(0, len(data), 188)]
+    inside = [place for place, packet in enumerate(packets) if not packet[1] & 0x40]  # no start of a frame
+    del packets[inside[60]]
+    pairs = zip(read(save(data, "whole.ts"))[0], read(save(b"".join(packets), "lost.ts"))[0], strict=True)
+    errors = [float(np.abs(a.image.astype(int) - b.image).mean()) for a, b in pairs]
+    assert 0 < max(errors) < 15
 
 
 def test_a_change_of_size_is_named(make: Make, save: Any) -> None:

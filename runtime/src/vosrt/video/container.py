@@ -127,7 +127,9 @@ def choose_stream(container: InputContainer, source: str, max_megapixels: float)
         videos, key=lambda each: each.width * each.height
     )
     check_pixels(source, stream.width, stream.height, max_megapixels)
-    stream.thread_type = "SLICE"  # frame threads lose the frames in flight where a file breaks
+    # Frame threads lose the frames in flight where a file breaks. With slice threads, FFmpeg's H.264 decoder conceals
+    # nothing: what a lost packet leaves grey or green would stay so until the next key frame.
+    stream.thread_type = "NONE" if stream.codec_context.name == "h264" else "SLICE"
     return stream
 
 
