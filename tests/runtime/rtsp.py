@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from threading import Thread
+from threading import Event, Thread
 
 import av
 import numpy as np
@@ -19,15 +19,16 @@ WIDTH, HEIGHT, RATE = 96, 64, 25
 _TICKS = 90_000
 
 
-def encode(count: int, group: int = 10) -> list[list[bytes]]:
+def encode(count: int, group: int = 10, size: tuple[int, int] = (WIDTH, HEIGHT)) -> list[list[bytes]]:
     """Encode frames whose grey value is 10 + 5 t modulo 250; return the NAL units of each."""
+    width, height = size
     codec = av.CodecContext.create("libx264", "w")
     assert isinstance(codec, av.VideoCodecContext)
-    codec.width, codec.height, codec.pix_fmt, codec.time_base = WIDTH, HEIGHT, "yuv420p", Fraction(1, RATE)
+    codec.width, codec.height, codec.pix_fmt, codec.time_base = width, height, "yuv420p", Fraction(1, RATE)
     codec.options = {"tune": "zerolatency", "g": str(group), "preset": "ultrafast"}
     frames = []
     for t in range(count):
-        picture = av.VideoFrame.from_ndarray(np.full((HEIGHT, WIDTH, 3), (10 + 5 * t) % 250, np.uint8), format="bgr24")
+        picture = av.VideoFrame.from_ndarray(np.full((height, width, 3), (10 + 5 * t) % 250, np.uint8), format="bgr24")
         picture.pts = t
         data = b"".join(bytes(packet) for packet in codec.encode(picture))
         frames.append([unit for unit in re.split(b"\x00\x00\x00?\x01", data) if unit])
@@ -38,10 +39,12 @@ class _Camera(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
 
-    def __init__(self, frames: list[list[bytes]], drop_after: list[int | None], interval_s: float) -> None:
+    def __init__(
+        self, frames: list[list[bytes]], drop_after: list[int | None], interval_s: float, stall_at: int | None
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Session)
         self.frames, self.drop_after, self.interval_s = frames, drop_after, interval_s
-        self.sent = 0
+        self.sent, self.stall_at, self.goes_on = 0, stall_at, Event()
 
 
 class _Session(socketserver.StreamRequestHandler):
@@ -86,6 +89,10 @@ class _Session(socketserver.StreamRequestHandler):
         """Send the frames of this moment on, as a camera does, until the connection is to drop."""
         drop_after = self.server.drop_after.pop(0) if self.server.drop_after else None
         for place, frame in enumerate(self.server.frames):
+            if place == self.server.stall_at:
+                self.server.stall_at = None
+                self.server.goes_on.wait()
+                return
             if place == drop_after:
                 return
             for unit in frame:
@@ -109,17 +116,28 @@ class _Session(socketserver.StreamRequestHandler):
 
 
 @contextmanager
-def camera(count: int = 40, *, drop_after: tuple[int | None, ...] = (), interval_s: float = 0.01) -> Iterator[str]:
+def camera(
+    count: int = 40,
+    *,
+    drop_after: tuple[int | None, ...] = (),
+    interval_s: float = 0.01,
+    then: tuple[int, int] | None = None,
+    stall_at: int | None = None,
+) -> Iterator[str]:
     """Run a camera; give its address.
 
     Args:
         count: frames that a connection delivers before it ends.
         drop_after: per connection, after how many frames it drops; None is not at all.
         interval_s: between frames.
+        then: width and height of the second half of the frames; None: as the first.
+        stall_at: after how many frames the first connection that gets there stays open and sends nothing more.
     """
-    with _Camera(encode(count), list(drop_after), interval_s) as server:
+    frames = encode(count) if then is None else encode(count // 2) + encode(count - count // 2, size=then)
+    with _Camera(frames, list(drop_after), interval_s, stall_at) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"rtsp://127.0.0.1:{server.server_address[1]}/camera"
         finally:
+            server.goes_on.set()
             server.shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -144,6 +145,51 @@ def test_a_camera_that_stays_away_is_broken_after_all(monkeypatch: pytest.Monkey
     source.close()
 
 
+def test_a_camera_that_accepts_connections_and_sends_nothing_is_broken_after_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connect, connections = VideoSource._connect, []
+
+    def count(source: VideoSource) -> None:
+        connections.append(source)
+        connect(source)
+
+    monkeypatch.setattr(VideoSource, "_connect", count)
+    with rtsp.camera(drop_after=(15, *[0] * 99)) as address:
+        source = open_source(address, options=SourceOptions(reconnect_s=1.5))
+        with pytest.raises(BrokenVideoError, match="the video breaks at frame"):
+            list(source)
+    assert 2 <= len(connections) <= 4  # one a second, after the first two
+    assert sum("dropped before frame " in line for line in source.warnings) == 1
+
+
+def test_a_camera_that_stalls_for_too_long_is_reached_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "READ_TIMEOUT_S", 2.0)
+    with rtsp.camera(stall_at=15) as address:
+        source = open_source(address, end=30, options=SourceOptions(reconnect_s=30))
+        frames = list(source)
+        source.close()
+    assert [frame.index for frame in frames] == list(range(30))
+    assert frames[-1].time_s > 3.0  # the 29 steps, and the time of the stall
+    assert any("the connection dropped before frame 1" in line for line in source.warnings)
+
+
+def test_pictures_of_another_size_are_fitted_into_the_first() -> None:
+    """A file ends there; a camera goes on."""
+    with rtsp.camera(count=40, then=(48, 64)) as address:
+        source = open_source(address, end=30)
+        frames = list(source)
+        source.close()
+    assert [frame.index for frame in frames] == list(range(30))
+    assert {frame.image.shape for frame in frames} == {(64, 96, 3)}
+    last = frames[-1].image  # grey between black bars
+    assert last[:, :20].max() == last[:, -20:].max() == 0
+    assert last[:, 28:68].min() > 40
+    assert any(
+        re.search(r"changes from 96×64 to 48×64 at frame 2\d; frames are fitted", line) for line in source.warnings
+    )
+
+
 def test_a_live_source_takes_its_first_frame_when_the_network_is_ready() -> None:
     """Frames that arrive meanwhile are dropped, and later ones are whole and in order."""
     seen: list[U8Array] = []
@@ -232,7 +278,7 @@ def test_a_fifo_without_a_writer_does_not_hang(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_fifo_whose_writer_stalls_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(container, "_READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(container, "READ_TIMEOUT_S", 0.3)
     fifo = tmp_path / "pipe"
     os.mkfifo(fifo)
     go_on = threading.Event()

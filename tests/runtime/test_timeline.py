@@ -111,6 +111,16 @@ def test_a_new_connection_goes_on_after_the_time_that_passed() -> None:
     assert timeline.joins == []
 
 
+def test_the_clock_of_a_new_connection_may_begin_late() -> None:
+    """RTSP has no timestamps until the server has told how its clock runs."""
+    timeline = Timeline(STEP, jumps_allowed=False)
+    place_all(timeline, [5.0, 5.04])
+    timeline.resume(3.0)
+    times = [timeline.place(stamp, STEP)[1] for stamp in (None, 900.0, 900.04)]
+    assert times == pytest.approx([8.04, 8.08, 8.12])
+    assert timeline.joins == []
+
+
 @pytest.mark.parametrize("wrong", [4.0, 0.4])
 def test_one_wrong_stamp_moves_no_other_frame(wrong: float) -> None:
     timeline = Timeline(STEP)

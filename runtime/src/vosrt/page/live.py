@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from vosrt.errors import VosrtError
 from vosrt.page.frames import FrameStore, as_jpeg
 from vosrt.types import U8Array
 from vosrt.video.base import FrameSource
+from vosrt.video.fitted import fitted
 
 _SHOWN = 32  # pictures that pages were shown last, of which one may be frozen
 _MOST = 20_000  # frames that are kept, at most
@@ -141,7 +141,7 @@ class LiveFrames(FrameStore):
 
     def _take(self, image: U8Array) -> None:
         now = time.monotonic()
-        image = _fitted(image, self.info.height, self.info.width)
+        image = fitted(image, self.info.height, self.info.width)
         with self._grown:
             if now - self._frozen_s > _FROZEN_S and self.keep_every_s == _FROZEN_EVERY_S:
                 self.keep_every_s = 0.0
@@ -178,8 +178,8 @@ class LiveFrames(FrameStore):
                 continue
             height, width = source.first.image.shape[:2]
             changed = (height, width) != (self.info.height, self.info.width)
-            fitted = f"pictures are {width}×{height} now, and shown as {self.info.width}×{self.info.height}"
-            self.note = fitted if changed else ""
+            shown = f"pictures are {width}×{height} now, and shown as {self.info.width}×{self.info.height}"
+            self.note = shown if changed else ""
             self.reconnects += 1
             return source
         return None
@@ -207,16 +207,3 @@ class Pace:
         fps = (len(self._ended_s) - 1) / max(self._ended_s[-1] - self._ended_s[0], 1e-6)
         numbers = {"fps": fps, "p50_ms": float(p50), "p95_ms": float(p95)}
         return {"frames": self.frames, **{name: round(value, 1) for name, value in numbers.items()}}
-
-
-def _fitted(image: U8Array, height: int, width: int) -> U8Array:
-    """A picture in another size, u8 [height, width, 3], with black bars where its shape differs."""
-    if image.shape[:2] == (height, width):
-        return image
-    scale = min(height / image.shape[0], width / image.shape[1])
-    inner = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    small = cv2.resize(image, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    top, left = (height - inner[1]) // 2, (width - inner[0]) // 2
-    whole = np.zeros((height, width, 3), np.uint8)
-    whole[top : top + inner[1], left : left + inner[0]] = small
-    return whole

@@ -14,14 +14,16 @@ import av
 
 from vosrt.errors import BrokenVideoError, SourceError
 from vosrt.types import U8Array
+from vosrt.video import container
 from vosrt.video.base import Frame, FrameRange, SourceInfo, SourceOptions, is_pipe, is_reading
 from vosrt.video.container import choose_stream, is_live, is_url, keeps_its_pace, open_container, words
+from vosrt.video.fitted import fitted
 from vosrt.video.joined import next_part
 from vosrt.video.key_frames import KeyFrame
 from vosrt.video.levels import Levels
 from vosrt.video.packets import Packets
 from vosrt.video.picture import deep_values, display_turn, to_bgr
-from vosrt.video.timeline import Timeline
+from vosrt.video.timeline import Timeline, name_frames
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -97,6 +99,8 @@ class VideoSource:
         self._begin()
         self.turned = False
         self._reconnects: list[int] = []
+        self._dropped_s = self._newest_s = time.monotonic()  # newest drop-out; newest picture
+        self._resized: str | None = None
         self._failure: str | None = None
         self._shortfall: str | None = None
         self._live = is_live(self._name, self._container)
@@ -140,7 +144,9 @@ class VideoSource:
         """One line for each fault that was met; see `FrameSource`."""
         lines = self._timeline.warnings(self._name) + self._levels.note(self._name)
         if self._reconnects:
-            lines.append(f"{self._name}: the connection dropped before frames {', '.join(map(str, self._reconnects))}")
+            lines.append(f"{self._name}: the connection dropped before {name_frames(self._reconnects)}")
+        if self._resized is not None:
+            lines.append(f"{self._name}: {self._resized}")
         if self._parts > 1:
             lines.append(f"{self._name}: is {self._parts} recordings that were joined; each follows the one before it")
         if self._shortfall is not None:
@@ -192,11 +198,13 @@ class VideoSource:
                 aspect = Fraction(self._stream.sample_aspect_ratio or 1)
                 self._pixel_aspect = 1 / aspect if turn[0] else aspect
             elif image.shape != shape:
-                raise BrokenVideoError(
-                    f"{self._name}: the frame size changes from {shape[1]}×{shape[0]} to "
-                    f"{image.shape[1]}×{image.shape[0]} at frame {index}; expected one size",
-                    index,
+                change = f"from {shape[1]}×{shape[0]} to {image.shape[1]}×{image.shape[0]} at frame {index}"
+                if not self._live:
+                    raise BrokenVideoError(f"{self._name}: the frame size changes {change}; expected one size", index)
+                self._resized = (
+                    self._resized or f"the frame size changes {change}; frames are fitted into the first size"
                 )
+                image = fitted(image, *shape[:2])
             shape = image.shape
             yield Frame(image, index, time_s, f"{index:05d}")
 
@@ -310,9 +318,15 @@ class VideoSource:
         faults = 0
         while True:
             try:
+                asked_s = time.monotonic()
                 for packet in self.packets.read(self._timeline):
-                    faults = 0
+                    faults, waited_s = 0, time.monotonic() - asked_s
                     yield from self._pictures_of(packet)
+                    if self._live and waited_s >= container.READ_TIMEOUT_S:
+                        # The time limit has passed, and FFmpeg's parser answered with what it had held back.
+                        self._newest_s = asked_s
+                        return container.no_data()
+                    asked_s = time.monotonic()
                 return None
             except (av.error.FFmpegError, OSError) as error:  # a pipe's errors pass through FFmpeg as they are
                 # A demuxer that meets noise goes on behind it; one that cannot read does not.
@@ -327,6 +341,7 @@ class VideoSource:
         """Yield what one packet gives; note where it gives nothing because of damage."""
         try:
             for picture in packet.decode():
+                self._newest_s = time.monotonic()
                 self.packets.tail_damaged = self.packets.tail_damaged or picture.is_corrupt
                 yield picture
         except av.error.FFmpegError as error:
@@ -378,17 +393,22 @@ class VideoSource:
 
     def _reconnect(self) -> bool:
         """Try to reach a live source again; return whether frames can be read."""
-        began = time.monotonic()
+        # A server that accepts connections and sends no picture is not reached: the time runs on, and it gets a rest.
+        again = self._reconnects[-1:] == [self._timeline.count]
+        began = self._dropped_s = self._dropped_s if again else time.monotonic()
         while time.monotonic() - began < self._options.reconnect_s:
             self._container.close()
+            if again:
+                time.sleep(_RETRY_S)
+            again = True
             try:
                 self._connect()
             except SourceError as error:
                 logger.info("%s", error)
-                time.sleep(_RETRY_S)
                 continue
-            self._timeline.resume(time.monotonic() - began)
-            self._reconnects.append(self._timeline.count)
+            self._timeline.resume(time.monotonic() - self._newest_s)
+            if self._reconnects[-1:] != [self._timeline.count]:
+                self._reconnects.append(self._timeline.count)
             return True
         return False
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _OPEN_TIMEOUT_S = 15.0
-_READ_TIMEOUT_S = 15.0
+READ_TIMEOUT_S = 15.0
 _LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "udp")
 _PLAYLISTS = ("hls", "dash")
 
@@ -51,7 +51,7 @@ def open_container(source: str, max_pixels: int, part_at: int = 0) -> InputConta
             "r",
             options=options,
             metadata_errors="replace",
-            timeout=(_OPEN_TIMEOUT_S, _READ_TIMEOUT_S),
+            timeout=(_OPEN_TIMEOUT_S, READ_TIMEOUT_S),
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         expected = "is the address right and reachable?" if is_url(source) else "expected a whole, playable video file"
@@ -101,8 +101,8 @@ class _Pipe:
 
     def read(self, size: int) -> bytes:
         """Return up to ``size`` bytes; none at the end."""
-        if not select.select([self._descriptor], [], [], _READ_TIMEOUT_S)[0]:
-            raise TimeoutError(f"no data came for {_READ_TIMEOUT_S:.0f} s")
+        if not select.select([self._descriptor], [], [], READ_TIMEOUT_S)[0]:
+            raise TimeoutError(f"no data came for {READ_TIMEOUT_S:.0f} s")
         return os.read(self._descriptor, size)
 
     def close(self) -> None:
@@ -152,5 +152,10 @@ def is_live(source: str, container: InputContainer) -> bool:
 def words(error: Exception) -> str:
     """Return FFmpeg's own words for an error, without the file name and the function it adds."""
     if isinstance(error, av.error.ExitError):  # our own time limit, as FFmpeg names it
-        return f"no data came for {_READ_TIMEOUT_S:.0f} s"
+        return no_data()
     return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def no_data() -> str:
+    """Return the words for a time limit that passed."""
+    return f"no data came for {READ_TIMEOUT_S:.0f} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 _JUMP_S = 10.0  # a longer step is a jump of the clock, as in FFmpeg's dts_delta_threshold
@@ -57,7 +58,7 @@ class Timeline:
         self._hole_within = _REORDERED
 
     def resume(self, after_s: float) -> None:
-        """Let the next frame follow ``after_s`` seconds after the most recent one and ignore its timestamp."""
+        """Let the next frame follow ``after_s`` seconds after the most recent one, by a new clock."""
         self._undecoded.clear()
         self.end_s = self.time_s + max(after_s, self.step_s)
         self._resumed = True
@@ -106,7 +107,7 @@ class Timeline:
             self.damaged.append(index)
         self.count, self.time_s, self.end_s = index + 1, time_s, time_s + step_s
         self._hole_within = max(0, self._hole_within - 1)
-        self._resumed = False
+        self._resumed = self._resumed and stamp_s is None  # RTSP may begin with frames of no timestamp
         return index, time_s
 
     @property
@@ -147,14 +148,14 @@ class Timeline:
         lines = []
         if self.lost:
             lines.append(
-                f"{name}: {_frames(self.lost)} could not be decoded and {_is_or_are(self.lost)} left out; "
+                f"{name}: {name_frames(self.lost)} could not be decoded and {_is_or_are(self.lost)} left out; "
                 "the other frames keep their numbers"
             )
         if self.damaged:
-            lines.append(f"{name}: {_frames(self.damaged)} {_is_or_are(self.damaged)} damaged")
+            lines.append(f"{name}: {name_frames(self.damaged)} {_is_or_are(self.damaged)} damaged")
         if self.joins:
             lines.append(
-                f"{name}: the timestamps restart or jump at {_frames(self.joins)}; "
+                f"{name}: the timestamps restart or jump at {name_frames(self.joins)}; "
                 "its time was set to follow the frame before"
             )
         return lines
@@ -163,7 +164,7 @@ class Timeline:
 _LISTED = 5
 
 
-def _frames(numbers: list[int]) -> str:
+def name_frames(numbers: Sequence[int]) -> str:
     """Name frames: ``frame 7``, ``frames 7, 8`` or ``120 frames (7, 8, 9, 10, 11, …)``."""
     if len(numbers) == 1:
         return f"frame {numbers[0]}"

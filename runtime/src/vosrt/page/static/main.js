@@ -6,6 +6,7 @@ import { View } from "./view.js";
 
 const at = (id) => document.getElementById(id);
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+const narrow = matchMedia("(max-width: 820px)"); // as in style.css
 const WAIT_MS = 350; // a frame that is looked at so long is encoded, so that the first click is quick
 
 const page = { state: null, frame: 0, chosen: 0, playing: false, watching: false, owner: true, asked: 0, run: 0, downloaded: "", folder: "", sent: Promise.resolve(), live: false, looking: false, number: 0, frozen: null, frozenAt: -1 };
@@ -272,7 +273,7 @@ function onState(state) {
   at("stop").hidden = !running;
   at("follow").hidden = running;
   const total = clip?.expected ?? 0;
-  at("progress").textContent = task.live?.p50_ms ? `${task.live.fps.toFixed(1)} fps · ${Math.round(task.live.p50_ms)} ms behind (p95 ${Math.round(task.live.p95_ms)} ms)` : task.live ? "Catching up …" : task.kind === "follow" ? `Following … frame ${task.at + 1}` : task.kind === "explain" ? "Reading its memory …" : task.kind === "export" ? `Writing … ${Math.round((100 * task.at) / Math.max(1, total))} %` : clip && !clip.decoded ? `Opening … ${plural(clip.frames, "frame")}` : "";
+  at("progress").textContent = task.live?.p50_ms ? (narrow.matches ? `${Math.round(task.live.p50_ms)} ms behind` : `${task.live.fps.toFixed(1)} fps · ${Math.round(task.live.p50_ms)} ms behind (p95 ${Math.round(task.live.p95_ms)} ms)`) : task.live ? "Catching up …" : task.kind === "follow" ? `Following … frame ${task.at + 1}` : task.kind === "explain" ? "Reading its memory …" : task.kind === "export" ? `Writing … ${Math.round((100 * task.at) / Math.max(1, total))} %` : clip && !clip.decoded ? `Opening … ${plural(clip.frames, "frame")}` : "";
   if (before && !running && task.run !== page.run) ended(task, task.was); // a short run may never be seen running
   if (!running) page.run = task.run;
   if (clip?.note && clip.note !== before?.clip?.note) toast(clip.note);
