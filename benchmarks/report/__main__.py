@@ -316,6 +316,25 @@ def large_part(machine: str, rows: list[Row]) -> str:
     return f"{title} {machine}\n\n{listing(rows, columns)}"
 
 
+@part("live")
+def live_part(machine: str, rows: list[Row]) -> str:
+    """vos-run on a live camera to which things happen."""
+    columns: dict[str, Callable[[Row], object]] = {
+        "short side": "{size}".format_map,
+        "pictures a second": "{fps}".format_map,
+        "seen": "{seen}".format_map,
+        "written": "{written}".format_map,
+        "reconnects": "{reconnects}".format_map,
+        "away / dark, s": "{away_s:.0f} / {dark_s:.0f}".format_map,
+        "latency p50 / p95, ms": lambda row: f"{row['latency_ms']['p50']:.0f} / {row['latency_ms']['p95']:.0f}",
+        "memory after a fifth / at the end, MiB": "{memory_fifth_mib} / {memory_end_mib}".format_map,
+    }
+    events = ", ".join(f"{count} × {event}" for event, count in rows[0]["events"].items())
+    busy = max(row["foreign_cores"] for row in rows)
+    title = f"Bundle `{rows[0]['bundle']}`; {events}. {machine} Other processes took {busy:.1f} cores meanwhile."
+    return f"{title}\n\n{listing(rows, columns)}"
+
+
 @part("attack")
 def attack_part(machine: str, rows: list[Row]) -> str:
     """Return the table of attacks and their outcomes."""
@@ -341,6 +360,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "bound": bound_part,
         "memory": memory_part,
         "large": large_part,
+        "live": live_part,
         "clicks": clicks_part,
         "gpu": lambda: gpu_tables(RESULTS / "gpu.jsonl"),
     },

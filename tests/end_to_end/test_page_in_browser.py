@@ -5,6 +5,7 @@ They run where Debian's Chromium and Playwright are installed. One server and on
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import signal
@@ -14,6 +15,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from vosrt.types import U8Array
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 WIDTH, HEIGHT, COUNT = 240, 160, 8
 # Without a GPU, what Chromium does in the background (updates, synchronisation, raster work for a GPU that it emulates)
 # takes more of a busy machine than the page does; on a closed network its connections fail one after the other.
@@ -330,10 +333,8 @@ def test_a_pixel_is_asked_why(browser: Any, address: str) -> None:
     tab.close()
 
 
-@pytest.fixture
-def camera() -> Iterator[str]:
-    """The address of a camera that films the scene, forward and back."""
-
+@contextmanager
+def filmed_by_http(folder: Path) -> Iterator[str]:
     def film(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
         handler.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
@@ -346,6 +347,30 @@ def camera() -> Iterator[str]:
 
     with serving(film) as host:
         yield f"http://{host}/camera"
+
+
+@contextmanager
+def filmed_by_rtsp(folder: Path) -> Iterator[str]:
+    live = importlib.import_module("benchmarks.stream.live")
+    (folder / "pictures").mkdir()
+    frames = [scene(abs(count % 20 - 10))[0] for count in range(20)]
+    camera = live.Camera(live.find_python(), frames, folder / "pictures", fps=10, size=f"{WIDTH}x{HEIGHT}")
+    try:
+        yield camera.address
+    finally:
+        camera.close()
+
+
+@pytest.fixture(params=["http", "rtsp"])
+def camera(request: pytest.FixtureRequest, skip_or_fail: Callable[..., None], tmp_path: Path) -> Iterator[str]:
+    """The address of a camera that films the scene, forward and back."""
+    if request.param == "rtsp":
+        if not (REPOSITORY / "benchmarks").is_dir():
+            pytest.skip("no benchmarks beside the tests")
+        if importlib.import_module("benchmarks.stream.live").find_python() is None:
+            skip_or_fail("GStreamer's RTSP server is not installed; see test_live_camera.py", required="rtsp")
+    with (filmed_by_rtsp if request.param == "rtsp" else filmed_by_http)(tmp_path) as address:
+        yield address
 
 
 @pytest.mark.parametrize("width", [390, 1280])
