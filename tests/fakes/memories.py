@@ -16,6 +16,8 @@ from vosrt.cuda.memory import CudaMemory
 from vosrt.errors import OptionError
 from vosrt.types import F32Array, I32Array, U8Array
 
+FP32_ISAS, BF16_ISAS = ("generic", "avx2", "avx512", "neon"), ("avx512bf16", "amx", "amx-emulated")
+
 
 class Session(NamedTuple):
     """A memory, its frames' rows and columns in pixels, the marks of the newest one, and its network's SHA-256."""

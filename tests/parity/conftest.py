@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.fakes.memories import BF16_ISAS, FP32_ISAS
 from vosrt.types import F32Array, U8Array
 
 H, W, K = 9, 14, 40
+
+
+@pytest.fixture(scope="module", params=[*FP32_ISAS, *BF16_ISAS])
+def isa(request: pytest.FixtureRequest, native: Any) -> str:
+    """Each path; those that this processor lacks are skipped."""
+    name: str = request.param
+    if not native.isa_available(name):
+        pytest.skip(f"this processor lacks {name}")
+    return name
 
 
 @pytest.fixture

@@ -15,17 +15,6 @@ from vosrt.core.memory import Memory
 from vosrt.errors import OptionError
 from vosrt.types import F32Array, U8Array
 
-ISAS = ("generic", "avx2", "avx512", "neon", "avx512bf16", "amx", "amx-emulated")
-
-
-@pytest.fixture(scope="module", params=ISAS)
-def isa(request: pytest.FixtureRequest, native: Any) -> str:
-    """Each path; those that this processor lacks are skipped."""
-    name: str = request.param
-    if not native.isa_available(name):
-        pytest.skip(f"this processor lacks {name}")
-    return name
-
 
 def searching(native: Any, how: str, *arguments: Any, **options: Any) -> Memory:
     """A memory whose search is ``full``, ``bounded`` or ``auto``."""

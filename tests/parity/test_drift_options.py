@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.fakes.memories import load_session, save_session
+from tests.fakes.memories import BF16_ISAS, FP32_ISAS, load_session, save_session
 from vosrt.core import reference
 from vosrt.core.memory import Memory
 from vosrt.core.reference import NumpyMemory
@@ -25,7 +25,6 @@ Video = Callable[[int], list[F32Array]]
 Mark = Callable[..., U8Array]
 H, W, K = 9, 14, 40
 ALTERED = PropagationOptions(context=3, radius=4, centring=0.8, sharpness=1.5, object_bias=0.1, guided=2, calibration=2)
-FP32_ISAS, BF16_ISAS = ("generic", "avx2", "avx512", "neon"), ("avx512bf16", "amx", "amx-emulated")
 
 
 def make_native(native: Any, isa: str, shape: tuple[int, int, int], options: PropagationOptions) -> Memory:

@@ -9,12 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from tests.fakes.memories import BF16_ISAS, FP32_ISAS
 from vosrt.core.memory import Memory
 from vosrt.core.reference import NumpyMemory
 from vosrt.types import F32Array, PropagationOptions, U8Array
-
-NATIVE_ISAS = ("generic", "avx2", "avx512", "neon", "avx512bf16", "amx", "amx-emulated")
-BF16_ISAS = ("avx512bf16", "amx", "amx-emulated")
 
 
 class Golden(NamedTuple):
@@ -41,7 +39,7 @@ def golden(shared_data: Path) -> Golden:
         return Golden(embeddings, annotation[1], soft, recorded["pred_labels"].astype(np.uint8), attended)
 
 
-@pytest.fixture(params=["numpy", *NATIVE_ISAS])
+@pytest.fixture(params=["numpy", *FP32_ISAS, *BF16_ISAS])
 def core(request: pytest.FixtureRequest) -> tuple[str, Callable[[int, int, int], Memory]]:
     """Name and constructor of every core with the published settings."""
     name: str = request.param

@@ -14,25 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.fakes.memories import read_values
+from tests.fakes.memories import BF16_ISAS, FP32_ISAS, read_values
 from vosrt import Model
 from vosrt.core import reference
 from vosrt.core.memory import Memory
 from vosrt.core.reference import NumpyMemory
 from vosrt.errors import MaskError
 from vosrt.types import F32Array, PropagationOptions, TopK, U8Array
-
-FP32_ISAS = ("generic", "avx2", "avx512", "neon")
-BF16_ISAS = ("avx512bf16", "amx", "amx-emulated")
-
-
-@pytest.fixture(scope="module", params=[*FP32_ISAS, *BF16_ISAS])
-def isa(request: pytest.FixtureRequest, native: Any) -> str:
-    """Each path; those that this processor lacks are skipped."""
-    name: str = request.param
-    if not native.isa_available(name):
-        pytest.skip(f"this processor lacks {name}")
-    return name
 
 
 @dataclass(frozen=True)
