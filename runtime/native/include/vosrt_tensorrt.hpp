@@ -12,6 +12,9 @@
 //
 //     auto bundle = vosrt::Bundle::open("bundle").value();
 //     auto model = vosrt::Model::create(bundle, vosrt::TensorRt::open(bundle, "bundle/engines/NAME.engine").value()).value();
+//
+// With libvosrt_cuda, frames and embeddings stay on the GPU: TensorRt::enqueue runs the network between arrays there, and
+// vosrt_cuda_memory_frame takes it from there; examples/vos_embed/vos_on_gpu.cpp does so.
 #pragma once
 
 #include <NvInfer.h>
@@ -20,6 +23,7 @@
 #include <cstddef>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -35,25 +39,25 @@ struct TensorRtOptions {
     int device = 0;  // CUDA's number of the GPU
 };
 
-// One execution context on one CUDA stream, with buffers for the last frame size: streams of a model take turns.
+// An execution context for each frame size, the last kMaxSizes of them, on one CUDA stream: streams of a model take turns.
 class TensorRt : public Engine {
    public:
-    static Expected<std::unique_ptr<Engine>> open(const Bundle &bundle, const std::string &file,
-                                                  const TensorRtOptions &options = {}) {
+    static constexpr size_t kMaxSizes = 4;
+
+    static Expected<std::unique_ptr<TensorRt>> open(const Bundle &bundle, const std::string &file,
+                                                    const TensorRtOptions &options = {}) {
         std::ifstream stream(file, std::ios::binary);
         const std::vector<char> plan{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
         if (!stream || plan.empty()) return Error{VOSRT_INVALID_ARGUMENT, "cannot read the engine " + file};
         std::unique_ptr<TensorRt> engine(new TensorRt(bundle.info(), options));
         if (const std::string failure = engine->load(plan); !failure.empty())
             return Error{VOSRT_ENGINE_FAILED, "TensorRT cannot load " + file + ": " + failure};
-        return std::unique_ptr<Engine>(std::move(engine));
+        return engine;
     }
 
     ~TensorRt() override {
         cudaSetDevice(device_);
-        context_.reset();
-        release(frame_);
-        release(embedding_);
+        ready_.clear();
         if (stream_ != nullptr) cudaStreamDestroy(stream_);
     }
 
@@ -63,15 +67,25 @@ class TensorRt : public Engine {
 
     std::string encode(const vosrt_encode_task &task) override {
         std::string failure = text_of(cudaSetDevice(device_));  // the calling thread may be a new one
-        if (failure.empty() && (task.height != height_ || task.width != width_)) failure = prepare(task);
+        Ready *ready = failure.empty() ? prepare(task, failure) : nullptr;
+        if (failure.empty() && ready->frame == nullptr) failure = allocate(task, *ready);
         if (failure.empty())
-            failure = text_of(cudaMemcpyAsync(frame_, task.bgr, frame_bytes(task), cudaMemcpyHostToDevice, stream_));
-        if (failure.empty() && !context_->enqueueV3(stream_)) failure = log_.last_words();
+            failure = text_of(cudaMemcpyAsync(ready->frame, task.bgr, frame_bytes(task), cudaMemcpyHostToDevice, stream_));
+        if (failure.empty()) failure = run(*ready, ready->frame, ready->embedding, stream_);
         if (failure.empty())
             failure = text_of(
-                cudaMemcpyAsync(task.embedding, embedding_, embedding_bytes(task), cudaMemcpyDeviceToHost, stream_));
+                cudaMemcpyAsync(task.embedding, ready->embedding, embedding_bytes(task), cudaMemcpyDeviceToHost, stream_));
         const std::string finished = text_of(cudaStreamSynchronize(stream_));  // whatever failed, nothing is still copying
         return failure.empty() ? finished : failure;
+    }
+
+    // As encode, but `bgr` and `embedding` are on the GPU, and the work is queued on `stream`: nothing is copied or waited for, but where a
+    // size is new. A captured stream takes it into its graph from the second frame of a size on. Runs of one size share a context, so
+    // they have to be on one stream, and not in several threads at once.
+    std::string enqueue(const vosrt_encode_task &task, cudaStream_t stream) {
+        std::string failure = text_of(cudaSetDevice(device_));
+        Ready *ready = failure.empty() ? prepare(task, failure) : nullptr;
+        return failure.empty() ? run(*ready, const_cast<uint8_t *>(task.bgr), task.embedding, stream) : failure;
     }
 
    private:
@@ -115,8 +129,7 @@ class TensorRt : public Engine {
         failure = objection(input_, nvinfer1::TensorIOMode::kINPUT, nvinfer1::DataType::kUINT8, "u8");
         if (failure.empty()) failure = objection(output_, nvinfer1::TensorIOMode::kOUTPUT, nvinfer1::DataType::kFLOAT, "f32");
         if (!failure.empty()) return failure;
-        context_.reset(engine_->createExecutionContext());
-        return context_ ? "" : log_.last_words();
+        return "";
     }
 
     // Why a tensor is not what the bundle says, or "".
@@ -126,9 +139,45 @@ class TensorRt : public Engine {
                wanted + "; it was built from another graph";
     }
 
-    // Makes context and buffers ready for frames of one size.
-    std::string prepare(const vosrt_encode_task &task) {
-        height_ = width_ = 0;
+    // What runs frames of one size.
+    struct Ready {
+        std::unique_ptr<nvinfer1::IExecutionContext> context;
+        void *frame = nullptr, *embedding = nullptr;  // on the GPU, for tasks in host memory
+        uint64_t used = 0;
+
+        Ready() = default;
+        Ready(const Ready &) = delete;
+        Ready &operator=(const Ready &) = delete;
+        ~Ready() {
+            context.reset();
+            if (frame != nullptr) cudaFree(frame);
+            if (embedding != nullptr) cudaFree(embedding);
+        }
+    };
+
+    // nullptr, and why, where it fails.
+    Ready *prepare(const vosrt_encode_task &task, std::string &failure) {
+        const auto size = std::make_pair(task.height, task.width);
+        auto found = ready_.find(size);
+        if (found == ready_.end()) {
+            if (ready_.size() == kMaxSizes) failure = drop_oldest();
+            auto fresh = std::make_unique<Ready>();
+            if (failure.empty()) failure = set_up(task, *fresh);
+            if (!failure.empty()) return nullptr;
+            found = ready_.emplace(size, std::move(fresh)).first;
+        }
+        found->second->used = ++uses_;
+        return found->second.get();
+    }
+    std::string drop_oldest() {
+        const std::string failure = text_of(cudaDeviceSynchronize());  // it may still run, on any stream
+        auto oldest = ready_.begin();
+        for (auto each = ready_.begin(); each != ready_.end(); ++each)
+            if (each->second->used < oldest->second->used) oldest = each;
+        ready_.erase(oldest);
+        return failure;
+    }
+    std::string set_up(const vosrt_encode_task &task, Ready &ready) {
         const int32_t profile = profile_for(task.height, task.width);
         if (profile < 0)
             return "the engine was not built for frames of " + std::to_string(task.height) + "x" + std::to_string(task.width) +
@@ -139,25 +188,25 @@ class TensorRt : public Engine {
         shape.d[1] = task.height;
         shape.d[2] = task.width;
         shape.d[3] = 3;
-        std::string failure = text_of(cudaStreamSynchronize(stream_));
-        if (!failure.empty()) return failure;
-        if (!context_->setOptimizationProfileAsync(profile, stream_) || !context_->setInputShape(input_.c_str(), shape))
+        ready.context.reset(engine_->createExecutionContext());
+        if (!ready.context || !ready.context->setOptimizationProfileAsync(profile, stream_) ||
+            !ready.context->setInputShape(input_.c_str(), shape))
             return log_.last_words();
-        const nvinfer1::Dims out = context_->getTensorShape(output_.c_str());
+        const nvinfer1::Dims out = ready.context->getTensorShape(output_.c_str());
         const int32_t wanted[] = {1, task.grid_height, task.grid_width, task.channels};
         bool same = out.nbDims == 4;
         for (int i = 0; same && i < 4; ++i) same = out.d[i] == wanted[i];
         if (!same) return "the engine's output has not the shape that the bundle says";
-        release(frame_);
-        release(embedding_);
-        failure = text_of(cudaMalloc(&frame_, frame_bytes(task)));
-        if (failure.empty()) failure = text_of(cudaMalloc(&embedding_, embedding_bytes(task)));
-        if (!failure.empty()) return failure;
-        if (!context_->setTensorAddress(input_.c_str(), frame_) || !context_->setTensorAddress(output_.c_str(), embedding_))
-            return log_.last_words();
-        height_ = task.height;
-        width_ = task.width;
-        return "";
+        return text_of(cudaStreamSynchronize(stream_));  // the profile is set for whatever stream comes
+    }
+    std::string allocate(const vosrt_encode_task &task, Ready &ready) {
+        const std::string failure = text_of(cudaMalloc(&ready.embedding, embedding_bytes(task)));
+        return failure.empty() ? text_of(cudaMalloc(&ready.frame, frame_bytes(task))) : failure;
+    }
+    std::string run(Ready &ready, void *frame, void *embedding, cudaStream_t stream) {
+        const bool queued = ready.context->setTensorAddress(input_.c_str(), frame) &&
+                            ready.context->setTensorAddress(output_.c_str(), embedding) && ready.context->enqueueV3(stream);
+        return queued ? "" : log_.last_words();
     }
 
     // The first optimisation profile that takes frames of this size, or -1.
@@ -180,10 +229,6 @@ class TensorRt : public Engine {
         return static_cast<size_t>(task.grid_height) * static_cast<size_t>(task.grid_width) * static_cast<size_t>(task.channels) *
                sizeof(float);
     }
-    static void release(void *&memory) {
-        if (memory != nullptr) cudaFree(memory);
-        memory = nullptr;
-    }
     static std::string text_of(cudaError_t status) {
         return status == cudaSuccess ? "" : std::string("CUDA: ") + cudaGetErrorString(status);
     }
@@ -192,12 +237,11 @@ class TensorRt : public Engine {
     const std::string input_, output_;
     const int device_;
     cudaStream_t stream_ = nullptr;
-    void *frame_ = nullptr, *embedding_ = nullptr;  // on the GPU
-    int32_t height_ = 0, width_ = 0;                // that context and buffers are ready for; 0 = for none
+    uint64_t uses_ = 0;
     // Each outlives what is made from it.
     std::unique_ptr<nvinfer1::IRuntime> runtime_;
     std::unique_ptr<nvinfer1::ICudaEngine> engine_;
-    std::unique_ptr<nvinfer1::IExecutionContext> context_;
+    std::map<std::pair<int32_t, int32_t>, std::unique_ptr<Ready>> ready_;  // by height and width
 };
 
 }  // namespace abi2

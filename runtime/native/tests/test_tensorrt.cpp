@@ -61,12 +61,22 @@ void frames_of_several_sizes_are_followed(const vosrt::Bundle &bundle) {
     auto first = vosrt::Stream::open(model).value(), second = vosrt::Stream::open(model).value();
     first.step(small.frame(), small.marks()).value();
     second.step(large.frame(), large.marks()).value();
+    const int contexts = nvinfer1::IExecutionContext::made, buffers = allocations;
     for (int t = 1; t < 4; ++t) {  // in turns: each time the other profile
         small.draw(t);
         large.draw(t);
         CHECK(overlap(first.step(small.frame()).value(), small) > 0.7);
         CHECK(overlap(second.step(large.frame()).value(), large) > 0.7);
     }
+    CHECK(nvinfer1::IExecutionContext::made == contexts && allocations == buffers);  // both sizes were ready
+
+    for (const int side : {72, 80, 88}) {  // more sizes than are kept; the oldest one comes back
+        const Clip other(side);
+        vosrt::Stream::open(model).value().step(other.frame(), other.marks()).value();
+    }
+    CHECK(nvinfer1::IExecutionContext::made == contexts + 3);
+    CHECK(overlap(first.step(small.frame()).value(), small) > 0.7);
+    CHECK(nvinfer1::IExecutionContext::made == contexts + 4);
 }
 
 void failures_have_words(const vosrt::Bundle &bundle) {
