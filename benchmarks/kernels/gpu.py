@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -177,8 +177,24 @@ def look_around(environment: dict[str, str]) -> Row:
         )  # fmt: skip
         row["gpu"] = dict(zip(query.split(","), done.stdout.splitlines()[0].split(", "), strict=True))
     except (OSError, subprocess.SubprocessError, IndexError, ValueError):
-        row["gpu"] = None
+        row["gpu"] = ask_torch(environment)
     return row
+
+
+def ask_torch(environment: dict[str, str]) -> dict[str, str] | None:
+    """Name, compute capability and CUDA of the first GPU as PyTorch sees it: containers may lack nvidia-smi."""
+    code = (
+        "import torch; p = torch.cuda.get_device_properties(0)\n"
+        "print(p.name, f'{p.major}.{p.minor}', torch.version.cuda, sep='\\n')"
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=True
+        )
+        name, capability, cuda = done.stdout.splitlines()
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return {"name": name, "driver_version": f"of CUDA {cuda} or newer", "compute_cap": capability}
 
 
 def make_site(folder: Path, library: Path | None) -> Path:
@@ -369,7 +385,7 @@ def main() -> None:
             print(json.dumps({"machine": describe(), **around}), file=file, flush=True)
             print(" | ".join(f"{name}: {value}" for name, value in around.items()))
             measure(run, environment, parts, check=options.check, capability=capability)
-        show_tables(output)
+        show_tables(output, environment)
         print(f"{len(run.rows)} rows in {output}" if output.parent != folder else "nothing is kept of a check")
         raise SystemExit(verdict(run.rows, check=options.check))
     finally:
@@ -387,20 +403,17 @@ def verdict(rows: Sequence[Row], *, check: bool) -> int:
 
 def describe() -> Row:
     """The machine as the other benchmarks have it, if vosrt can be imported from here."""
-    return _or_none(lambda: __import__("benchmarks.machine", fromlist=["describe"]).describe()) or {}
-
-
-def show_tables(results: Path) -> None:
-    """Print what `benchmarks.report` makes of the rows."""
-    sys.path.insert(0, str(ROOT))
-    print(_or_none(lambda: __import__("benchmarks.report.gpu", fromlist=["tables"]).tables(results)) or "")
-
-
-def _or_none(make: Callable[[], Any]) -> Any:
     try:
-        return make()
+        from benchmarks.machine import describe as describe_machine
     except ImportError:
-        return None
+        return {}
+    return describe_machine()
+
+
+def show_tables(results: Path, environment: dict[str, str]) -> None:
+    """Print what `benchmarks.report` makes of the rows, where vosrt was built if it is not installed."""
+    code = "import sys, pathlib; from benchmarks.report.gpu import tables; print(tables(pathlib.Path(sys.argv[1])))"
+    subprocess.run([sys.executable, "-c", code, str(results.absolute())], env=environment, cwd=ROOT, check=False)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.kernels.cuda import count_match, floors
-from benchmarks.kernels.match import make_video
+from benchmarks.scenes.embeddings import make_video
 from benchmarks.stream.many import measure as measure_streams
 from vosrt import Model
 from vosrt.arrays import DeviceTensor

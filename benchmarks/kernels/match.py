@@ -20,23 +20,13 @@ import torch
 
 from benchmarks.kernels.dense import cells_outside, propagate
 from benchmarks.machine import Watch, parser_of, write
+from benchmarks.scenes.embeddings import make_video
 from vosrt.core import native
 from vosrt.core.reference import NumpyMemory
 from vosrt.types import F32Array, PropagationOptions
 
 ISAS = ("generic", "avx2", "avx512", "avx512bf16", "amx", "neon")
 OPTIONS = PropagationOptions()
-
-
-def make_video(height: int, width: int, channels: int, frames: int) -> list[F32Array]:
-    """A scene that moves a cell every third frame, with noise: f32 [h, w, K], unit length."""
-    random = np.random.default_rng(0)
-    scene = random.standard_normal((height, width, channels)).astype(np.float32)
-    video = []
-    for t in range(frames):
-        frame = np.roll(scene, t // 3, axis=1) + 0.3 * random.standard_normal(scene.shape).astype(np.float32)
-        video.append(frame / np.linalg.norm(frame, axis=-1, keepdims=True))
-    return video
 
 
 class Dense:

@@ -1,4 +1,4 @@
-"""Tables of what `benchmarks.kernels.gpu` measured. Needs the standard library alone."""
+"""Tables of what `benchmarks.kernels.gpu` measured."""
 
 from __future__ import annotations
 

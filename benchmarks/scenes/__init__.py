@@ -1,1 +1,1 @@
-"""Rendered scenes: the README's picture and the clip of ``vos-run demo``."""
+"""Rendered scenes: the README's picture, the clip of ``vos-run demo``, and embeddings of no network."""

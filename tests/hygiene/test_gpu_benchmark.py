@@ -83,6 +83,19 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_pytorch_names_the_gpu_where_nvidia_smi_is_missing(tmp_path: Path) -> None:
+    """A container may have the driver's libraries alone."""
+    (tmp_path / "torch.py").write_text(
+        "from types import SimpleNamespace as S\n"
+        "version = S(cuda='13.0')\n"
+        "cuda = S(get_device_properties=lambda i: S(name='NVIDIA H200', major=9, minor=0))\n"
+    )
+    around = gpu.look_around({**os.environ, "PATH": str(tmp_path), "PYTHONPATH": str(tmp_path)})
+    assert around["gpu"] == {
+        "name": "NVIDIA H200", "driver_version": "of CUDA 13.0 or newer", "compute_cap": "9.0"
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("rows", "check", "code"),
     [
@@ -101,11 +114,12 @@ def test_the_exit_code_says_what_counts(rows: list[dict[str, Any]], check: bool,
 
 
 def test_nothing_has_to_be_installed(tmp_path: Path, native: Any) -> None:
-    """It runs from a clone and a libvosrt, without site-packages of vosrt, OpenCV, PyAV, rich or Pillow."""
+    """It runs from a clone and a libvosrt, without an installed vosrt, OpenCV, PyAV, rich, Pillow or PyTorch."""
     site = gpu.make_site(tmp_path, Path(native.libvosrt().path))
     code = (
         "import sys\n"
-        "for name in ('cv2', 'av', 'rich', 'typer', 'PIL', 'safetensors', 'onnxscript'): sys.modules[name] = None\n"
+        "for name in ('cv2', 'av', 'rich', 'typer', 'PIL', 'safetensors', 'onnxscript', 'torch'):\n"
+        "    sys.modules[name] = None\n"
         "import vosrt, vosrt.bench.clip, benchmarks.kernels.gpu_parts\n"
         "from vosrt.engines.registry import auto_order\n"
         "from vosrt.core.native import libvosrt\n"
