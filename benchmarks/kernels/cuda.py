@@ -1,13 +1,14 @@
 """Registers and instructions of the compiled CUDA kernels, and a frame's work beside its floor; needs no GPU.
 
-    python -m benchmarks.kernels.cuda        # every architecture; many minutes; writes results/cuda_kernels.jsonl
-    python -m benchmarks.kernels.cuda --toy  # one architecture, nothing written
+    python -m benchmarks.kernels.cuda                # every architecture; minutes; writes results/cuda_kernels.jsonl
+    python -m benchmarks.kernels.cuda -b 48a6c48     # the kernels of that commit beside today's; again for more
+    python -m benchmarks.kernels.cuda --toy          # one architecture, nothing written
 
 Per kernel and architecture: registers of a thread, bytes spilled to local memory, and, where nvdisasm is installed
-(`pip install nvidia-cuda-nvdisasm`), instructions, those of tensor cores (HMMA) among them, and what is issued for each
-of these where products are. Below it the multiplications, bytes and instructions of match with every product and
-bounded, counted from its tiling and from what `benchmarks.kernels.survivors` found, and the times they take at a GPU's
-published peaks. A published peak is a bound, not a measurement.
+(`pip install nvidia-cuda-nvdisasm`), instructions, those of tensor cores (HMMA) and loads of 16 bytes among them, and
+what is issued for each HMMA where products are. Below it the multiplications, bytes and instructions of match with
+every product and bounded, counted from its tiling and from what `benchmarks.kernels.survivors` found, and the times
+they take at a GPU's published peaks. A published peak is a bound, not a measurement.
 """
 
 from __future__ import annotations
@@ -32,15 +33,23 @@ PEAKS = {  # dense bf16 with fp32 sums TFLOP/s, memory TB/s: NVIDIA's data sheet
     "H200": (989.0, 4.8),
 }
 TILE_KEYS, CHUNK, STAGES, ROW_BYTES = 128, 32, 4, 64  # match_tile.hpp, geometry.hpp
+WARPS, AT_ONCE, SURVIVOR_BYTES, HEAD_STAGES = 8, 16, 12, 2  # match_tile.hpp
+MULTIPROCESSOR_KIB = {"80": 164, "86": 100, "87": 164, "89": 100, "90": 228, "120": 100}  # shared memory: CUDA's guide
 PATCHES = {4: (8, 16), 2: (8, 8), 1: (4, 8)}  # rows and columns of a block's queries, by warps down
 
 
-def compile_for(architecture: str) -> list[dict[str, Any]]:
-    """Registers, spills and, with nvdisasm, instructions of every kernel."""
+def compile_for(architecture: str, commit: str | None) -> list[dict[str, Any]]:
+    """Registers, spills and, with nvdisasm, instructions of every kernel, today's or those of a commit."""
     with tempfile.TemporaryDirectory() as folder:
+        native = NATIVE
+        if commit is not None:
+            tree = ["git", "archive", f"--output={folder}/native.tar", commit, "runtime/native"]
+            subprocess.run(tree, cwd=ROOT, check=True)
+            subprocess.run(["tar", "-x", "-f", "native.tar"], cwd=folder, check=True)
+            native = Path(folder, "runtime", "native")
         command = ["nvcc", "-std=c++20", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "-Xptxas", "-v", "-cubin"]
-        command += [f"-arch=sm_{architecture}", *(f"-I{NATIVE / each}" for each in ("src", "include", "cuda"))]
-        command += ["-o", f"{folder}/kernels.cubin", str(NATIVE / "cuda" / "kernels.cu")]
+        command += [f"-arch=sm_{architecture}", *(f"-I{native / each}" for each in ("src", "include", "cuda"))]
+        command += ["-o", f"{folder}/kernels.cubin", str(native / "cuda" / "kernels.cu")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"nvcc failed for sm_{architecture}: {done.stderr.strip()}")
@@ -60,6 +69,7 @@ def compile_for(architecture: str) -> list[dict[str, Any]]:
         rows.append(
             {
                 "architecture": f"sm_{architecture}",
+                "commit": commit,
                 "kernel": kernel,
                 "registers": int(registers),
                 "stack_bytes": int(stack),
@@ -107,6 +117,7 @@ def count_instructions(lines: list[str]) -> dict[str, Any]:
         if not any((a, b) != (begin, end) and begin <= a and b <= end for a, b in loops)
     ]
     found: dict[str, Any] = {"instructions": len(lines) - len(labels), "hmma": len(products)}
+    found["wide_loads"] = sum(re.search(r"\bLDG?\.E\S*\.128", line) is not None for line in lines)
     if inner:
         found["instructions_per_hmma"] = [per_product(lines[begin : end + 1]) for begin, end in inner]
     return found
@@ -166,14 +177,18 @@ def count_match(height: int, width: int, channels: int, *, context: int, radius:
     tiles = queries * (context * padded_keys + reference_keys)
     padded = math.ceil(channels / CHUNK) * CHUNK
     rings = 2 if padded // CHUNK >= STAGES - 1 else STAGES
-    shared = queries * padded * 2 + STAGES * TILE_KEYS * ROW_BYTES + rings * TILE_KEYS * 8
-    shared += 4 * (min(patch_rows + 2 * (len(half) - 1), height) + 1)
+    base = queries * padded * 2 + 4 * (min(patch_rows + 2 * (len(half) - 1), height) + 1)
+    queues = WARPS * (AT_ONCE - 1 + TILE_KEYS * down // WARPS) * SURVIVOR_BYTES
+    heads = {head: queries * head * 2 for head in (32, 64) if head == 32 or channels >= 8 * head}
     return {
         "grid": f"{height} x {width}",
         "channels": channels,
         "slots": 1 + context,
         "queries_per_block": queries,
-        "shared_bytes": shared,
+        "shared_bytes": base + STAGES * TILE_KEYS * ROW_BYTES + rings * TILE_KEYS * 8,
+        "bounded_bytes": {
+            head: base + queues + HEAD_STAGES * TILE_KEYS * (ROW_BYTES + 8) + more for head, more in heads.items()
+        },
         "useful_gmac": round(useful * channels / 1e9, 2),
         "done_gmac": round(tiles * padded / 1e9, 2),
         "recent_keys": context * padded_keys,
@@ -227,18 +242,22 @@ def floors(work: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Compile, count, print, write results/cuda_kernels.jsonl."""
-    toy = parser_of(__doc__).parse_args().toy
+    parser = parser_of(__doc__)
+    parser.add_argument("-b", "--beside", action="append", default=[], metavar="COMMIT", help="kernels of it as well")
+    options = parser.parse_args()
+    toy, commits = options.toy, [*options.beside, None]
     if shutil.which("nvcc") is None:
         print("no nvcc here; install the CUDA toolkit 12.8 or newer to compile the kernels", file=sys.stderr)
         raise SystemExit(2)
+    jobs = [(architecture, commit) for commit in commits for architecture in ARCHITECTURES[: 1 if toy else None]]
     with ThreadPoolExecutor(2) as pool:
-        rows = [row for each in pool.map(compile_for, ARCHITECTURES[:1] if toy else ARCHITECTURES) for row in each]
+        rows = [row for each in pool.map(compile_for, *zip(*jobs, strict=True)) for row in each]
     print("| kernel | " + " | ".join(dict.fromkeys(row["architecture"] for row in rows)) + " |")
     for kernel in dict.fromkeys(row["kernel"] for row in rows):
         cells = [
             f"{row['registers']}" + (f" (spills {row['spill_store_bytes']} B)" if row["spill_store_bytes"] else "")
             for row in rows
-            if row["kernel"] == kernel
+            if row["kernel"] == kernel and row["commit"] is None
         ]
         print(f"| {kernel} | " + " | ".join(cells) + " |")
     survivors = RESULTS / "cuda_survivors.jsonl"
@@ -247,6 +266,7 @@ def main() -> None:
         kernel: row["instructions_per_hmma"]
         for row in rows
         for kernel in ("match", "bounded match")
+        if row["commit"] is None
         if row["architecture"] == "sm_90" and row["kernel"] == f"{kernel} 4 x 3" and "instructions_per_hmma" in row
     }
     counted: list[dict[str, Any]] = []

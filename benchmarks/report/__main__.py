@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 
 from benchmarks.machine import RESULTS, ROOT
-from benchmarks.report.cuda import bounded_part
+from benchmarks.report.cuda import bounded_part, changes_part, registers_part, work_part
 from benchmarks.report.gpu import tables as gpu_tables
 from benchmarks.report.masks import mask_training_part, pseudo_mask_part, refinement_part
 from benchmarks.report.models import (
@@ -367,7 +367,12 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "export/README.md": {"engines": engine_part, "quantised": quantised_part},
     "runtime/README.md": {"cycle": cycle_part, "directions": directions_part},
     "runtime/native/README.md": {"embed": embed_part},
-    "runtime/native/cuda/README.md": {"bounded": bounded_part},
+    "runtime/native/cuda/README.md": {
+        "registers": registers_part,
+        "changes": changes_part,
+        "work": work_part,
+        "bounded": bounded_part,
+    },
     "train/README.md": {"training": training_part, "objectives": objective_part},
     "runtime/src/vosrt/bundles/MODELS.md": {
         "runs": runs_part,

@@ -47,6 +47,18 @@ H, W, K = 9, 14, 40
 OPTIONS = PropagationOptions(context=3, radius=4)
 
 
+@pytest.mark.parametrize("shape", [(1, 32768), (32768, 1)])
+def test_a_grid_that_is_too_long_is_refused(cuda_core: str, shape: tuple[int, int]) -> None:
+    """Rows and columns are numbered with 15 bits: one more than fits is refused, the longest grid is taken."""
+    grid = "{}x{}".format(*shape)
+    with pytest.raises(InputError, match=f"a grid of {grid} cells is too long for a GPU; expected at most 32767"):
+        CudaMemory(*shape, 1, PropagationOptions(context=0))
+    height, width = (min(side, 32767) for side in shape)
+    memory = CudaMemory(height, width, 1, PropagationOptions(context=0))
+    memory.push(np.zeros((height, width, 1), np.float32))
+    assert memory.soft_masks().shape[:2] == (height, width)
+
+
 @pytest.mark.parametrize(
     ("options", "align_corners"),
     [(OPTIONS, False), (PropagationOptions(context=2, radius=2, top_k=20), True)],

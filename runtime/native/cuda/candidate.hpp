@@ -41,14 +41,17 @@ struct Share {
     Packed values[N];
 
     VOSRT_BOTH void clear(int32_t member) {
+        VOSRT_UNROLL
         for (int n = 0; n < N; ++n) values[n] = static_cast<Packed>(4 * n + member);
     }
     VOSRT_BOTH Packed least() const {
         Packed found = values[0];
+        VOSRT_UNROLL
         for (int n = 1; n < N; ++n) found = values[n] < found ? values[n] : found;
         return found;
     }
     VOSRT_BOTH void replace(Packed old, Packed value) {
+        VOSRT_UNROLL
         for (int n = 0; n < N; ++n) values[n] = values[n] == old ? value : values[n];
     }
 };

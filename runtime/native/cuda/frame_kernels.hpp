@@ -23,8 +23,14 @@ VOSRT_KERNEL double sum_of_warp(Thread &t, double value) {
 }
 template <class Thread>
 VOSRT_KERNEL float sum_of_warp(Thread &t, float value) {
-    for (int32_t step = 16; step > 0; step /= 2) value += float_of(static_cast<uint32_t>(t.shuffle_xor(bits_of(value), step)));
+    for (int32_t step = 16; step > 0; step /= 2) value += float_of(t.shuffle_xor(bits_of(value), step));
     return value;
+}
+
+VOSRT_BOTH inline float dot(const Eight &a, const Eight &b) {
+    float sum = 0.0f;
+    for (int32_t i = 0; i < 8; ++i) sum += a.at(i) * b.at(i);
+    return sum;
 }
 
 // ---- a new frame -----------------------------------------------------------------------------------------
@@ -122,7 +128,7 @@ struct HeadParams {
     uint16_t *heads;       // bf16 [cells, head]
     const int64_t *now;    // all of these begin at the newest frame's slot of `context` + 1; nullptr: they begin as they are
     int32_t cells, channels, context;
-    const float *axes;  // f32 [channels][head], the last column zero
+    const float *axes;  // f32 [padded channels][head], the last column zero, and so is what pads
     int32_t head;       // at most kMaxHead
 };
 constexpr int32_t kMaxHead = 64;
@@ -136,12 +142,15 @@ VOSRT_KERNEL void make_heads(Thread &t, const HeadParams &p) {
         const uint16_t *key = p.keys + (slot + cell) * padded;
         uint16_t *out = p.heads + (slot + cell) * p.head;
         float exact[kMaxHead / 32] = {}, square = 0.0f, along = 0.0f, kept = 0.0f, error = 0.0f;
-        for (int32_t c = lane; c < p.channels; c += 32) square += from_bf16(key[c]) * from_bf16(key[c]);
+        for (int32_t c = 8 * lane; c < padded; c += 256) square += dot(load_global_eight(key + c), load_global_eight(key + c));
         square = sum_of_warp(t, square);
         const bool bounded = square <= bound::kLargest && fabsf(p.bias[slot + cell]) <= bound::kLargest;  // false if one is NaN
-        for (int32_t c = 0; bounded && c < p.channels; ++c)
-            for (int32_t i = 0; i < kMaxHead / 32; ++i)
-                if (32 * i < p.head) exact[i] += from_bf16(key[c]) * p.axes[c * p.head + 32 * i + lane];
+        for (int32_t c = 0; bounded && c < padded; c += 8) {
+            const Eight eight = load_global_eight(key + c);
+            for (int32_t n = 0; n < 8; ++n)
+                for (int32_t i = 0; i < kMaxHead / 32; ++i)
+                    if (32 * i < p.head) exact[i] += eight.at(n) * p.axes[(c + n) * p.head + 32 * i + lane];
+        }
         for (int32_t i = 0; i < kMaxHead / 32; ++i) {
             if (32 * i >= p.head) continue;
             const uint16_t coordinate = to_bf16(exact[i]);
@@ -198,43 +207,37 @@ VOSRT_BOTH inline bool insert_sorted(ReadOutScratch &list, int32_t top_k, Packed
     return true;
 }
 
-// The largest candidate below `bound` of all lists that serve a reference. A warp.
-template <class Thread>
-VOSRT_KERNEL Packed next_best(Thread &t, const ReadOutParams &p, int32_t reference, int32_t cell, Packed bound) {
-    const int32_t lane = t.thread() % 32, entries = p.lists_per_job * p.list_length;
-    Packed best = 0;
-    for (int32_t j = 0; j < p.jobs; ++j) {
-        if (!job_serves(p.job[j], reference, p.contexts[reference])) continue;
-        for (int32_t e = lane; e < entries; e += 32) {
-            const size_t list = static_cast<size_t>(j) * p.lists_per_job + e / p.list_length;
-            const Packed value = p.lists[(list * p.grid.cells() + cell) * p.list_length + e % p.list_length];
-            if (value < bound && value > best) best = value;
-        }
-    }
-    for (int32_t step = 16; step > 0; step /= 2) {
-        const Packed other = t.shuffle_xor(best, step);
-        best = other > best ? other : best;
-    }
-    return is_candidate(best) ? best : 0;
-}
-
-// Top-k of a query in a reference's context. Jobs know each cell of a reference once; where copies of the reference stand in
-// for missing frames, it counts once more per copy if the window holds it.
+// Top-k of a query in a reference's context, of all lists that serve it. Jobs know each cell of a reference once; where copies of the
+// reference stand in for missing frames, it counts once more per copy if the window holds it. Each list is read once: what does not reach
+// the least of the candidates so far is dropped by all lanes together.
 template <class Thread>
 VOSRT_KERNEL void merge_lists(Thread &t, const ReadOutParams &p, int32_t reference, int32_t cell, ReadOutScratch &scratch) {
     const int32_t lane = t.thread() % 32, width = p.grid.width, cells = p.grid.cells();
-    const int32_t copies = p.contexts[reference].copies;
+    const int32_t entries = p.lists_per_job * p.list_length;
+    const Context context = p.contexts[reference];
     if (lane == 0) scratch.count = 0;
-    Packed candidate = ~Packed{0};
-    for (int32_t rank = 0; rank < p.top_k; ++rank) {
-        candidate = next_best(t, p, reference, cell, candidate);
-        if (candidate == 0) break;
-        if (lane == 0) {
-            const int32_t from = cell_of(candidate, cells);
-            const bool reference_cell = position_of(candidate, cells) == 0;
-            const bool near = reference_cell && p.window.holds(from / width - cell / width, from % width - cell % width);
-            Packed copy = candidate;
-            for (int32_t n = 0; insert_sorted(scratch, p.top_k, copy) && near && n < copies; ++n) copy = next_copy(copy, cells);
+    Packed least = 0;
+    for (int32_t j = 0; j < p.jobs; ++j) {
+        if (!job_serves(p.job[j], reference, context)) continue;
+        for (int32_t first = 0; first < entries; first += 32) {
+            const int32_t e = first + lane;
+            const size_t list = static_cast<size_t>(j) * p.lists_per_job + e / p.list_length;
+            const Packed mine = e < entries ? p.lists[(list * cells + cell) * p.list_length + e % p.list_length] : 0;
+            for (uint32_t left = t.combine(is_candidate(mine) && mine > least ? 1u << lane : 0u); left != 0; left &= left - 1) {
+                const Packed candidate = t.shuffle(mine, lowest_bit(left));
+                if (candidate <= least) continue;
+                if (lane == 0) {
+                    const int32_t from = cell_of(candidate, cells);
+                    const bool near = context.copies > 0 && position_of(candidate, cells) == 0 &&
+                                      p.window.holds(from / width - cell / width, from % width - cell % width);
+                    Packed copy = candidate;
+                    for (int32_t n = 0; insert_sorted(scratch, p.top_k, copy) && near && n < context.copies; ++n)
+                        copy = next_copy(copy, cells);
+                }
+                t.sync_warp();
+                least = scratch.count == p.top_k ? scratch.best[p.top_k - 1] : 0;
+                t.sync_warp();  // before the list changes again
+            }
         }
     }
     t.sync_warp();
@@ -243,7 +246,7 @@ VOSRT_KERNEL void merge_lists(Thread &t, const ReadOutParams &p, int32_t referen
 // Softmax of the kept similarities, and whose soft masks they weigh (Araslanov et al. 2021, appendix C).
 template <class Thread>
 VOSRT_KERNEL void weigh(Thread &t, const ReadOutParams &p, int32_t reference, int32_t cell, float common, ReadOutScratch &scratch) {
-    const int32_t lane = t.thread() % 32, cells = p.grid.cells();
+    const int32_t lane = t.thread() % 32, cells = p.grid.cells(), newest = ring_slot(*p.now, p.context);
     Neighbour *out = p.neighbours + (static_cast<size_t>(reference) * cells + cell) * p.top_k;
     for (int32_t i = lane; i < p.top_k; i += 32) {
         if (i >= scratch.count) {
@@ -257,7 +260,7 @@ VOSRT_KERNEL void weigh(Thread &t, const ReadOutParams &p, int32_t reference, in
         scratch.weight[i] = expf((out[i].similarity - first) / p.temperature);
         const float *soft = p.reference[reference].soft;
         if (position > p.contexts[reference].copies)
-            soft = p.ring_soft + static_cast<size_t>(ring_slot(*p.now - (p.context + 1 - position), p.context)) * cells * p.capacity;
+            soft = p.ring_soft + static_cast<size_t>(slot_of_age(newest, p.context + 1 - position, p.context)) * cells * p.capacity;
         scratch.soft[i] = soft + static_cast<size_t>(from) * p.capacity;
     }
     t.sync_warp();
@@ -362,17 +365,19 @@ VOSRT_KERNEL void seed_limits(Thread &t, const SeedParams &p) {
     const int32_t warps = t.threads() / 32, lane = t.thread() % 32, cells = p.grid.cells(), width = p.grid.width;
     const Context context = p.contexts[t.job()];
     const ReferenceEntry reference = p.references[t.job()];
-    const auto newest = static_cast<size_t>(ring_slot(*p.now, p.context)) * cells;
+    const int32_t newest_slot = ring_slot(*p.now, p.context);
+    const auto newest = static_cast<size_t>(newest_slot) * cells;
     const float slack = bound::slack(p.channels);
     ReadOutScratch &found = reinterpret_cast<ReadOutScratch *>(t.shared())[t.thread() / 32];
     for (int32_t cell = t.block() * warps + t.thread() / 32; cell < cells; cell += t.blocks() * warps) {
         const uint16_t *query = p.ring_keys + (newest + cell) * p.channels;
+        const int32_t own_y = cell / width, own_x = cell % width;
         float of_query = 0.0f;
-        for (int32_t c = lane; c < p.channels; c += 32) of_query += from_bf16(query[c]) * from_bf16(query[c]);
+        for (int32_t c = 8 * lane; c < p.channels; c += 256) of_query += dot(load_global_eight(query + c), load_global_eight(query + c));
         of_query = sum_of_warp(t, of_query);
         if (lane == 0) found.count = 0;
         for (int32_t beside = 0; beside < 5; ++beside) {
-            const int32_t y = cell / width + (beside == 1) - (beside == 2), x = cell % width + (beside == 3) - (beside == 4);
+            const int32_t y = own_y + (beside == 1) - (beside == 2), x = own_x + (beside == 3) - (beside == 4);
             if (y < 0 || y >= p.grid.height || x < 0 || x >= width) continue;
             const Neighbour *list = p.neighbours + (static_cast<size_t>(t.job()) * cells + y * width + x) * p.top_k;
             for (int32_t i = 0; i < p.top_k; ++i) {
@@ -380,15 +385,15 @@ VOSRT_KERNEL void seed_limits(Thread &t, const SeedParams &p) {
                 const int32_t age = p.context + 1 - old.position;
                 const bool of_reference = old.position <= context.copies;
                 if (old.cell < 0 || (!of_reference && age > context.recent)) continue;
-                if (old.position > 0 && !p.window.holds(old.cell / width - cell / width, old.cell % width - cell % width)) continue;
-                const size_t row = (of_reference ? 0 : static_cast<size_t>(ring_slot(*p.now - age, p.context)) * cells) + old.cell;
+                if (old.position > 0 && !p.window.holds(old.cell / width - own_y, old.cell % width - own_x)) continue;
+                const size_t row = (of_reference ? 0 : static_cast<size_t>(slot_of_age(newest_slot, age, p.context)) * cells) + old.cell;
                 const uint16_t *key = (of_reference ? reference.keys : p.ring_keys) + row * p.channels;
                 const float bias = (of_reference ? reference.bias : p.ring_bias)[row];
                 float product = 0.0f, of_key = 0.0f;
-                for (int32_t c = lane; c < p.channels; c += 32) {
-                    const float k = from_bf16(key[c]);
-                    product += from_bf16(query[c]) * k;
-                    of_key += k * k;
+                for (int32_t c = 8 * lane; c < p.channels; c += 256) {
+                    const Eight k = load_global_eight(key + c);
+                    product += dot(load_global_eight(query + c), k);
+                    of_key += dot(k, k);
                 }
                 product = sum_of_warp(t, product), of_key = sum_of_warp(t, of_key);
                 if (!(of_query <= bound::kLargest && of_key <= bound::kLargest && fabsf(bias) <= bound::kLargest)) continue;

@@ -10,6 +10,15 @@ struct Grid {
     VOSRT_BOTH int32_t cells() const { return height * width; }
 };
 
+// Row and column of a cell in one word, so that neither takes a division; -1 = none.
+using Site = int32_t;
+constexpr int32_t kMaxSide = 32767;
+VOSRT_BOTH inline Site site_at(int32_t y, int32_t x) { return y << 16 | x; }
+VOSRT_BOTH inline Site site_of(int32_t cell, const Grid &grid) { return site_at(cell / grid.width, cell % grid.width); }
+VOSRT_BOTH inline int32_t row_of(Site site) { return site >> 16; }
+VOSRT_BOTH inline int32_t column_of(Site site) { return site & 0xffff; }
+VOSRT_BOTH inline int32_t cell_of(Site site, const Grid &grid) { return row_of(site) * grid.width + column_of(site); }
+
 // The neighbourhood within which recent frames are attended.
 struct Window {
     int32_t reach;              // rows and columns
@@ -63,25 +72,30 @@ struct Patch {
         }
         starts[bottom(grid, window) - top(window)] = keys;
     }
-    // Cell of the n-th key of the halo.
-    VOSRT_BOTH int32_t key_cell(const Grid &grid, const Window &window, const int32_t *starts, int32_t n) const {
+    // The n-th key of the halo.
+    VOSRT_BOTH Site key(const Grid &grid, const Window &window, const int32_t *starts, int32_t n) const {
         int32_t low = 0, high = bottom(grid, window) - top(window);
         while (high - low > 1) {
             const int32_t middle = (low + high) / 2;
             (starts[middle] <= n ? low : high) = middle;
         }
         const int32_t row = top(window) + low;
-        return row * grid.width + left(grid, window, row) + n - starts[low];
+        return site_at(row, left(grid, window, row) + n - starts[low]);
     }
 };
 
-// Keys lie in shared memory as tiles of kChunk channels: rows of 64 bytes, whose four 16-byte pieces are exchanged so
-// that eight rows read at the same piece (ldmatrix) touch all 32 banks once.
+// Keys lie in shared memory as tiles of kChunk channels: rows of 64 bytes, of which a quad reads 16 bytes a thread. A warp reads eight
+// rows that lie one behind the other, and so touches each bank once a turn.
 constexpr int32_t kChunk = 32;  // channels
 constexpr int32_t kRowBytes = kChunk * 2;
 constexpr int32_t kPieces = kRowBytes / 16;
 VOSRT_BOTH inline int32_t tile_offset(int32_t row, int32_t piece) {
-    return row * kRowBytes + ((piece ^ ((row >> 1) & (kPieces - 1))) << 4);
+    return row * kRowBytes + 16 * piece;
+}
+// Queries lie as the tensor cores take them: of 16 rows and half a chunk, each thread of a warp has 16 bytes. Where its word `pair` of 4
+// lies that a piece of a row has: the words of rows r and r + 8 take turns.
+VOSRT_BOTH inline int32_t fragment_offset(int32_t row, int32_t piece, int32_t pair) {
+    return row / 16 * 16 * kRowBytes + pair / 2 * 512 + row % 8 * kRowBytes + 16 * piece + 4 * (row / 8 % 2 + pair % 2 * 2);
 }
 VOSRT_BOTH constexpr int32_t padded_channels(int32_t channels) { return ceil_divide(channels, kChunk) * kChunk; }
 

@@ -257,7 +257,7 @@ void with_match_kernel(const MatchShape &shape, const Body &body) {
     const bool few = shape.per_thread == 3;
     const MatchParams none{};
     switch (shape.warps_down) {
-        case 4: return few ? body(Kernel<4, 3>{none}) : body(Kernel<4, 16>{none});
+        case 4: return body(Kernel<4, 3>{none});
         case 2: return few ? body(Kernel<2, 3>{none}) : body(Kernel<2, 16>{none});
         default: return few ? body(Kernel<1, 3>{none}) : body(Kernel<1, 16>{none});
     }
@@ -283,8 +283,10 @@ MatchShape choose_shape(const Gpu &gpu, const Grid &grid, const Window &window, 
     const MatchShape shapes[] = {shape_of<4>(gpu, grid, window, channels, per_thread),
                                  shape_of<2>(gpu, grid, window, channels, per_thread),
                                  shape_of<1>(gpu, grid, window, channels, per_thread)};
-    for (const MatchShape &shape : shapes)
+    for (const MatchShape &shape : shapes) {
+        if (shape.warps_down == 4 && per_thread > 3) continue;  // registers do not hold lists of 64 beside a tile of 128 queries
         if (static_cast<int64_t>(shape.shared_bytes) <= gpu.shared_bytes) return shape;
+    }
     throw Error(VOSRT_UNSUPPORTED, "embeddings of " + std::to_string(channels) + " channels need " +
                                        std::to_string(shapes[2].shared_bytes) + " bytes of shared memory; " + gpu.name + " has " +
                                        std::to_string(gpu.shared_bytes) + ": use a bundle with fewer channels, or device 'cpu'");

@@ -33,6 +33,9 @@ CudaMemory::CudaMemory(const MemoryOptions &options)
     if ((static_cast<int64_t>(options.context) + 1) * cells() >= int64_t{1} << 31)
         invalid("a context of " + std::to_string(options.context) + " frames of " + std::to_string(cells()) +
                 " cells is too large for a GPU; expected fewer than 2^31 together");
+    if (std::max(options.height, options.width) > cuda::kMaxSide)
+        invalid("a grid of " + std::to_string(options.height) + "x" + std::to_string(options.width) +
+                " cells is too long for a GPU; expected at most " + std::to_string(cuda::kMaxSide) + " rows and columns");
     const cuda::Window window{static_cast<int32_t>(half_width_.size()) - 1, nullptr};
     shape_ = cuda::choose_shape(gpu_, grid_, window, options.channels, options.top_k);
     if (mode_ == SearchMode::full || !can_bound(options.channels)) shape_.head = 0;
@@ -47,7 +50,7 @@ CudaMemory::CudaMemory(const MemoryOptions &options)
     }
     if (shape_.head > 0) {
         search_ = buffer(sizeof(cuda::SearchState), "the search");
-        axes_ = buffer(static_cast<size_t>(options.channels) * shape_.head * sizeof(float), "the search");
+        axes_ = buffer(static_cast<size_t>(padded_) * shape_.head * sizeof(float), "the search");
     }
     embedding_ = buffer(static_cast<size_t>(cells()) * options.channels * sizeof(float), "an embedding");
     owner_ = buffer(256 * sizeof(int32_t), "the objects");
@@ -105,7 +108,7 @@ void CudaMemory::learn_axes(const Slot &frame) {
     for (int32_t cell = 0; cell < cells(); cell += sample_step(cells()))
         for (int32_t c = 0; c < options_.channels; ++c) samples.push_back(cuda::from_bf16(keys[static_cast<size_t>(cell) * padded_ + c]));
     const std::vector<float> rows = principal_axes(samples, options_.channels, shape_.head - 1, options_.channels);
-    std::vector<float> columns(static_cast<size_t>(options_.channels) * shape_.head, 0.0f);
+    std::vector<float> columns(static_cast<size_t>(padded_) * shape_.head, 0.0f);
     for (size_t at = 0; at < rows.size(); ++at) columns[at % options_.channels * shape_.head + at / options_.channels] = rows[at];
     queue_.upload(axes_.data(), columns.data(), axes_.bytes());
     queue_.wait();

@@ -52,6 +52,10 @@ struct PlanOptions {
 };
 
 VOSRT_BOTH inline int32_t ring_slot(int64_t frame, int32_t context) { return static_cast<int32_t>(frame % (context + 1)); }
+// Slot of the frame of an age below `context` + 1, from the newest one's: without the 64-bit division of ring_slot.
+VOSRT_BOTH inline int32_t slot_of_age(int32_t newest, int32_t age, int32_t context) {
+    return newest >= age ? newest - age : newest - age + context + 1;
+}
 // Slot of a context at which a recent frame stands: oldest first, behind the reference and its copies.
 VOSRT_BOTH inline int32_t position_of_age(int32_t age, int32_t context) { return context + 1 - age; }
 

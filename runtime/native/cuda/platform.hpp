@@ -9,9 +9,11 @@
 #if defined(__CUDACC__)
 #define VOSRT_BOTH __host__ __device__  // plain functions
 #define VOSRT_KERNEL __device__         // bodies of kernels, templates over the thread that runs them
+#define VOSRT_UNROLL _Pragma("unroll")  // before a loop over arrays that are to stay in registers
 #else
 #define VOSRT_BOTH
 #define VOSRT_KERNEL
+#define VOSRT_UNROLL
 #endif
 
 namespace vosrt::cuda {
@@ -35,12 +37,6 @@ VOSRT_BOTH inline int32_t count_bits(uint32_t bits) {
 #else
     return __builtin_popcount(bits);
 #endif
-}
-// Two neighbours in one word.
-VOSRT_BOTH inline uint32_t two_bf16(const uint16_t *values) {
-    uint32_t both;
-    memcpy(&both, __builtin_assume_aligned(values, 4), sizeof both);
-    return both;
 }
 
 VOSRT_BOTH inline uint32_t bits_of(float value) {
@@ -72,5 +68,28 @@ VOSRT_BOTH inline uint16_t to_bf16(float value) {
     return static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
 }
 VOSRT_BOTH inline float from_bf16(uint16_t value) { return float_of(static_cast<uint32_t>(value) << 16); }
+
+// Eight neighbours, which one instruction loads: two in a word, the first one in its low half.
+struct alignas(16) Eight {
+    uint32_t pairs[4];
+
+    VOSRT_BOTH float at(int32_t i) const { return float_of(i % 2 == 0 ? pairs[i / 2] << 16 : pairs[i / 2] & 0xffff0000u); }
+};
+VOSRT_BOTH inline Eight load_eight(const void *aligned) {
+#if defined(__CUDA_ARCH__)
+    return *static_cast<const Eight *>(aligned);  // of memcpy nvcc makes a load for each byte
+#else
+    Eight eight;
+    memcpy(&eight, aligned, sizeof eight);
+    return eight;
+#endif
+}
+// Not from shared memory: where a pointer was chosen among several, nvcc does not see that by itself.
+VOSRT_BOTH inline Eight load_global_eight(const uint16_t *aligned) {
+#if defined(__CUDA_ARCH__)
+    __builtin_assume(__isGlobal(aligned));
+#endif
+    return load_eight(aligned);
+}
 
 }  // namespace vosrt::cuda

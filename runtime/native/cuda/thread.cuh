@@ -27,6 +27,7 @@ class DeviceThread {
     __device__ uint64_t shuffle_xor(uint64_t value, int32_t mask) {
         return __shfl_xor_sync(kAll, static_cast<unsigned long long>(value), mask);
     }
+    __device__ uint32_t shuffle_xor(uint32_t value, int32_t mask) { return __shfl_xor_sync(kAll, value, mask); }
     // Bits that any thread of the warp has.
     __device__ uint32_t combine(uint32_t bits) { return __reduce_or_sync(kAll, bits); }
     __device__ void add(uint32_t *to, uint32_t value) { atomicAdd(to, value); }
@@ -46,13 +47,6 @@ class DeviceThread {
         asm volatile("cp.async.wait_group %0;\n" ::"n"(kNewest) : "memory");
     }
 
-    // Four 8 x 8 matrices of bf16; lane l gives the address of row l % 8 of matrix l / 8.
-    __device__ void load_matrices(uint32_t (&out)[4], const std::byte *row) {
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-                     : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
-                     : "r"(address(row))
-                     : "memory");
-    }
     // sums (16 x 8) += a (16 x 16) b (16 x 8)
     __device__ void multiply(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
         asm volatile(

@@ -35,7 +35,6 @@ enum class Meeting : int32_t {
     kAny,
     kShuffle,
     kCombine,
-    kLoadMatrices,
     kMultiply
 };
 
@@ -69,6 +68,7 @@ class FiberThread {
         return bits;
     }
     uint64_t shuffle_xor(uint64_t value, int32_t mask) { return shuffle(value, thread_ % 32 ^ mask); }
+    uint32_t shuffle_xor(uint32_t value, int32_t mask) { return static_cast<uint32_t>(shuffle(value, thread_ % 32 ^ mask)); }
     template <class Number>
     void add(Number *to, Number value) {
         *to += value;
@@ -89,13 +89,6 @@ class FiberThread {
         }
     }
 
-    void load_matrices(uint32_t (&out)[4], const std::byte *row) {
-        check_shared(row, 16);
-        post(row);
-        meet(Meeting::kLoadMatrices);
-        for (int32_t matrix = 0; matrix < 4; ++matrix)
-            std::memcpy(&out[matrix], posted<const std::byte *>(8 * matrix + thread_ % 32 / 4) + 4 * (thread_ % 4), 4);
-    }
     void multiply(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
         post(Fragments{{a[0], a[1], a[2], a[3]}, {b0, b1}});
         meet(Meeting::kMultiply);
