@@ -20,7 +20,7 @@ from vosrt.types import PropagationOptions, U8Array
 from vosrt_export.graphs import reference_embedding
 from vosrt_export.verify import TOLERANCES, sample_frames, summarise
 from vosrt_export.write_bundle import export_bundle
-from vosrt_train.backbones import build_network, default_config, kind_of, kinds, resnet50, vit
+from vosrt_train.backbones import build_network, default_config, kind_of, kinds, resnet18_mirrored, resnet50, vit
 from vosrt_train.checkpoint import Checkpoint, CheckpointError, Training, load_checkpoint, save_checkpoint
 from vosrt_train.config import EncoderConfig, TrainConfig
 from vosrt_train.model.contract import VisualConfig
@@ -28,6 +28,7 @@ from vosrt_train.prepare import starting_encoder
 from vosrt_train.validate import runtime_model
 
 SMALL: dict[str, VisualConfig] = {
+    "resnet18_mirrored": resnet18_mirrored.Config(width=16),
     "resnet50": resnet50.Config(width=4, reduction=24),
     "vit": vit.Config(patch=16, width=32, depth=1, heads=2, registers=4, positions=5),
 }
@@ -151,7 +152,7 @@ def test_unknown_kinds(tmp_path: Path, kind: object) -> None:
     path = tmp_path / "net.safetensors"
     document = {"format": 1, "encoder": {"kind": kind, "width": 4}, "training": {}}
     save_file({"x": torch.zeros(1)}, path, {"vosrt": json.dumps(document)})
-    with pytest.raises(CheckpointError, match="this vosrt knows resnet18, resnet50, vit"):
+    with pytest.raises(CheckpointError, match="this vosrt knows resnet18, resnet18_mirrored, resnet50, vit"):
         load_checkpoint(path)
 
 
@@ -170,5 +171,5 @@ def test_training_says_that_it_takes_its_own_kind_only(checkpoint: Path) -> None
 
 
 def test_each_kind_is_a_file() -> None:
-    assert kinds() == ("resnet18", "resnet50", "vit")
+    assert kinds() == ("resnet18", "resnet18_mirrored", "resnet50", "vit")
     assert [kind_of(default_config(kind)) for kind in kinds()] == list(kinds())

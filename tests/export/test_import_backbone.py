@@ -6,10 +6,12 @@ import argparse
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,10 +23,11 @@ from vosrt.errors import InputError, OptionError
 from vosrt.model import Model
 from vosrt_export.families import Family
 from vosrt_export.import_backbone import ImportOptions, import_backbone
-from vosrt_train.backbones import build_network, resnet50, vit
+from vosrt_train.backbones import build_network, resnet18_mirrored, resnet50, vit
 from vosrt_train.checkpoint import load_checkpoint
 from vosrt_train.config import EncoderConfig
 from vosrt_train.model import build_encoder
+from vosrt_train.model.contract import VisualConfig
 
 State = dict[str, Tensor]
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -200,8 +203,15 @@ def under(prefix: str, state: State) -> State:
 
 RESNET50 = resnet50.Config(width=4, reduction=0)
 RESNET18 = EncoderConfig(width=4, layer4=False)
+MIRRORED = resnet18_mirrored.Config(width=4)
+
+
+def original_crw() -> State:
+    return under("encoder.model.", resnet18_state()) | {"selfsim_fc.0.weight": torch.zeros(2, 2)}
+
 
 ORIGINALS: dict[str, tuple[Family, Callable[[], Any], object]] = {
+    "crw": (Family.CRW, lambda: {"model": original_crw(), "epoch": 25}, MIRRORED),
     "dino": (Family.DINO, original_dino, SMALL_VIT),
     "dino, both networks": (
         Family.DINO,
@@ -257,12 +267,6 @@ def test_original_files(family: Family, make: Callable[[], Any], config: object,
             assert not found[64:128].any()  # the bias of keys is masked
             found, tensor = torch.cat([found[:64], found[128:]]), torch.cat([tensor[:64], tensor[128:]])
         assert torch.equal(found, tensor), name
-
-
-def test_dinov2_with_registers_averages_positions(tmp_path: Path) -> None:
-    config = vit.Config(patch=7, width=64, depth=1, heads=1, positions=4, registers=4, scaled=True, antialias=True)
-    torch.save(original_dinov2(config), tmp_path / "reg.pth")
-    assert import_backbone(Family.DINOV2, tmp_path / "reg.pth").encoder.config == config
 
 
 def test_moco_v3_has_twelve_heads_and_options_win(tmp_path: Path) -> None:
@@ -325,23 +329,55 @@ def test_one_command_from_a_download_to_a_bundle(folder: Path, capsys: pytest.Ca
     assert load_checkpoint(checkpoint).encoder.config.mean == (0.43, 0.411, 0.296)
 
 
-def test_what_bundles_may_not_hold_becomes_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save(original_dinov3(), tmp_path / "dinov3.pth")
-    arguments = ("import", "dinov3", str(tmp_path / "dinov3.pth"), "-o")
-    code, _, err = run_here(capsys, *arguments, str(tmp_path / "bundle"))
-    assert code == 2
-    assert "import it as a checkpoint" in err
-    assert not (tmp_path / "bundle").exists()
+REGISTERS_VIT = replace(SCALED_VIT, registers=4, antialias=True)
+RARE: dict[str, tuple[Family, Callable[[], Any], object]] = {
+    "mirrored border": (Family.CRW, original_crw, MIRRORED),
+    "averaged positions": (Family.DINOV2, lambda: original_dinov2(REGISTERS_VIT), REGISTERS_VIT),
+    "rotary positions": (Family.DINOV3, original_dinov3, ROTARY_VIT),
+    "SwiGLU": (
+        Family.DINOV2,
+        lambda: original_dinov2(replace(SCALED_VIT, hidden=48, gated=True)),
+        replace(SCALED_VIT, hidden=48, gated=True),
+    ),
+}
+
+
+@pytest.mark.parametrize(("family", "make", "config"), RARE.values(), ids=RARE.keys())
+def test_rarer_parts_become_bundles(
+    family: Family, make: Callable[[], Any], config: VisualConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The operators of their graphs are those that a bundle may hold; the export compares them with PyTorch."""
+    torch.save(make(), tmp_path / "released.pth")
+    arguments = ("import", family.value, str(tmp_path / "released.pth"), "-o")
     assert run_here(capsys, *arguments, str(tmp_path / "net.safetensors"))[0] == 0
-    assert load_checkpoint(tmp_path / "net.safetensors").encoder.config == ROTARY_VIT
+    assert load_checkpoint(tmp_path / "net.safetensors").encoder.config == config
+    code, out, _ = run_here(capsys, *arguments, str(tmp_path / "bundle"))
+    assert (code, "PyTorch and ONNX Runtime agree" in out) == (0, True)
+    model = Model.load(tmp_path / "bundle", engine="cpu", threads=1)
+    embedding = model.encode(np.zeros((61, 93, 3), np.uint8), "native").array
+    height, width = model.working_size(61, 93, "native")
+    assert embedding.shape == (-(-height // config.stride), -(-width // config.stride), model.manifest.encoder.channels)
+
+
+def test_crw_sees_the_picture_mirrored_beyond_its_border(tmp_path: Path) -> None:
+    torch.save(original_crw(), tmp_path / "crw.pth")
+    mirrored = import_backbone(Family.CRW, tmp_path / "crw.pth").encoder.eval()
+    expected = build_encoder(RESNET18, seed=0).eval()
+    expected.load_state_dict(mirrored.state_dict())
+    for module in expected.modules():
+        if isinstance(module, nn.Conv2d) and sum(module.padding) > 0:  # type: ignore[arg-type]
+            module.padding_mode = "reflect"
+    frames = torch.randn(2, 3, 40, 57)
+    with torch.no_grad():
+        torch.testing.assert_close(mirrored(frames).res3, expected(frames).res3)
 
 
 def index_of(file: str) -> Callable[[Path], object]:
-    def replace(folder: Path) -> None:
+    def change(folder: Path) -> None:
         (folder / "model.safetensors").unlink()
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": file}}))
 
-    return replace
+    return change
 
 
 def write_json(name: str, content: object) -> Callable[[Path], object]:

@@ -147,7 +147,6 @@ def import_weights(
 
 def _write_imported(read: Callable[[Path], Checkpoint], usual: dict[str, Any], arguments: dict[str, Any]) -> None:
     """Write what `read` makes of a released file; as a checkpoint, which has the usual options, where --out is one."""
-    from vosrt_export.import_backbone import check_for_bundle
     from vosrt_export.import_released import export_imported, save_released
     from vosrt_export.write_bundle import ExportOptions, claimed
 
@@ -161,7 +160,6 @@ def _write_imported(read: Callable[[Path], Checkpoint], usual: dict[str, Any], a
         return
     with claimed(out, overwrite=overwrite), status("turning PyTorch into ONNX, and comparing both"):
         checkpoint = read(released)
-        check_for_bundle(checkpoint, released)
         comparison = export_imported(checkpoint, out, options, overwrite=overwrite)
     config = checkpoint.encoder.config
     say(f"{out}: {checkpoint.training.summary}; stride {config.stride}, {config.channels}")

@@ -8,6 +8,7 @@ from enum import StrEnum
 class Family(StrEnum):
     """Methods whose weights are read; ``transformers`` takes what ``config.json`` names."""
 
+    CRW = "crw"
     DINO = "dino"
     DINOV2 = "dinov2"
     DINOV3 = "dinov3"

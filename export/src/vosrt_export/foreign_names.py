@@ -18,14 +18,14 @@ _Rules = Iterable[tuple[str, str]]
 
 # Programs that train two networks save both; the first of these that a file has is the one that is evaluated.
 _WRAPPERS = (
-    *("encoder_q.", "base_encoder.", "backbone."),
+    *("encoder_q.", "base_encoder.", "backbone.", "encoder.model."),
     *("vit.", "dinov2_with_registers.", "dinov2.", "resnet."),
 )
 _PARALLEL = "module."
 
 # Heads, what stands for masked patches, a second normalisation of class tokens, and what follows from the shape.
 _UNUSED = re.compile(
-    r"mask_token|(embeddings\.)?mask_token|(pooler|classifier|head|fc|dino_head|ibot_head|layer4|local_cls_norm|cls_norm)"
+    r"mask_token|(embeddings\.)?mask_token|(pooler|classifier|head|fc|selfsim_fc|dino_head|ibot_head|layer4|local_cls_norm|cls_norm)"
     r"\..+|rope_embed(dings)?\..+|encoder\.stages\.3\..+"
 )
 

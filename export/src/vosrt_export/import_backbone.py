@@ -21,7 +21,7 @@ from vosrt.errors import OptionError
 from vosrt_export.families import Family
 from vosrt_export.foreign_names import network_tensors, residual_tensors, transformer_tensors
 from vosrt_export.read_weights import Weights, read_weights
-from vosrt_train.backbones import resnet50, vit
+from vosrt_train.backbones import resnet18_mirrored, resnet50, vit
 from vosrt_train.checkpoint import Checkpoint, CheckpointError, Training, encoder_of
 from vosrt_train.config import EncoderConfig
 from vosrt_train.model.contract import Colour, VisualConfig
@@ -42,6 +42,7 @@ class _Kind(StrEnum):
 
 
 _KINDS: dict[Family, tuple[_Kind, ...]] = {
+    Family.CRW: (_Kind.RESNET18,),
     Family.DINO: (_Kind.PLAIN, _Kind.RESNET50),
     Family.DINOV2: (_Kind.SCALED,),
     Family.DINOV3: (_Kind.ROTARY,),
@@ -88,28 +89,13 @@ def import_backbone(family: Family, path: Path, options: ImportOptions | None = 
     kind = _kind(tensors, family, path)
     if kind in (_Kind.RESNET18, _Kind.RESNET50):
         tensors = residual_tensors(tensors)
-        config: VisualConfig = _residual_config(kind, tensors, weights, options, path)
+        config: VisualConfig = _residual_config(family, kind, tensors, weights, options, path)
     else:
         tensors = transformer_tensors(tensors, path)
         config = _transformer_config(family, kind, tensors, weights, options, path)
     encoder = encoder_of(config, tensors, path)
     summary = f"{family.value} weights of {path.name[:100]!a} (SHA-256 {file_sha256(weights.source)[:12]})"
     return Checkpoint(encoder, Training(trained=True, seed=0, summary=summary, licence=options.licence))
-
-
-def check_for_bundle(checkpoint: Checkpoint, path: Path) -> None:
-    """Refuse a network whose operators are none of those that a bundle may hold (``onnx_operators.txt``).
-
-    Raises:
-        OptionError: it is one.
-    """
-    config = checkpoint.encoder.config
-    if isinstance(config, vit.Config) and (config.rotary or config.antialias or config.gated):
-        part = "rotary positions" if config.rotary else "averaged positions" if config.antialias else "a SwiGLU"
-        raise OptionError(
-            f"{path} holds a ViT with {part}, whose operators bundles may not hold; expected a ViT of DINO or DINOv2 "
-            "without registers, or a ResNet; import it as a checkpoint with -o NAME.safetensors"
-        )
 
 
 def _check_model_type(family: Family, weights: Weights, path: Path) -> None:
@@ -200,7 +186,7 @@ def _heads(family: Family, weights: Weights, width: int, path: Path) -> int:
 
 
 def _residual_config(
-    kind: _Kind, tensors: Mapping[str, Tensor], weights: Weights, options: ImportOptions, path: Path
+    family: Family, kind: _Kind, tensors: Mapping[str, Tensor], weights: Weights, options: ImportOptions, path: Path
 ) -> VisualConfig:
     stated = weights.config or {}
     expected = {"hidden_act": ("relu",), "downsample_in_first_stage": (False,), "downsample_in_bottleneck": (False,)}
@@ -211,6 +197,8 @@ def _residual_config(
         raise OptionError(f"--heads is {options.heads}, but {path} holds {kind}, which has none; leave it out")
     if kind is _Kind.RESNET50:
         return resnet50.Config(width=width, reduction=0, **normalisation)
+    if family is Family.CRW:
+        return resnet18_mirrored.Config(width=width, **normalisation)
     if normalisation:
         raise OptionError(
             f"{path} holds {kind}, which takes ImageNet's mean and deviation alone; leave the options out"

@@ -95,7 +95,7 @@ def train(
 def init(
     out: Annotated[Path, like(opt.Out, "Checkpoint to write (safetensors).", None)],
     seed: Annotated[int, option("Seed of the weights.", min=0)] = 0,
-    backbone: Annotated[str, option("Kind of encoder: resnet18, or for export only resnet50 or vit.")] = "resnet18",
+    backbone: Annotated[str, option("resnet18, or to export: resnet18_mirrored, resnet50 or vit.")] = "resnet18",
     without_layer4: Annotated[
         bool, option("Leave out layer4 and the key head: faster, feature res3 only.", None, "--without-layer4")
     ] = False,

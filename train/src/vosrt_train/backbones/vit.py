@@ -6,6 +6,9 @@ of their patch (DINOv3). A frame whose sides are no multiples of the patch is co
 mean colour (0 after normalisation): the last patches are whole.
 
 Module names are those of DINO and DINOv2, so that weights in that naming fit as they are.
+
+Everything is written with operators that a bundle may hold (``onnx_operators.txt``): sizes become numbers through
+`_middles`, slices stand for chunks, and products of ReLUs for the pieces of a cubic.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from vosrt_train.model.contract import Normalised, VisualEncoder
 from vosrt_train.ranges import limited
 
 _EXPANSION = 4
-_CUBIC = -0.5  # the coefficient of antialiased bicubic interpolation, in PyTorch as in Pillow
+_FINEST = 4096  # cells that `_middles` tells apart: more than frames have
 
 Rotation = tuple[Tensor, Tensor]
 
@@ -110,8 +113,8 @@ class _Attention(nn.Module):
 def _rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate pairs of channels, i and i + d / 2 of d, of each token: f32 [n, heads, tokens, d] -> the same."""
     cosine, sine = rotation
-    first, second = x.chunk(2, dim=-1)
-    return x * cosine + torch.cat([-second, first], dim=-1) * sine
+    half = x.shape[-1] // 2
+    return x * cosine + torch.cat([-1 * x[..., half:], x[..., :half]], dim=-1) * sine
 
 
 class _Mlp(nn.Module):
@@ -134,8 +137,9 @@ class _GatedMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """f32 [..., width] -> the same."""
-        gate, value = self.w12(x).chunk(2, dim=-1)
-        out: Tensor = self.w3(nn.functional.silu(gate) * value)
+        both, hidden = self.w12(x), self.w3.in_features
+        gate = both[..., :hidden]
+        out: Tensor = self.w3(gate * torch.sigmoid(gate) * both[..., hidden:])
         return out
 
 
@@ -231,23 +235,27 @@ class Network(VisualEncoder):
         """
         d = self.config.width // self.config.heads
         periods = self.config.rotary ** (torch.arange(d // 4) * (4 / d))
-        y, x = (
-            (2 * math.pi) * ((torch.arange(cells) + 0.5) * (2 / cells) - 1)[:, None] / periods
-            for cells in (height, width)
-        )
+        y, x = ((2 * math.pi) * (2 * _middles(cells) - 1)[:, None] / periods for cells in (height, width))
         grid = (height, width, d // 4)
         angles = torch.cat([y[:, None].expand(grid), x[None].expand(grid)], dim=-1).flatten(0, 1)
-        angles = nn.functional.pad(torch.cat([angles, angles], dim=-1), (0, 0, 1 + self.config.registers, 0))
+        angles = torch.cat([torch.zeros(1 + self.config.registers, d // 2), angles])
+        angles = torch.cat([angles, angles], dim=-1)
         return angles.cos(), angles.sin()
+
+
+def _middles(cells: int) -> Tensor:
+    """Middles of cells on a line from 0 to 1: f32 [cells]. Interpolation of a fine ramp makes numbers of a size."""
+    fine = (torch.arange(_FINEST) + 0.5) / _FINEST
+    return nn.functional.interpolate(fine[None, None, None], size=(1, cells), mode="bilinear")[0, 0, 0]
 
 
 def _averages(learnt: int, cells: int) -> Tensor:
     """Weights of antialiased bicubic interpolation from `learnt` to `cells` places: f32 [cells, learnt]."""
-    scale = learnt / cells
-    middles = (torch.arange(cells) + 0.5)[:, None] * scale
-    support = torch.clamp(torch.ones(1) * scale, min=1)
-    x = ((torch.arange(learnt) + 0.5 - middles) / support).abs()
-    inner = ((_CUBIC + 2) * x - (_CUBIC + 3)) * x * x + 1
-    outer = _CUBIC * (((x - 5) * x + 8) * x - 4)
-    weights = torch.where(x < 1, inner, torch.where(x < 2, outer, torch.zeros_like(x)))
-    return weights / weights.sum(dim=1, keepdim=True)
+    middles = _middles(cells)
+    support = torch.clamp(2 * learnt * middles[:1], min=1)  # of the kernel, in places; the first middle is 0.5 / cells
+    x = (torch.arange(learnt) + 0.5 - learnt * middles[:, None]) / support
+    x = torch.relu(x) + torch.relu(-1 * x)
+    # The cubic kernel with the coefficient -0.5, as of PyTorch and Pillow: zero from 2 on, one piece more below 1.
+    outer, inner = torch.relu(2 - x), torch.relu(1 - x)
+    weights = 0.5 * outer * outer * (outer - 1) + inner * inner * (1 - 2 * inner)
+    return weights / (learnt * weights.mean(dim=1, keepdim=True))

@@ -9,18 +9,14 @@ import torch
 from torch import Tensor, nn
 
 
-def _conv3x3(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-
-
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut around them."""
+    """Two 3x3 convolutions, of the kind ``conv``, with a shortcut around them."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, conv: type[nn.Conv2d] = nn.Conv2d) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(inputs, outputs, stride)
+        self.conv1 = conv(inputs, outputs, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = _conv3x3(outputs, outputs, 1)
+        self.conv2 = conv(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample: nn.Module | None = None
         if inputs != outputs or stride != 1:
@@ -42,17 +38,22 @@ class ResNet18(nn.Module):
     Args:
         width: channels of layer1.
         layer4: whether to have layer4.
+        conv: kind of the convolutions that look at neighbours.
     """
 
-    def __init__(self, width: int, *, layer4: bool) -> None:
+    def __init__(self, width: int, *, layer4: bool, conv: type[nn.Conv2d] = nn.Conv2d) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
+
+        def layer(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+            return nn.Sequential(BasicBlock(inputs, outputs, stride, conv), BasicBlock(outputs, outputs, 1, conv))
+
+        self.conv1 = conv(3, width, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        self.layer1 = self._layer(width, width, 1)
-        self.layer2 = self._layer(width, 2 * width, 2)
-        self.layer3 = self._layer(2 * width, 4 * width, 1)
-        self.layer4 = self._layer(4 * width, 8 * width, 1) if layer4 else None
+        self.layer1 = layer(width, width, 1)
+        self.layer2 = layer(width, 2 * width, 2)
+        self.layer3 = layer(2 * width, 4 * width, 1)
+        self.layer4 = layer(4 * width, 8 * width, 1) if layer4 else None
 
     def forward(self, rgb: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Compute res2, res3 and res4.
@@ -68,7 +69,3 @@ class ResNet18(nn.Module):
         res2 = self.layer1(x)
         res3 = self.layer3(self.layer2(res2))
         return res2, res3, None if self.layer4 is None else self.layer4(res3)
-
-    @staticmethod
-    def _layer(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-        return nn.Sequential(BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1))
