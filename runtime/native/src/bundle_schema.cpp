@@ -43,8 +43,7 @@ const std::map<std::string, std::vector<Rule>> &schema() {
     return table;
 }
 
-// What Python's str.isprintable refuses: control, format, surrogate, private-use and separator characters but the space.
-// Characters that no Unicode version has assigned are refused there and pass here.
+// No control, format, surrogate, private-use or separator character but the space.
 bool is_printable(char32_t c) {
     constexpr struct {
         char32_t first, last;
