@@ -50,10 +50,10 @@ def follow(areas: Sequence[int], confidences: Sequence[float] | None = None) -> 
     [
         ([1000] * 4 + [0, 0] + [900] * 7, "PPPPLLBBBBBPP"),
         ([1000] * 4 + [0, 20, 0, 30], "PPPPLLLL"),  # ghosts bring nothing back
-        ([1000] * 4 + [20, 20, 20, 800], "PPPPULLB"),  # it leaves ghosts behind
+        ([1000] * 4 + [20, 20, 20, 800], "PPPPUULB"),  # it leaves ghosts behind
         ([1000] * 4 + [20, 1000, 20, 1000], "PPPPUPUP"),  # one bad frame is no event
-        ([1000] * 4 + [100] * 3 + [900], "PPPPUUUP"),  # partly covered
-        ([1000] * 4 + [0, 0] + [100] * 4 + [110] * 4, "PPPPLLLLBBBBBP"),  # smaller after its return
+        ([1000] * 4 + [200] * 3 + [900], "PPPPUUUP"),  # partly covered
+        ([1000] * 4 + [0, 0] + [200] * 4 + [210] * 4, "PPPPLLLLBBBBBP"),  # smaller after its return
         ([round(1000 * 0.9**t) for t in range(40)], "P" * 40),  # it walks away and stays in the picture
         ([round(100 * 1.2**t) for t in range(30)], "P" * 30),
         ([0, 0, 0, 500, 500], "LLLPP"),  # never seen before: it does not come back
@@ -64,6 +64,12 @@ def test_states_follow_the_area(areas: list[int], expected: str) -> None:
     objects = follow(areas)
     assert letters(objects) == expected
     assert all(0 <= each.state_confidence <= 1 for each in objects)
+
+
+def test_what_is_unsure_brings_no_lost_object_back() -> None:
+    """A ghost may be as large as the object."""
+    assert letters(follow([1000, 0, 900, 900, 900, 900], [1.0, 0.0, 0.5, 0.5, 0.5, 0.7])) == "PLLLLB"
+    assert letters(follow([1000, 900, 900], [1.0, 0.5, 0.5])) == "PPP"  # it was never lost
 
 
 def test_the_confidence_says_how_clear_a_state_is() -> None:
@@ -175,11 +181,11 @@ def test_results_say_what_became_of_objects(tmp_path: Path) -> None:
     table = write(tmp_path / "a", areas)
     rows = list(csv.DictReader((tmp_path / "a/objects.csv").read_text().splitlines()))
     assert list(rows[0])[-3:] == ["present", "state", "state_confidence"]
-    assert "".join(LETTERS[row["state"]] for row in rows) == "PPPPULLLLBB"
+    assert "".join(LETTERS[row["state"]] for row in rows) == "PPPPUULLLBB"
     lines = [json.loads(line)["objects"][0] for line in (tmp_path / "a/masks.jsonl").read_text().splitlines()]
     for row, line in zip(rows, lines, strict=True):
         assert (line["state"], f"{line['state_confidence']:.4f}") == (row["state"], row["state_confidence"])
-    assert table.absences() == [Absence(4, 5, 1.25, 9, 2.25)]
+    assert table.absences() == [Absence(4, 6, 1.5, 9, 2.25)]
     for restart in (4, 5, 8):
         again = write(tmp_path / f"b{restart}", areas, restart)
         assert again.absences() == table.absences()

@@ -41,7 +41,7 @@ def scene(t: int, *, height: int = HEIGHT, width: int = WIDTH) -> SegmentedFrame
     if t not in (3, 4):
         labels[10:20, 90:110], labels[60:80, 95:100] = 2, 2
     image[labels > 0] = (20, 40, 230)
-    return SegmentedFrame(Frame(image, t, t / FPS, f"{t:05d}"), labels, (2, 7), {2: 0.25, 7: 0.87654})
+    return SegmentedFrame(Frame(image, t, t / FPS, f"{t:05d}"), labels, (2, 7), {2: 0.75, 7: 0.87654})
 
 
 FRAMES = [scene(t) for t in range(8)]

@@ -456,7 +456,7 @@ typedef struct vosrt_image {
 /* What became of an object, told from its area and confidence in this frame and in the ones before. */
 typedef enum vosrt_state {
     VOSRT_STATE_PRESENT = 0, /* it is seen */
-    VOSRT_STATE_LOST = 1,    /* it left or is covered: it has no pixel, or for two frames hardly any beside its usual area */
+    VOSRT_STATE_LOST = 1,    /* it left or is covered: it has no pixel, or for three frames hardly any beside its usual area */
     VOSRT_STATE_BACK = 2,    /* it is seen again, since at most 5 frames */
     VOSRT_STATE_UNSURE = 3   /* it has far fewer pixels than usual */
 } vosrt_state;

@@ -14,11 +14,12 @@ namespace {
 
 // All that is chosen: benchmarks/accuracy/composites.py measures what it gives. Areas are shares of the usual one, which is the
 // median of the newest areas that count.
-constexpr double kHardlyShare = 0.05;   // less is hardly anything: a ghost
+constexpr double kHardlyShare = 0.15;   // less is hardly anything: a ghost
 constexpr double kClearlyShare = 0.25;  // as much is the object; what lies between is unsure
-constexpr int32_t kLostAfter = 2;       // frames in a row with hardly anything
+constexpr int32_t kLostAfter = 3;       // frames in a row with hardly anything
 constexpr int32_t kBackAfter = 3;       // frames in a row with something, of a lost object; one that is clearly seen is back at once
 constexpr int32_t kBackFor = 5;         // frames
+constexpr double kBackSure = 0.6;       // confidence; what is seen of a lost object with less is a ghost, too
 
 constexpr int32_t kAreas = std::size(vosrt_presence{}.areas_px);
 
@@ -47,11 +48,11 @@ Seen seen(double share) {
     return share < kClearlyShare ? Seen::kSomewhat : Seen::kClearly;
 }
 
-State next(State before, Seen now) {
+State next(State before, Seen now, double confidence) {
     if (now == Seen::kNot) return {VOSRT_STATE_LOST, 0};
     const int32_t streak = before.streak + 1;
     if (before.state == VOSRT_STATE_LOST) {
-        if (now == Seen::kHardly) return {VOSRT_STATE_LOST, 0};
+        if (now == Seen::kHardly || confidence < kBackSure) return {VOSRT_STATE_LOST, 0};
         const bool back = now == Seen::kClearly || streak >= kBackAfter;
         return back ? State{VOSRT_STATE_BACK, 1} : State{VOSRT_STATE_LOST, streak};
     }
@@ -76,10 +77,11 @@ void begin_frame(vosrt_presence &presence) {
     presence.areas_px[presence.count++] = std::abs(presence.area_px);
 }
 
-double clearness(const vosrt_object &object, double share) {
-    const double confidence = object.confidence > 0.0f ? static_cast<double>(object.confidence) : 1.0;  // 0: not measured
-    return std::clamp(share / kClearlyShare, 0.0, 1.0) * std::min(confidence, 1.0);
+double confidence_of(const vosrt_object &object) {
+    return object.confidence > 0.0f ? std::min(static_cast<double>(object.confidence), 1.0) : 1.0;  // 0: not measured
 }
+
+double clearness(const vosrt_object &object, double share) { return std::clamp(share / kClearlyShare, 0.0, 1.0) * confidence_of(object); }
 
 double state_confidence(int32_t state, double clear) {
     if (state == VOSRT_STATE_LOST) return 1.0 - clear;
@@ -101,7 +103,7 @@ void follow_object(vosrt_presence &presence, int64_t frame, vosrt_object &object
     const Seen now = seen(share);
     // An object that was never seen does not come back.
     const State before = is_first ? State{VOSRT_STATE_PRESENT, 0} : State{presence.state_before, presence.streak_before};
-    const State state = next(before, now);
+    const State state = next(before, now, confidence_of(object));
     presence.state = object.state = state.state;
     presence.streak = state.streak;
     const bool counts = state.state != VOSRT_STATE_LOST && now != Seen::kHardly;
