@@ -22,7 +22,7 @@ enum {
 /* An object leaves, a ghost of it stays, and it comes back; what an older program knows of vosrt_object stays within its bounds. */
 static int check_states(void) {
     static const int64_t areas[] = {1000, 1000, 20, 20, 0, 20, 900};
-    static const int32_t states[] = {VOSRT_STATE_PRESENT, VOSRT_STATE_PRESENT, VOSRT_STATE_UNSURE, VOSRT_STATE_LOST,
+    static const int32_t states[] = {VOSRT_STATE_PRESENT, VOSRT_STATE_PRESENT, VOSRT_STATE_UNSURE, VOSRT_STATE_UNSURE,
                                      VOSRT_STATE_LOST, VOSRT_STATE_LOST, VOSRT_STATE_BACK};
     static const uint8_t labels[4] = {3, 0, 3, 0}, ids[2] = {3, 4};
     vosrt_presence presence;
@@ -33,7 +33,7 @@ static int check_states(void) {
     CHECK(vosrt_follow_object(&presence, 0, &object) == VOSRT_INVALID_ARGUMENT);
     presence.struct_size = sizeof presence;
     object.struct_size = sizeof object;
-    object.confidence = 0.5f;
+    object.confidence = 0.75f;
     for (int t = 0; t < 7; ++t) {
         object.area_px = areas[t];
         CHECK(vosrt_follow_object(&presence, t, &object) == VOSRT_OK);
