@@ -60,12 +60,10 @@ def headline_part() -> str:
     ]
     head = ["480p, two cores", "J&F, %", "1 object, ms a frame", "5 objects, ms", "peak MB"]
     return (
-        f"{table(head, body)}\n\n*Times were measured side by side in one run, before match was bounded and encoders "
-        f"were int8; they have not been measured beside the others since. {on(machine)} All at a short side of 480; "
-        f"at 576, which it takes unless told otherwise, the default bundle has {means['default', 576]:.1f}. "
-        "J&F is the mean over eight "
-        "sequences of DAVIS-2016 val that chose between checkpoints; the other methods ran with random weights, for "
-        "speed only. "
+        f"{table(head, body)}\n\n*Times were measured side by side in one run. {on(machine)} All at a short side of "
+        f"480; at 576, which it takes unless told otherwise, the default bundle has {means['default', 576]:.1f}. "
+        "J&F is the mean over eight sequences of DAVIS-2016 val that chose between checkpoints; the other methods ran "
+        "with random weights, for speed only. "
         "[All figures.](benchmarks/README.md)*"
     )
 
@@ -311,6 +309,7 @@ def large_part(machine: str, rows: list[Row]) -> str:
         "/ 480p + decoding, %": "{work}".format_map,
         "ms a frame": "{frame_ms}".format_map,
         "speed, %": "{speed}".format_map,
+        "of the slowest stage's rate, %": "{pace}".format_map,
     }
     title = f"{common['bundle'].capitalize()} bundle, {common['objects']} objects, {common['frames']} frames."
     return f"{title} {machine}\n\n{listing(rows, columns)}"
@@ -333,6 +332,19 @@ def live_part(machine: str, rows: list[Row]) -> str:
     busy = max(row["foreign_cores"] for row in rows)
     title = f"Bundle `{rows[0]['bundle']}`; {events}. {machine} Other processes took {busy:.1f} cores meanwhile."
     return f"{title}\n\n{listing(rows, columns)}"
+
+
+@part("batch")
+def batch_part(machine: str, rows: list[Row]) -> str:
+    """vos-run batch with one and two processes."""
+    columns: dict[str, Callable[[Row], object]] = {
+        "": "{what}".format_map,
+        "frames a second": "{fps}".format_map,
+        "/ 1 process, 1 thread": lambda row: f"{row['fps'] / rows[0]['fps']:.2f} ×",
+        "processor time, ms a frame": "{cpu_ms}".format_map,
+    }
+    title = "{clips} clips of {frames} frames, {bundle} bundle, start of the processes included.".format_map(rows[0])
+    return f"{title} {machine}\n\n{listing(rows, columns)}"
 
 
 @part("attack")
@@ -360,6 +372,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "bound": bound_part,
         "memory": memory_part,
         "large": large_part,
+        "batch": batch_part,
         "live": live_part,
         "clicks": clicks_part,
         "gpu": lambda: gpu_tables(RESULTS / "gpu.jsonl"),

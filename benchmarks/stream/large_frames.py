@@ -6,7 +6,8 @@
 
 Large frames are worked on at 480, so a run should take what it takes at 480p, and what it takes to decode larger frames
 more: ``speed`` is the speed in percent of that, and ``work`` the same of processor time, which other programs disturb
-less. Each turn runs the sizes one after the other; medians of the turns are written to results/large_frames.jsonl.
+less. ``pace`` is its speed in percent of what its slowest stage reaches alone. Each turn runs the sizes one after the
+other; medians of the turns are written to results/large_frames.jsonl.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from PIL import Image
 
 from benchmarks.machine import parser_of, write
 from vosrt.bench.clip import mark_objects, size_of, write_clip
+from vosrt.pipeline import STAGES
 from vosrt.video.source import open_source
 
 RUN = [sys.executable, "-c", "import sys; from vosrt.cli.run import main; sys.exit(main())"]
@@ -36,32 +38,35 @@ OBJECTS = 2
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds a frame: of a run by wall clock and processor, start-up left out, and of decoding alone."""
+    """Milliseconds a frame: of a run by clock and processor without start-up, its slowest stage, decoding alone."""
 
     frame: float
+    slowest: float
     work: float
     decode: float
     decode_work: float
 
 
-def run(folder: Path, size: int, options: list[str], frames: int) -> tuple[float, float]:
-    """Milliseconds that a frame takes by wall clock, and processor milliseconds of the whole run."""
+def run(folder: Path, size: int, options: list[str], frames: int) -> tuple[float, float, float]:
+    """Milliseconds that a frame takes by wall clock and in the slowest stage; processor milliseconds of the run."""
     with tempfile.TemporaryDirectory() as out:
         clip, mask = str(folder / f"{size}.mp4"), str(folder / f"{size}.png")
         command = [*RUN, clip, "--mask", mask, "-o", f"{out}/run", "--json", "--end", str(frames), *options]
         before = _work_of_children()
         summary = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return 1e3 / (summary["fps"] or 1), _work_of_children() - before
+    slowest = max(summary["stages_ms"][stage]["p50"] for stage in STAGES)
+    return 1e3 / (summary["fps"] or 1), slowest, _work_of_children() - before
 
 
 def measure(folder: Path, size: int, options: list[str], frames: int) -> Times:
     """Times of one turn."""
-    (frame, work), (_, start_up) = run(folder, size, options, frames), run(folder, size, options, 1)
+    frame, slowest, work = run(folder, size, options, frames)
+    *_, start_up = run(folder, size, options, 1)
     source = open_source(str(folder / f"{size}.mp4"))
     began, began_work = time.perf_counter(), time.process_time()
     count = sum(1 for _ in source)
     decode, decode_work = time.perf_counter() - began, time.process_time() - began_work
-    return Times(frame, (work - start_up) / (frames - 1), 1e3 * decode / count, 1e3 * decode_work / count)
+    return Times(frame, slowest, (work - start_up) / (frames - 1), 1e3 * decode / count, 1e3 * decode_work / count)
 
 
 def _work_of_children() -> float:
@@ -79,6 +84,7 @@ def row_of(size: int, small: list[Times], large: list[Times]) -> dict[str, Any]:
         "work_ms": round(median(each.work for each in large), 1),
         "decode_ms": round(median(each.decode for each in large), 1),
         "speed": round(100 * median((a.frame + b.decode) / b.frame for a, b in pairs), 1),
+        "pace": round(100 * median(each.slowest / each.frame for each in large), 1),
         "work": round(100 * median((a.work + b.decode_work) / b.work for a, b in pairs), 1),
     }
 
