@@ -378,7 +378,8 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "gpu": lambda: gpu_tables(RESULTS / "gpu.jsonl"),
     },
     "export/README.md": {"engines": engine_part, "quantised": quantised_part},
-    "runtime/README.md": {"cycle": cycle_part, "directions": directions_part},
+    "runtime/docs/reference/evaluation.md": {"cycle": cycle_part},
+    "runtime/docs/reference/marks.md": {"directions": directions_part},
     "runtime/native/README.md": {"embed": embed_part},
     "runtime/native/cuda/README.md": {
         "registers": registers_part,

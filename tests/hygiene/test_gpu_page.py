@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = ("runtime/GPU.md", "README.md", "runtime/README.md", "export/README.md")
+PAGES = (
+    *("runtime/GPU.md", "README.md", "runtime/README.md", "export/README.md"),
+    *(f"runtime/docs/reference/{page}.md" for page in ("engines", "gpu", "page", "sources")),
+)
 
 
 @pytest.fixture(scope="module")

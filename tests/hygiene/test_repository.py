@@ -58,6 +58,21 @@ def test_no_path_of_a_machine_is_written_down() -> None:
     assert found == []
 
 
+def test_links_between_documents_lead_somewhere() -> None:
+    """Each names a file, and a heading of it where it goes on after ``#``."""
+    heading, link = re.compile(r"^#+ (.*)$", re.MULTILINE), re.compile(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)")
+    broken, count = [], 0
+    for page in (path for path in tracked_files() if path.suffix == ".md"):
+        for name, anchor in link.findall(page.read_text()):
+            target, count = page.parent / name if name else page, count + 1
+            titles = heading.findall(target.read_text()) if target.is_file() and anchor else []
+            anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+            if not target.exists() or (anchor and anchor not in anchors):
+                broken.append(f"{page.relative_to(REPOSITORY)}: {name}#{anchor}")
+    assert count > 50
+    assert broken == []
+
+
 @pytest.mark.parametrize("module", ["vosrt", "vosrt.cli.run", "vosrt.cli.evaluate", "vosrt.bundle", "vosrt.pipeline"])
 def test_the_runtime_imports_neither_torch_nor_onnx(module: str) -> None:
     """In a fresh process, importing the runtime loads none of the training and export stack."""
