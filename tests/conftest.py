@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import hashlib
 import os
@@ -268,20 +267,3 @@ def fake_bundle(tmp_path: Path) -> Path:
 def shared_fake_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle for ``--engine fake``, which all tests of a module read."""
     return write_bundle(tmp_path_factory.mktemp("fake") / "bundle", cast_encoder(32), channels=32, name="tiny")
-
-
-@pytest.fixture
-def native_status(native: Any) -> Callable[[Path], tuple[int, str]]:
-    """Opens a bundle as a C program does: the status, and the line that explains it."""
-    library = native.libvosrt().path
-    core = ctypes.CDLL(str(library))
-    core.vosrt_last_error.restype = ctypes.c_char_p
-    core.vosrt_bundle_close.argtypes = [ctypes.c_void_p]
-
-    def status(root: Path) -> tuple[int, str]:
-        handle = ctypes.c_void_p()
-        found = core.vosrt_bundle_open(os.fsencode(root), ctypes.byref(handle))
-        core.vosrt_bundle_close(handle)
-        return found, core.vosrt_last_error().decode() if found else ""  # a call that succeeds leaves the last error
-
-    return status

@@ -49,7 +49,6 @@ Harm = Callable[[Path], object]
 _RUNS_CODE = ("exec", "compile", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen")
 _LOADS_CODE = ("import", "pickle.find_class", "marshal.loads", "ctypes.dlopen", "socket.connect")
 _PEAK_BYTES = 16 << 20
-_INVALID_BUNDLE = 7  # vosrt.h
 _FLOAT = onnx.TensorProto.FLOAT
 
 _heard: list[str] | None = None
@@ -324,7 +323,7 @@ HARMS: dict[str, tuple[Harm, str]] = {
     "a graph that is a link": (linked_graph, "leads out of the bundle"),
     "a manifest that is a link": (linked_manifest, "leads out of the bundle"),
     "a folder that is a link": (linked_folder, "leads out of the bundle"),
-    "links in a circle": (linked_in_a_circle, "lacks its file"),
+    "links in a circle": (linked_in_a_circle, "cannot be read"),
     "a pipe": (pipe, "lacks its file"),
     "one key twice": (text(b'{"schema": 1, "trained": false, "trained": true}'), "occurs twice"),
     "NaN": (text(b'{"schema": 1, "verification": {"max_abs": NaN}}'), "not a finite number"),
@@ -417,10 +416,6 @@ def test_refused_in_one_line_with_nothing_run(hostile: tuple[Path, str], monkeyp
     assert peak < _PEAK_BYTES
 
 
-def test_c_takes_the_sound_bundle(sound: Path, native_status: Callable[[Path], tuple[int, str]]) -> None:
-    assert native_status(sound)[0] == 0
-
-
 def everything_that_export_writes(plain: Manifest) -> Iterator[Manifest]:
     """Every choice that a manifest has, from Python's types."""
     yield from (with_graphs(plain, precision) for precision in get_args(GraphPrecision))
@@ -465,12 +460,10 @@ def with_masks(manifest: Manifest, masks: MaskSpec) -> Manifest:
     return replace(further, family="mask-embedding", masks=masks, encoder=encoder)
 
 
-def test_c_takes_whatever_python_takes(sound: Path, native_status: Callable[[Path], tuple[int, str]]) -> None:
+def test_whatever_export_writes_is_taken(sound: Path) -> None:
     for manifest in everything_that_export_writes(load_bundle(sound).manifest):
         write_manifest(manifest, sound / "manifest.json")
         assert load_bundle(sound).manifest == manifest
-        status, message = native_status(sound)
-        assert status == 0, message
 
 
 def outside(name: str, allowed: Range) -> Iterator[object]:
@@ -495,18 +488,8 @@ def test_options_beyond_their_range_are_refused(sound: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", packaged_bundles())
-def test_c_takes_the_packaged_bundles(name: str, native_status: Callable[[Path], tuple[int, str]]) -> None:
-    status, message = native_status(load_bundle(name).path)
-    assert status == 0, message
-
-
-def test_c_refuses_it_too(hostile: tuple[Path, str], native_status: Callable[[Path], tuple[int, str]]) -> None:
-    """The native reader refuses what Python refuses, with one line."""
-    status, message = native_status(hostile[0])
-    assert status == _INVALID_BUNDLE
-    assert message
-    assert message.isprintable()
-    assert len(message) < 600
+def test_the_packaged_bundles_are_taken(name: str) -> None:
+    assert load_bundle(name).graphs
 
 
 def test_the_command_line_says_so(

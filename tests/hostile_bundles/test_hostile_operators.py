@@ -366,20 +366,16 @@ def bundle_of(tmp_path: Path) -> BundleOf:
 
 
 @pytest.mark.parametrize("way", HOSTILE)
-def test_refused_before_an_engine_sees_it(
-    way: str, bundle_of: BundleOf, native_status: Callable[[Path], tuple[int, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Python and C refuse it with one printable line."""
+def test_refused_before_an_engine_sees_it(way: str, bundle_of: BundleOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One printable line refuses it."""
     monkeypatch.setattr(vosrt.model, "create_encoder_engine", lambda *_, **__: pytest.fail("an engine was started"))
     root = bundle_of(HOSTILE[way]())
     with pytest.raises(BundleError) as caught:
         Model.load(root)
-    status, in_c = native_status(root)
-    assert status == 7  # VOSRT_INVALID_BUNDLE
-    for message in (str(caught.value), in_c):
-        assert str(root) in message
-        assert message.isprintable()
-        assert len(message) < 600
+    message = str(caught.value)
+    assert str(root) in message
+    assert message.isprintable()
+    assert len(message) < 600
 
 
 @pytest.mark.parametrize(
@@ -405,16 +401,9 @@ def test_the_command_line_names_the_node(
 
 @pytest.mark.parametrize("engine", ["cpu", "openvino"])
 @pytest.mark.parametrize("way", SOUND)
-def test_sound_graphs_run(
-    way: str,
-    engine: str,
-    bundle_of: BundleOf,
-    native_status: Callable[[Path], tuple[int, str]],
-    skip_or_fail: Callable[..., None],
-) -> None:
-    """Every engine and C take them, with any suffix."""
+def test_sound_graphs_run(way: str, engine: str, bundle_of: BundleOf, skip_or_fail: Callable[..., None]) -> None:
+    """Every engine takes them, with any suffix."""
     root = bundle_of(SOUND[way]())
-    assert native_status(root)[0] == 0
     try:
         model = Model.load(root, engine=engine, precision="fp32", threads=1)
     except MissingExtraError as error:

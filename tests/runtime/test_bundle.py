@@ -44,10 +44,10 @@ def edit(bundle: Path, change: Edit) -> None:
     path.write_text(json.dumps(document))
 
 
-def refusal(bundle: Path | str, **options: bool) -> str:
+def refusal(bundle: Path | str) -> str:
     """The one line with which a bundle is refused."""
     with pytest.raises(BundleError) as caught:
-        load_bundle(bundle, **options)
+        load_bundle(bundle)
     message = str(caught.value)
     assert message
     assert message.isprintable(), "an error is one line that is safe to print on a terminal"
@@ -125,10 +125,8 @@ def test_altered_files(bundle: Path) -> None:
     graph = bundle / "encoder.onnx"
     graph.write_bytes(plain_graph().replace(b"test", b"Test"))
     assert "was altered: its SHA-256" in refusal(bundle)
-    assert load_bundle(bundle, verify_hashes=False).path == bundle
     graph.write_bytes(b"truncated")
     assert f"has 9 bytes, the manifest says {len(plain_graph())}" in refusal(bundle)
-    assert "has 9 bytes" in refusal(bundle, verify_hashes=False), "a size costs nothing to compare"
 
 
 @pytest.mark.parametrize(
@@ -254,14 +252,9 @@ def test_no_content_crashes_the_reader(bundle: Path, path: tuple[str, str | None
         (bundle / "manifest.json").write_text(original)
 
 
-def test_unreadable_directory_is_a_bundle_error(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
-    """Operating-system errors become one line too."""
-
-    def denied(self: Path, *_: object, **__: object) -> object:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "open", denied)
-    assert "cannot be read: Permission denied" in refusal(bundle)
+def test_operating_system_errors_become_one_line(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").symlink_to("manifest.json")
+    assert "cannot be read: Too many levels of symbolic links" in refusal(tmp_path)
 
 
 def test_default_is_a_name_only_as_a_string(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

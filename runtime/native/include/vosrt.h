@@ -300,6 +300,8 @@ typedef struct vosrt_bundle_info {
 VOSRT_API vosrt_status vosrt_bundle_open(const char *path, vosrt_bundle **bundle);
 VOSRT_API void vosrt_bundle_close(vosrt_bundle *bundle);
 VOSRT_API vosrt_status vosrt_bundle_get_info(const vosrt_bundle *bundle, vosrt_bundle_info *info);
+/* Content of manifest.json as it was checked (UTF-8); valid until the bundle is closed. */
+VOSRT_API vosrt_status vosrt_bundle_manifest(const vosrt_bundle *bundle, const char **text, size_t *size);
 /* Path of the ONNX file of a graph, e.g. "encoder", or "encoder_int8" where the bundle carries the same network quantised; valid until the bundle is closed. A bundle such as `refined` may take the
  * file from a bundle beside it and add outputs: only vosrt_bundle_graph_content has those. */
 VOSRT_API vosrt_status vosrt_bundle_graph_path(const vosrt_bundle *bundle, const char *graph, const char **path);

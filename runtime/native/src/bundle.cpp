@@ -203,7 +203,9 @@ Bundle parse_manifest(std::string_view text, const std::string &where) {
 Bundle open_bundle(const std::string &path) {
     try {
         const fs::path root = path_of(path);
-        Bundle bundle = parse_manifest(read_manifest(root, path), (root / "manifest.json").string());
+        std::string manifest = read_manifest(root, path);
+        Bundle bundle = parse_manifest(manifest, (root / "manifest.json").string());
+        bundle.manifest = std::move(manifest);
         bundle.path = path;
         for (GraphFile &graph : bundle.graphs) read_graph(root, path, bundle, graph);
         return bundle;

@@ -28,7 +28,7 @@ struct GraphFile : GraphPart {
 };
 
 struct Bundle {
-    std::string path, name, summary, feature, input_name, output_name;
+    std::string path, manifest, name, summary, feature, input_name, output_name;
     bool trained = false;
     int32_t channels = 0, stride = 0, min_side = 0, max_side = 0;
     int32_t size = default_model_options().size;  // where the manifest has none

@@ -62,6 +62,16 @@ vosrt_status vosrt_bundle_get_info(const vosrt_bundle *bundle, vosrt_bundle_info
     });
 }
 
+vosrt_status vosrt_bundle_manifest(const vosrt_bundle *bundle, const char **text, size_t *size) {
+    return guarded(__func__, [&] {
+        const Call at(bundle);
+        require(text, "text");
+        require(size, "size");
+        *text = at->bundle.manifest.data();
+        *size = at->bundle.manifest.size();
+    });
+}
+
 vosrt_status vosrt_bundle_graph_path(const vosrt_bundle *bundle, const char *graph, const char **path) {
     return guarded(__func__, [&] {
         const Call at(bundle);

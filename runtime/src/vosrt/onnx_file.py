@@ -25,7 +25,6 @@ class Graph:
 
     Attributes:
         path: where it was read from, for messages and for what lies beside it.
-        content: of the file.
         quantised: the number format that it is quantised in, as its bundle says; None for other graphs.
     """
 
@@ -53,60 +52,24 @@ class Graph:
         names = libvosrt().read_bytes("vosrt_graph_outputs", self.content, len(self.content), os.fsencode(self.path))
         return tuple(name.decode() for name in names.split(b"\0")[:-1])
 
-    def check(self, input_name: str | None = None, output_name: str = "", channels: int = 0) -> None:
-        """Have the graph be one that a bundle may hold.
-
-        Args:
-            input_name: that it takes frames u8 [n, height, width, 3] by; None leaves both names alone.
-            output_name: that it gives f32 [n, h, w, channels] by.
-            channels: of the output.
-
-        Raises:
-            BundleError: it is no ONNX file, may not be run, or takes and gives something else.
-        """
-        names = (None, None) if input_name is None else (input_name.encode(), output_name.encode())
-        where = os.fsencode(self.path)
-        libvosrt().call("vosrt_graph_check", self.content, len(self.content), where, *names, channels)
-
-
-def read_graph(path: Path, size: int | None = None) -> Graph:
-    """Read a file into memory, once.
-
-    Args:
-        path: of a regular file.
-        size: that it has, in bytes; None takes any up to `MAX_BYTES`.
-
-    Raises:
-        BundleError: it is no regular file, or has another size.
-        OSError: it cannot be read.
-    """
-    # Opening a pipe would wait for a writer.
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise BundleError(f"{path} is no regular file; copy the whole bundle again")
-        if size is not None and status.st_size != size:
-            raise BundleError(
-                f"{path} was altered: it has {status.st_size} bytes, the manifest says {size}; copy the bundle again"
-            )
-        if not 0 < status.st_size <= MAX_BYTES:
-            raise BundleError(f"{path} has {status.st_size} bytes; a graph has 1 to {MAX_BYTES}")
-        content = file.read(status.st_size)
-    if len(content) != status.st_size:
-        raise BundleError(f"{path} was cut off while it was read; copy the bundle again")
-    return Graph(path, content)
-
 
 def as_graph(graph: Graph | Path) -> Graph:
-    """The graph, read from its file if only that is given.
+    """The graph, read from its file, once, if only that is given.
 
     Raises:
-        BundleError: it cannot be read.
+        BundleError: it cannot be read, or is no regular file of 1 to `MAX_BYTES` bytes.
     """
     if isinstance(graph, Graph):
         return graph
     try:
-        return read_graph(graph)
+        # Opening a pipe would wait for a writer.
+        with open(graph, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BundleError(f"{graph} is no regular file; copy the whole bundle again")
+            if not 0 < status.st_size <= MAX_BYTES:
+                raise BundleError(f"{graph} has {status.st_size} bytes; a graph has 1 to {MAX_BYTES}")
+            return Graph(graph, file.read(status.st_size))
     except OSError as error:
         raise BundleError(f"{graph} cannot be read: {error.strerror or error}") from error
 

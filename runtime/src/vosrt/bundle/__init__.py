@@ -5,15 +5,16 @@
         encoder.onnx      frames u8 [n, height, width, 3] BGR -> embedding f32 [n, h, w, K]
         encoder_int8.onnx the same network quantised, where the bundle has it: takes and gives the same
 
-Nothing in a bundle is code. Reading one trusts nothing: the manifest's types and ranges are checked, keys that
-this version does not know are refused, files must lie inside the directory and match their hash, and graphs must be
-plain, self-contained and made of known operators (`vosrt.onnx_file`). Each graph is read once:
+Nothing in a bundle is code. libvosrt reads one for every language, and trusts nothing: the manifest's types and ranges
+are checked, keys that this version does not know are refused, files must lie inside the directory and match their hash,
+and graphs must be plain, self-contained and made of known operators (``onnx_rules.cpp``). Each graph is read once:
 what was hashed and checked is what engines are given, whatever happens to the file meanwhile. A bundle is a directory
 and never an archive, so nothing is unpacked.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -23,9 +24,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vosrt._files import replacing, write_all
+from vosrt.core.library import Library
 from vosrt.core.native import libvosrt
 from vosrt.errors import BundleError
-from vosrt.onnx_file import Graph, joined, read_graph
+from vosrt.onnx_file import Graph
 from vosrt.types import PropagationOptions
 
 SCHEMA = 1
@@ -46,7 +48,6 @@ GraphPrecision = Literal["fp32", "fp16", "int8", "fp8"]
 MAX_ROUNDS = 4  # of refinement, as ``schema.txt`` has it
 
 _NEWER = ("bundle", "adds")  # keys of graphs
-_MAX_MANIFEST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,6 @@ class GraphPart:
     Attributes:
         file: its name relative to the bundle, with ``/`` between parts.
         sha256: hash of its content, 64 lower-case hexadecimal digits.
-        bytes: its size.
     """
 
     file: str
@@ -162,8 +162,6 @@ class Manifest:
     Attributes:
         name: short name of the model, one line.
         trained: False for a network with random weights.
-        summary: one line for people.
-        encoder: contract of the encoder graph.
         graphs: files by role; ``"encoder"`` is always there. ``"encoder_int8"`` is the same network quantised; it is
             there if the bundle's maker measured that it is good enough. An older vosrt passes it over.
         inference: how labels are propagated unless the caller says otherwise.
@@ -172,9 +170,7 @@ class Manifest:
         enlarge_percent: smaller frames are enlarged to ``size``, but to no more than this percentage of their own.
         verification: figures of the comparison that the export ended with.
         provenance: checkpoint hash, training, tool versions, licence.
-        family: the method.
         masks: contract of the further graphs; None for correspondence.
-        schema: version of this format.
     """
 
     name: str
@@ -197,14 +193,13 @@ class Bundle:
     """A bundle that was checked.
 
     Attributes:
-        path: its directory.
         manifest: what it holds.
         graphs: content of the ONNX files by role, as it was checked.
     """
 
     path: Path
     manifest: Manifest
-    graphs: Mapping[str, Graph] = field(default_factory=dict, repr=False, compare=False)
+    graphs: Mapping[str, Graph] = field(repr=False, compare=False)
 
     def graph(self, name: str) -> Graph:
         """A graph as it was read and checked, for an engine.
@@ -212,9 +207,8 @@ class Bundle:
         Raises:
             BundleError: the bundle has no graph of this name.
         """
-        return self.graphs.get(name) or _read_graph(
-            self.path, self._file(name), self.manifest.encoder.output_name, verify_hashes=False
-        )
+        self._file(name)
+        return self.graphs[name]
 
     @property
     def encoders(self) -> tuple[Graph, ...]:
@@ -234,7 +228,7 @@ class Bundle:
             BundleError: the bundle has no graph of this name.
         """
         file = self._file(name)
-        return _folder_of(self.path, file) / file.file
+        return _path_of(self.path, file)
 
     def _file(self, name: str) -> GraphFile:
         if name not in self.manifest.graphs:
@@ -243,13 +237,12 @@ class Bundle:
         return self.manifest.graphs[name]
 
 
-def load_bundle(path: Path | str, *, verify_hashes: bool = True) -> Bundle:
+def load_bundle(path: Path | str) -> Bundle:
     """Read a bundle and check it.
 
     Args:
         path: the directory, or the name of a bundle that comes with the package, as a string: ``"default"`` and
             those of `packaged_bundles`. A directory of the same name is meant by ``"./default"``.
-        verify_hashes: compare the SHA-256 of every file (sizes, and hashes of other bundles' files, always are).
 
     Raises:
         BundleError: it is missing, altered, unsafe, malformed or made by a newer vosrt.
@@ -257,16 +250,22 @@ def load_bundle(path: Path | str, *, verify_hashes: bool = True) -> Bundle:
     root = _PACKAGED / path if is_packaged(path) else Path(path)
     if path == DEFAULT_NAME and not root.is_dir():
         raise BundleError("this installation has no default bundle; name a bundle directory or reinstall vosrt")
+    if not root.exists():
+        names = ", ".join(packaged_bundles())
+        raise BundleError(f"no such bundle: {root}; expected {names} or a directory with {MANIFEST_NAME}")
+    library, handle = libvosrt(), ctypes.c_void_p()
+    library.call("vosrt_bundle_open", os.fsencode(root), ctypes.byref(handle))
     try:
-        manifest = _parse(_read_manifest(root), root / MANIFEST_NAME)
-        embedding = manifest.encoder.output_name
+        manifest = _manifest_of(_content(library, "vosrt_bundle_manifest", handle))
         graphs = {
-            role: _read_graph(root, file, embedding, verify_hashes=verify_hashes)
+            role: Graph(
+                _path_of(root, file) if file.adds is None else root / file.adds.file,
+                _content(library, "vosrt_bundle_graph_content", handle, role.encode()),
+            )
             for role, file in manifest.graphs.items()
         }
-        _check_graphs(graphs, manifest)
-    except OSError as error:
-        raise BundleError(f"bundle {root} cannot be read: {error.strerror or error}") from error
+    finally:
+        library.plain("vosrt_bundle_close", handle)
     return Bundle(root, manifest, graphs)
 
 
@@ -310,7 +309,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         if values[key] is None:  # so that an older vosrt reads all bundles but those that need it
             del values[key]
     text = (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode(errors="surrogatepass")
-    _parse(text, path)
+    libvosrt().call("vosrt_manifest_check", text, len(text), os.fsencode(path))
     with replacing(path) as file:
         write_all(file, text)
 
@@ -321,77 +320,20 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_manifest(root: Path) -> bytes:
-    if not root.exists():
-        names = ", ".join(packaged_bundles())
-        raise BundleError(f"no such bundle: {root}; expected {names} or a directory with {MANIFEST_NAME}")
-    if not root.is_dir():
-        raise BundleError(f"{root} is a file; a bundle is a directory with {MANIFEST_NAME}")
-    path = root / MANIFEST_NAME
-    if not path.is_file():
-        raise BundleError(f"{root} is not a bundle: it has no {MANIFEST_NAME}; make one with vos-export")
-    _check_inside(root, path)
-    with path.open("rb") as file:
-        content = file.read(_MAX_MANIFEST_BYTES + 1)
-    if len(content) > _MAX_MANIFEST_BYTES:
-        raise BundleError(f"{path} has {path.stat().st_size} bytes; a manifest has at most {_MAX_MANIFEST_BYTES}")
-    return content
+def _content(library: Library, function: str, *arguments: Any) -> bytes:
+    """A copy of the bytes that a function of an open bundle points to."""
+    data, size = ctypes.c_void_p(), ctypes.c_size_t()
+    library.call(function, *arguments, ctypes.byref(data), ctypes.byref(size))
+    return ctypes.string_at(data, size.value)
 
 
-def _read_graph(root: Path, file: GraphFile, embedding: str, *, verify_hashes: bool) -> Graph:
-    """Read a graph, whose content is that of its file and of what the bundle adds.
-
-    Args:
-        embedding: name of the output that takes the place of those of the file, if it is added.
-    """
-    folder = _folder_of(root, file)
-    shared = file.bundle is not None
-    # A link must not lead to files that are no neighbours of this bundle.
-    graph = _read_part(root, folder, file, inside=folder.parent if shared else root, verify=shared or verify_hashes)
-    if file.adds is None:
-        return graph
-    added = _read_part(root, root, file.adds, inside=root, verify=verify_hashes)
-    return joined(graph, added, embedding)
+def _path_of(root: Path, file: GraphFile) -> Path:
+    """The file of a graph, in this bundle or the one beside it."""
+    folder = root if file.bundle is None else Path(os.path.realpath(root)).parent / file.bundle
+    return folder / file.file
 
 
-def _folder_of(root: Path, file: GraphFile) -> Path:
-    """The bundle that a graph's file belongs to."""
-    return root if file.bundle is None else Path(os.path.realpath(root)).parent / file.bundle
-
-
-def _read_part(root: Path, folder: Path, part: GraphPart, *, inside: Path, verify: bool) -> Graph:
-    path = folder / part.file
-    _check_inside(inside, path)
-    if not path.is_file():
-        if folder != root:
-            raise BundleError(f"bundle {root} lacks {part.file} of the bundle {folder}; copy both, side by side")
-        raise BundleError(f"bundle {root} lacks its file {part.file}; copy the whole directory again")
-    graph = read_graph(path, part.bytes)
-    if verify and graph.sha256 != part.sha256:
-        raise BundleError(
-            f"{path} was altered: its SHA-256 is {graph.sha256[:12]}…, the manifest says {part.sha256[:12]}…; "
-            "copy the bundle again"
-        )
-    return graph
-
-
-def _check_graphs(graphs: Mapping[str, Graph], manifest: Manifest) -> None:
-    """Have every graph be one that may be run, and the encoder's take and give what the manifest says."""
-    spec = manifest.encoder
-    for role, graph in graphs.items():
-        names = (spec.input_name, spec.output_name, spec.channels) if role in ENCODER_ROLES else ()
-        graph.check(*names)
-
-
-def _check_inside(root: Path, path: Path) -> None:
-    # Not Path.resolve, which raises RuntimeError for links in a circle before Python 3.13.
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        raise BundleError(f"{path} leads out of the bundle through a link; files must lie inside {root}")
-
-
-def _parse(text: bytes, path: Path) -> Manifest:
-    """Have libvosrt check a manifest against ``schema.txt``, and read it."""
-    libvosrt().call("vosrt_manifest_check", text, len(text), os.fsencode(path))
+def _manifest_of(text: bytes) -> Manifest:
     document = json.loads(text)
     masks, inference = document.pop("masks", None), document.pop("inference")
     size, enlarge_percent = inference.pop("size"), inference.pop("enlarge_percent", 100)

@@ -112,6 +112,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {  # result and arguments
     "vosrt_bundle_get_info": (c_int, [c_void_p, c_void_p]),
     "vosrt_bundle_graph_content": (c_int, [c_void_p, c_char_p, c_void_p, c_void_p]),
     "vosrt_bundle_graph_path": (c_int, [c_void_p, c_char_p, c_void_p]),
+    "vosrt_bundle_manifest": (c_int, [c_void_p, c_void_p, c_void_p]),
     "vosrt_bundle_model_options": (c_int, [c_void_p, c_void_p]),
     "vosrt_bundle_open": (c_int, [c_char_p, c_void_p]),
     "vosrt_cuda_allocate": (c_int, [c_int32, c_size_t, c_char_p, c_void_p]),
