@@ -166,7 +166,6 @@ def search(frames: list[Clicked], count: int, seed: int = 0) -> dict[str, Any]:
     Args:
         frames: the first of every sequence, then others.
         count: sets besides the one that libvosrt has.
-        seed: of the changes.
     """
     source, best = random.Random(seed), click_options()
     tried: list[list[list[float]]] = []  # set, sequence, click

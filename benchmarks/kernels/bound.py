@@ -58,7 +58,6 @@ def compare(embeddings: list[F32Array], mask: U8Array, threads: int, times: int)
     Args:
         embeddings: f32 [h, w, K] of one video.
         mask: u8 [H, W], the first annotation. On later frames its objects appear once more, with ids of their own.
-        threads: of all searches.
         times: on how many frames, every second one, objects appear in the third memory.
 
     Returns:

@@ -147,10 +147,7 @@ def count_match(height: int, width: int, channels: int, *, context: int, radius:
     """Work of one frame with one reference: the operations needed, those of the tiles, and the bytes they load.
 
     Args:
-        height: grid rows.
-        width: grid columns.
         channels: K.
-        context: recent frames.
         radius: of the circle, cells.
         down: variant of the kernel, see PATCHES.
     """

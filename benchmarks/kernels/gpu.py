@@ -106,11 +106,8 @@ def run_part(name: str, command: Sequence[str], rows: Path, seconds: float, envi
     """Run a process that appends rows to a file; what it wrote, and why it did not come to its end if it did not.
 
     Args:
-        name: of the part, for that row.
-        command: of the process.
         rows: the file of JSON lines that it writes.
         seconds: after which it and its children are killed.
-        environment: of the process.
     """
     rows.unlink(missing_ok=True)
     log = rows.with_suffix(".log")
@@ -247,10 +244,7 @@ class Run:
     """The parts one after the other, their rows in a file.
 
     Args:
-        file: receives a line for each row.
         folder: for what is built and written on the way.
-        budget: of everything.
-        environment: of all processes.
         settings: of `gpu_parts.Settings`.
     """
 

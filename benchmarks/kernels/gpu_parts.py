@@ -308,9 +308,7 @@ def time_frames(
         objects: in the video.
         bundle: a bundle's folder or name, or ``"paper"``.
         engine: as for vos-run, or ``"torch"``.
-        frames: to be timed.
         refine: rounds of refinement, or ``"off"``.
-        way: how they go.
     """
     clip = make_clip(size)
     model = load_model(bundle, engine, recorded=way.recorded)
@@ -380,7 +378,6 @@ def time_dense(size: int, objects: int, kind: str, *, compiled: bool, frames: in
         objects: likewise.
         kind: of the affinities, a name of PyTorch's; networks are in fp16 on a GPU.
         compiled: network and propagation by ``torch.compile``.
-        frames: to be timed.
         device: ``"cuda"``, or ``"cpu"`` for a toy.
     """
     import torch

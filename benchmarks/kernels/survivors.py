@@ -49,7 +49,6 @@ def count(embeddings: list[F32Array], head: int, groups: int) -> dict[str, Any]:
 
     Args:
         embeddings: f32 [h, w, K] of one video, two more than the context.
-        head: channels of a head.
         groups: warps that are looked at, chosen at random.
     """
     height, width, channels = embeddings[0].shape

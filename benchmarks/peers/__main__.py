@@ -49,7 +49,6 @@ class Peer:
     """A method and how long it is measured.
 
     Attributes:
-        title: of its row.
         method: of `peer.py`.
         warm_up: untimed frames, until its memory is full.
         frames: timed frames a turn.
@@ -73,7 +72,6 @@ class Run:
 
     Attributes:
         size: short side of the frames in pixels.
-        threads: of every method.
         python: the interpreter that has the packages of others.
         quiet_cores: a turn counts if other processes kept at most this many cores busy.
         deadline_s: on the monotonic clock; after it, disturbed turns are not repeated.

@@ -32,11 +32,7 @@ Segment = Callable[[U8Array], U8Array]
 
 
 class Method:
-    """One method following the objects of the clip's first frame.
-
-    Args:
-        given: options of the command line.
-    """
+    """One method following the objects of the clip's first frame."""
 
     def __init__(self, given: dict[str, Any]) -> None:
         height, width = size_of(given["size"])

@@ -67,7 +67,6 @@ class Camera:
     Args:
         python: what `find_python` returned.
         frames: u8 [H, W, 3] BGR, filmed again and again.
-        folder: takes them as files.
         fps: pictures a second.
         size: of the pictures, such as ``"320x240"``.
 
@@ -159,10 +158,7 @@ def follow(
 
     Args:
         camera: what is filmed.
-        out: folder of the results.
-        options: of vos-run.
         events: frame from which on one happens, what it is, and for how many seconds.
-        frames: to be seen.
 
     Returns:
         The row; see the module.

@@ -41,8 +41,6 @@ class Videos:
     Args:
         model: of all of them.
         clip: frames u8 [H, W, 3].
-        count: streams.
-        size: working size.
         objects: in each.
     """
 

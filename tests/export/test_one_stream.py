@@ -33,12 +33,7 @@ CLIPS: dict[str, Callable[[Clip], Clip]] = {
 
 
 class HostOfC:
-    """A program that opens a bundle and follows objects through one video.
-
-    Args:
-        bundle: its directory.
-        networks: runs the networks for it.
-    """
+    """A program that opens a bundle and follows objects through one video."""
 
     def __init__(self, bundle: Path, networks: Model) -> None:
         self._networks, self._kept = networks, dict[int, Embedding]()

@@ -15,7 +15,6 @@ class EmulatedGpu:
     """libvosrt_cuda_emulated on a fake CUDA runtime, which both TensorRT and it then queue their work on.
 
     Args:
-        library: its path.
         cuda: does the work, as late as it may.
     """
 

@@ -24,9 +24,7 @@ def write_engine(graph: Path, /, plan: bytes, profiles: tuple[Profile, ...], **f
     """Put an engine for an RTX 3090 beside a graph, with its record.
 
     Args:
-        graph: the ONNX file.
         plan: bytes of the engine.
-        profiles: its frame sizes.
         fields: of the record, ``flavour`` and ``version`` among them.
     """
     usual = EngineRecord(

@@ -129,7 +129,6 @@ def camera(
     Args:
         count: frames that a connection delivers before it ends.
         drop_after: per connection, after how many frames it drops; None is not at all.
-        interval_s: between frames.
         then: width and height of the second half of the frames; None: as the first.
         stall_at: after how many frames the first connection that gets there stays open and sends nothing more.
     """

@@ -136,11 +136,7 @@ def seen(tensor: DeviceTensor) -> NDArray[Any]:
 class Networks:
     """An encoder and the mask networks, shared by streams.
 
-    Args:
-        engine: makes an engine of a function.
-
     Attributes:
-        mask_encoder: its engine.
         decoder: likewise.
     """
 

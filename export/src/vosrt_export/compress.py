@@ -64,9 +64,7 @@ def compress_bundle(
 
     Args:
         path: the bundle's directory, or the name of a packaged one.
-        output: directory to make.
         clips: videos or folders of images, without labels, on which the axes are found.
-        channels: to keep.
         frames: of the clips to use.
         overwrite: replace an existing bundle.
         tell: is called with each stage of the work.

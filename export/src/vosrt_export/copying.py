@@ -23,7 +23,6 @@ def copy_bundle(path: str, output: Path, share: Path | None = None, *, overwrite
 
     Args:
         path: the bundle's directory, or the name of a packaged one.
-        output: directory to make.
         share: a bundle beside ``output`` with the same encoder, whose files it then names instead of holding them.
             What the copy computes besides, such as maps for mask networks or a projection, stands in small files.
         overwrite: replace an existing bundle.
@@ -83,7 +82,6 @@ def outputs_to_add(base: ModelProto, model: ModelProto, names: Mapping[str, str]
     A tensor is the same if the same operators compute it from the same weights, under any name.
 
     Args:
-        base: a graph.
         model: a graph that computes all that ``base`` does.
         names: of the model's outputs in what is returned, where another tensor of ``base`` has theirs.
 

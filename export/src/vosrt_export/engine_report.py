@@ -70,7 +70,6 @@ class Outcome:
 
     Attributes:
         precision: of its arithmetic; ``"int8"`` where the graph is quantised.
-        version: of the libraries that ran it.
         encoder: embeddings against the yardstick's.
         match_percent: neighbours of the yardstick that were found too.
         match_max_abs: largest difference of similarities of the same rank.

@@ -25,7 +25,6 @@ class EncoderGraph(nn.Module):
 
     Args:
         encoder: the network; it is copied, not changed.
-        feature: the map that becomes the embedding.
     """
 
     def __init__(self, encoder: VisualEncoder, feature: Feature) -> None:
@@ -57,7 +56,6 @@ def reference_embedding(encoder: VisualEncoder, feature: Feature, frames: Tensor
 
     Args:
         encoder: the network as trained, in evaluation mode.
-        feature: the map that becomes the embedding.
         frames: u8 [n, H, W, 3] BGR.
 
     Returns:

@@ -74,7 +74,6 @@ def import_backbone(family: Family, path: Path, options: ImportOptions | None = 
     """Read a backbone.
 
     Args:
-        family: that it is of.
         path: the file of the original repository, or a folder in the layout of `transformers`.
         options: what the file does not say.
 

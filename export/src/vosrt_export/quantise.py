@@ -72,11 +72,9 @@ class Quantised:
 
     Attributes:
         before: J&F of the bundle as it was, 0 to 100.
-        after: J&F of the quantised one.
         layers: number of layers that could be quantised.
         kept: names of those that were not.
         comparison: embeddings after against before, on calibration frames.
-        bytes: size of the quantised graph.
     """
 
     before: float
@@ -110,10 +108,8 @@ def quantise_bundle(
 
     Args:
         path: the bundle's directory, or the name of a packaged one.
-        output: directory to make.
         clips: videos or folders of images without labels, to calibrate on.
         davis: annotated sequences to measure on, in the layout of DAVIS.
-        options: how.
         overwrite: replace an existing bundle.
         tell: is called with each stage of the work.
 
@@ -219,7 +215,6 @@ class Quantisation:
     Args:
         bundle: whose encoder is quantised.
         frames: to calibrate on, each u8 [H, W, 3] BGR at the working size.
-        options: how.
         folder: for the graphs; must outlive this.
         tell: is called with each stage of the work.
 

@@ -47,7 +47,6 @@ class EngineOptions:
     Attributes:
         flavour: ``"auto"`` is TensorRT-RTX where compute capabilities are named, else whichever is installed.
         capabilities: of the GPUs to build for, as ``"86"``; none: the GPU of this machine.
-        precision: of the arithmetic.
         profiles: frame sizes to take; none: the bundle's own size, or 480p.
         batch: frames to take at once, at most: of streams that are stepped together.
         objects: of a frame that mask networks take, at most.
@@ -76,10 +75,8 @@ class Outcome:
     """Result of building one engine.
 
     Attributes:
-        path: the engine file.
         record: what it is.
         built: False if a fitting engine existed.
-        why: the reason to build it.
     """
 
     path: Path
@@ -143,8 +140,6 @@ class Network:
 
     Attributes:
         role: in the bundle.
-        graph: its ONNX file.
-        precision: of the arithmetic.
         batch: frames to take at once, at most; of a mask network, objects.
     """
 
@@ -337,7 +332,6 @@ class Inspection:
     Attributes:
         tensors: inputs and outputs: name, type and shape as text.
         layers: of the engine, after fusion.
-        profiles: number of optimisation profiles.
         memory_bytes: GPU memory that a context needs besides weights.
     """
 

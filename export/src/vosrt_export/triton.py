@@ -108,7 +108,6 @@ def write_model(bundle: str, repository: Path, options: TritonOptions) -> Path:
 
     Args:
         bundle: directory, or the name of a packaged one.
-        repository: folder of the server's models.
 
     Returns:
         The model's folder.

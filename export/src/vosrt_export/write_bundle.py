@@ -119,7 +119,6 @@ def export_bundle(
 
     Args:
         checkpoint_path: the safetensors file, or the folder of a run, whose best weights are taken, else its last.
-        output: directory to make.
         options: what the bundle is to hold.
         overwrite: replace an existing bundle.
         tell: is called with each stage of the work.

@@ -142,7 +142,6 @@ def plain_name(name: str, origin: str) -> str:
     """Return a name that came from a file if it names something inside a folder and nothing else.
 
     Args:
-        name: one component of a path.
         origin: the file that it came from, for the message.
 
     Raises:

@@ -595,9 +595,6 @@ def files_beside(path: Path, command: str) -> Iterator[Results]:
 def check_replaceable(path: Path, names: Iterable[str]) -> None:
     """Refuse names under which the user has files of his own, before any work is done.
 
-    Args:
-        path: a folder.
-
     Raises:
         OutputError: a file exists that no run wrote, or that was changed since.
     """

@@ -27,8 +27,6 @@ class DeviceTensor:
 
     Attributes:
         pointer: address of the first element.
-        shape: of the array.
-        dtype: of its elements.
         device: which memory the address is in.
         device_id: number of the GPU.
         stream: CUDA stream on which the array is written, as an integer handle; work queued there afterwards sees it

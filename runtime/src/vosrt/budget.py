@@ -153,7 +153,6 @@ class BudgetedStream:
 
     Args:
         open_stream: opens a stream with a setting.
-        budget: decides, and has the report.
         clock: seconds.
     """
 

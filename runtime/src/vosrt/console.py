@@ -108,7 +108,6 @@ def table(
         columns: their heads; a `Column` also says how to align and break them.
         rows: cells; `styled` gives one a colour.
         head: False leaves out the heads.
-        gap: spaces between columns.
         bold_end: the last row is a summary.
     """
     heads = [Column(styled(each)) if isinstance(each, str) else each for each in columns]
@@ -174,7 +173,6 @@ def status(text: str, *, visible: bool = True) -> Iterator[Callable[[str], None]
     """Show the present stage and its seconds on standard error if that is a terminal.
 
     Args:
-        text: name of the stage.
         visible: False shows nothing.
 
     Yields:

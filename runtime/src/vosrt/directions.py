@@ -172,7 +172,6 @@ def follow(
     Args:
         source: opened; it is closed at the end.
         direction: ways back need a source that can be read again.
-        open_stream: opens a stream for one way.
         reopen: opens the source from a frame to the one before another; same pixels.
         annotations: per frame index, u8 [H, W].
         sink: is closed at the end.

@@ -147,7 +147,6 @@ class FrameEncoder:
     """Encodes frames with one engine. Keeps no state between calls; safe to use from several threads.
 
     Args:
-        spec: contract of the encoder graph.
         engine: what runs it.
         default_size: short side of the working frame where a call names none, in pixels; None is `DEFAULT_SIZE`.
         enlarge_percent: where a call names none, smaller frames are enlarged to no more than this percentage of

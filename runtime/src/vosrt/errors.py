@@ -93,7 +93,6 @@ class BrokenVideoError(WorkError):
     """A video broke half-way.
 
     Args:
-        message: the one-line explanation.
         frame_index: index of the first frame that could not be read (from 0).
     """
 

@@ -59,11 +59,8 @@ def explain(memory: Memory, temperature: float, frame_size: tuple[int, int], y: 
     """Read from a memory what `vosrt.Stream.explain` returns.
 
     Args:
-        memory: of the stream.
-        temperature: of its softmax.
         frame_size: rows and columns of its frames, in pixels.
         y: row of the pixel.
-        x: its column.
 
     Raises:
         InputError: the pixel is outside the frame, or the newest frame was matched with nothing.

@@ -37,8 +37,6 @@ class HostStream:
 
     Args:
         library: libvosrt, or libvosrt_cuda with arrays in host memory.
-        spec: contract of the encoder.
-        options: how labels are propagated.
         precision: of the products in matching.
         threads: of the native core; 0 is one per processor.
         refinement: how masks are refined; None shows them as they are propagated.

@@ -195,7 +195,6 @@ class Model(NotCopied):
 
         Args:
             height: rows of the frames.
-            width: their columns.
             size: as for `encode`.
 
         Raises:
@@ -504,7 +503,6 @@ def mask_engines(bundle: Bundle, encoder: EngineInfo, *, threads: int = 0, isola
     """The engines of a bundle's mask networks by role; none for a bundle of the family correspondence.
 
     Args:
-        bundle: has the graphs.
         encoder: the engine that runs the encoder, whose kind they follow.
         threads: 0 is one per processor.
         isolated: as of `Model.load`.

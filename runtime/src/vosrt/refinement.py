@@ -31,9 +31,6 @@ class Refinement(Generic[Network]):
     """How masks are refined, and by which networks.
 
     Attributes:
-        spec: contract of the graphs.
-        mask_encoder: its engine.
-        decoder: its engine.
         rounds: of refinement; 0 decodes what was read of the past alone.
         on_gpu: whether the networks are on the GPU of the memory.
     """
@@ -59,11 +56,7 @@ class Refinement(Generic[Network]):
 
 
 class MaskNetworks:
-    """Callbacks for the mask networks of one stream, whose frames come with the encoder's maps.
-
-    Args:
-        refinement: has the engines.
-    """
+    """Callbacks for the mask networks of one stream, whose frames come with the encoder's maps."""
 
     flags = 0  # vosrt_engine_flags
 

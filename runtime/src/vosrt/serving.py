@@ -71,7 +71,6 @@ class Server:
     """Streams of one model.
 
     Args:
-        model: loaded.
         size: working size of all streams.
         limits: see `ServingLimits`.
         token: that a client sends as ``Authorization: Bearer TOKEN``; "" asks for none.

@@ -65,8 +65,6 @@ class Stream(NotCopied):
     Masks are integer or boolean arrays [H, W] of the frame's size: 0 says nothing, another value is an object id.
 
     Args:
-        encoder: turns frames into embeddings.
-        options: how labels are propagated.
         precision: of the products in matching.
         threads: of the native core; 0 is one per processor.
         refiner: how the masks of every frame are refined; None takes them as they are propagated.
@@ -226,7 +224,6 @@ class Stream(NotCopied):
         """The stage after encoding: match, propagate, annotate.
 
         Args:
-            embedding: of the next frame.
             marks: what `check` gave.
 
         Returns:
@@ -298,7 +295,6 @@ class Stream(NotCopied):
 
         Args:
             y: row of the pixel.
-            x: its column.
 
         Raises:
             InputError: no frame was given yet, the pixel is outside it, nothing was matched with it (a first marked

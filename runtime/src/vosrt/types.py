@@ -171,7 +171,6 @@ class ObjectResult:
     """Where one tracked object is in a frame.
 
     Attributes:
-        id: the object's id.
         area_px: number of its pixels; 0 if the frame shows none.
         box: x, y, width and height of the smallest box around its pixels; zeros without pixels.
         centroid: x and y of the mean of its pixels, whose centres have whole coordinates; None without pixels.

@@ -38,7 +38,6 @@ class Training:
 
     Attributes:
         trained: False for weights as initialised.
-        seed: of the initialisation.
         summary: one line, e.g. ``"untrained, seed 0"``.
         licence: of the weights, e.g. an SPDX identifier.
     """
@@ -54,7 +53,6 @@ class Inference:
     """How masks are propagated with a network, and at which size; a network trained from a bundle inherits it.
 
     Attributes:
-        options: of propagation.
         size: default short side of the working frame in pixels; None is `vosrt.types.DEFAULT_SIZE`.
         enlarge_percent: most that smaller frames are enlarged to (see `vosrt.bundle.Manifest`).
     """
@@ -145,9 +143,7 @@ def encoder_of(config: VisualConfig, tensors: Mapping[str, Tensor], path: Path) 
     """Build an encoder with given weights, in evaluation mode.
 
     Args:
-        config: shape of the encoder.
         tensors: its state dictionary.
-        path: origin of the weights, for messages.
 
     Raises:
         CheckpointError: a tensor is missing, unknown, of another shape or not finite.

@@ -60,7 +60,6 @@ def build(kind: type[T], document: Mapping[str, Any], where: str = "") -> T:
     """Build a dataclass, nested ones included, from the tables of a document.
 
     Args:
-        kind: the dataclass.
         document: values by name; missing ones have their defaults.
         where: prefix of names in error messages, e.g. ``"clips."``.
 

@@ -26,9 +26,7 @@ class World:
     """The processes of one training.
 
     Attributes:
-        device: of this process.
         rank: number of this process, from 0.
-        size: number of processes.
     """
 
     device: torch.device

@@ -36,7 +36,6 @@ def train(task: Task, encoder: Encoder, world: World, masks: MaskEmbedding | Non
     Args:
         task: what the run is to do.
         encoder: with the weights to start from; it is trained in place.
-        world: all training processes.
         masks: mask encoder and decoder, trained in place, too; needed where the segmentation loss has a weight.
 
     Returns:

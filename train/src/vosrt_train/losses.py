@@ -63,7 +63,6 @@ def space_time_loss(
     Args:
         main: float [B, T, K, h, w].
         regular: float [B, T, K, h, w]; no gradient reaches it.
-        view: of the regularising branch.
         anchors: float [B, A, K], from `sample_anchors`.
         temperature: τ.
         negatives: float [N, K], anchors of other processes; gradient flows to them.
@@ -86,7 +85,6 @@ def sample_points(main: Tensor, regular: Tensor, view: View, shift: Tensor, *, g
     Args:
         main: float [B, T, K, h, w]; only frame 0 is used.
         regular: float [B, T, K, h, w]; only frame 0 is used.
-        view: of the regularising branch.
         shift: f32 [B, 2] in [0, 1), down and right, as a fraction of the distance between points.
         grid: points from top to bottom and from left to right.
 

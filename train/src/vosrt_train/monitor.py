@@ -70,7 +70,6 @@ class Monitor:
     """Logs a run.
 
     Args:
-        run: folder of the run.
         progress: where the run starts or resumes; lines that an earlier process logged of later steps are dropped.
         enabled: False in all processes but the first: nothing is logged.
         quiet: print nothing.

@@ -39,9 +39,7 @@ def learning_rate_at(step: int, total_steps: int, config: OptimiserConfig, sched
 
     Args:
         step: from 0 to ``total_steps - 1``.
-        total_steps: length of the training.
         config: peak of the curve.
-        schedule: shape of the curve.
     """
     height = config.learning_rate
     if step < schedule.warmup:

@@ -66,9 +66,6 @@ def prepare_cache(plan: CachePlan, config: TrainConfig, world: World, *, quiet: 
     """Build the cache in the first process; open it in all.
 
     Args:
-        plan: of the cache.
-        config: settings of the run.
-        world: all training processes.
         quiet: do not print the size of the cache and the videos that are skipped.
 
     Raises:

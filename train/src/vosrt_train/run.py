@@ -25,8 +25,6 @@ class Task:
     """What a run is to do.
 
     Attributes:
-        config: all settings.
-        cache: the videos.
         run: existing folder for checkpoints, state and log.
         resume: continue from the state in the folder, exactly as if the training had not been interrupted.
         sequences: annotated sequences for validation; none skips validation.

@@ -39,7 +39,6 @@ class Progress:
     """Progress of a training.
 
     Attributes:
-        total_steps: length of the training.
         step: steps done.
         seconds: time spent in these steps.
         waited_s: the part of ``seconds`` in which the loop waited for clips.
@@ -71,7 +70,6 @@ class State:
     """A training after a number of steps.
 
     Attributes:
-        config: all settings of the run.
         data: `fingerprint` of the videos.
         network: state dictionary of the encoder.
         optimiser: state dictionary of the optimiser.

@@ -37,7 +37,6 @@ class DavisSequence:
     """A sequence in the layout of DAVIS.
 
     Attributes:
-        frames: folder of images.
         annotations: folder of masks, one per frame.
     """
 
@@ -67,8 +66,6 @@ class TorchEngine:
 
     Args:
         encoder: each call uses its current weights, in evaluation mode, and restores its mode.
-        feature: the map that becomes the embedding.
-        spec: names of input and output.
         precision: of the convolutions; ``"bf16"`` is autocast.
     """
 
@@ -115,8 +112,6 @@ def runtime_model(encoder: VisualEncoder, feature: Feature, precision: Arithmeti
 
     Args:
         encoder: each call uses its current weights.
-        feature: the map that becomes the embedding.
-        precision: of the convolutions.
     """
     config = encoder.config
     spec = EncoderSpec(channels=config.channels[feature], feature=feature, stride=config.stride, align_corners=False)
@@ -128,7 +123,6 @@ def find_sequences(root: Path, names: Sequence[str] = ()) -> list[DavisSequence]
     """Find annotated sequences: ``JPEGImages/480p/NAME`` and ``Annotations/480p/NAME``, as in DAVIS.
 
     Args:
-        root: the folder that holds both.
         names: sequences to return; none returns all.
 
     Raises:
@@ -158,7 +152,6 @@ def validate(
     """Segment the objects of the first frame in each sequence, and score the labels at full size.
 
     Args:
-        model: of the runtime.
         sequences: at least one.
         size: short side of the working frame, in pixels; None keeps the size of the frames.
         on_sequence: called after each sequence with its name and score.

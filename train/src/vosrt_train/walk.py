@@ -29,10 +29,8 @@ def palindrome_loss(
     Args:
         main: float [B, T, K, h, w] of unit length per cell, in the order of time.
         start: float [B, K, h, w], frame 0 in the regularising view.
-        view: of the regularising branch.
         temperature: τ of the transition probabilities.
         dropout: share of the transitions that are forbidden, drawn for each pair of frames.
-        seed: of that draw.
 
     Returns:
         float [], mean over clips, turning points and cells of the view.

@@ -13,8 +13,6 @@ class GpuReading:
 
     Attributes:
         power_w: power draw of the whole board, watts.
-        sm_clock_mhz: clock of the multiprocessors.
-        memory_clock_mhz: clock of the memory.
         energy_j: joules since the driver was loaded.
     """
 

@@ -37,7 +37,6 @@ def match_work(grid: tuple[int, int], channels: int, *, options: PropagationOpti
     Args:
         grid: rows h and columns w of the feature grid.
         channels: K.
-        options: how labels are propagated.
         isa: path of the native core, which decides the bytes per number.
     """
     height, width = grid

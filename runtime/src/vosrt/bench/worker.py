@@ -56,7 +56,6 @@ class WorkerFailedError(WorkError):
     """A worker could not start or go on.
 
     Args:
-        message: its own words.
         kind: name of the exception in the worker.
     """
 

@@ -171,7 +171,6 @@ def run_locally(jobs: list[Job], stop: threading.Event, workers: int, threads: i
 
     Args:
         stop: once set, no clip begins, and those that run are interrupted.
-        workers: number of processes.
         threads: cores of each.
     """
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()

@@ -84,7 +84,6 @@ class _Known:
     """What the driver knows of an actor.
 
     Attributes:
-        actor: its handle.
         place: its node and the number of its process; empty until it is ready.
         clip: that it runs; empty while it begins.
     """
@@ -130,7 +129,6 @@ def run_on_ray(
 
     Args:
         stop: once set, no clip begins, and those that run are interrupted.
-        out: folder of the batch.
         workers: largest number of actors.
         threads: cores of each.
 

@@ -65,7 +65,6 @@ def explain_pixel(request: Request, index: int, pixel: tuple[int, int]) -> int:
 
     Args:
         request: source, marks, model and folder.
-        index: number of the frame.
         pixel: x and y.
 
     Returns:
@@ -144,7 +143,6 @@ def document_of(
 
     Args:
         found: of the newest frame.
-        result: of that frame.
         seen: what `follow_to` returned.
         pixel: x and y.
     """

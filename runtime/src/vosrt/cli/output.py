@@ -46,7 +46,6 @@ def settings_of(
 
     Args:
         source: as the user named it.
-        annotations: objects that are followed.
         size: as the user asked for it.
         options: further choices; ``propagation`` holds values that replace the bundle's.
     """

@@ -19,10 +19,8 @@ class CudaDevice:
     """A GPU.
 
     Attributes:
-        name: as NVIDIA calls it.
         architecture: compute capability, as ``"sm_90"``.
         driver: newest CUDA that its driver runs, as ``"13.0"``.
-        total_mib: its memory.
         free_mib: what is free of it now.
     """
 

@@ -47,7 +47,6 @@ class EncoderOnGpu:
         """Run the engine on frames that are on this GPU.
 
         Args:
-            name: of the engine's input.
             frames: u8 [H, W, 3] each; they are resized on the way. When this returns, a frame may be overwritten by
                 work on its stream; one that names none, or the default one, has been waited for and may be
                 overwritten by anybody.
@@ -72,7 +71,6 @@ class EncoderOnGpu:
         """Run the engine on one frame, and what follows it, see `vosrt.engines.base.SequelEngine`.
 
         Args:
-            name: of the engine's input.
             frame: u8 [height, width, 3] in host memory, or as for `run_frames`.
             height: of the frame that the engine sees, in pixels.
             width: likewise.

@@ -23,10 +23,7 @@ class CudaMemory(LibraryMemory):
     """The memory on a GPU. Not safe for use by several threads at the same time.
 
     Args:
-        height: grid rows, h.
-        width: grid columns, w.
         channels: embedding channels, K.
-        options: how labels are propagated.
         align_corners: see `EncoderSpec`.
         device: number of the GPU.
         precision: of the products in matching; the GPU has bf16 only.

@@ -39,7 +39,6 @@ class NetworkOnGpu:
         Args:
             inputs: by name; on the GPU, whole for work that is queued on ``queue``.
             out: f32, receives the output; whole for work that is queued on ``queue`` afterwards.
-            queue: of the memory.
 
         Raises:
             EngineError: the engine failed, or the graph gives something else than ``out`` is for.

@@ -18,7 +18,6 @@ def refine_planes(memory: CudaMemory, logits: DeviceTensor, out: DeviceTensor, *
     """Queue what a decoder makes of the newest frame's soft masks.
 
     Args:
-        memory: that propagated them.
         logits: f32 [M, h4, w4].
         out: receives planes: `vosrt.core.reference.correct` of the resized soft masks with the resized logits, or
             `vosrt.core.reference.aggregate` of these.

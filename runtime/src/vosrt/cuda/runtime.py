@@ -169,7 +169,6 @@ class CudaQueue:
 
     Attributes:
         runtime: as given.
-        stream: the cudaStream_t.
     """
 
     def __init__(self, runtime: Runtime, stream: int | None = None) -> None:
@@ -276,9 +275,6 @@ class CudaEvent:
 
     Args:
         runtime: of the GPU.
-
-    Attributes:
-        handle: as the runtime takes it.
     """
 
     def __init__(self, runtime: Runtime) -> None:

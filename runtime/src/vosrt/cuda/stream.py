@@ -31,7 +31,6 @@ class _Queued:
 
     Attributes:
         result: as far as it was known when the frame was queued.
-        download: of its labels and confidence.
         whole: the whole result; None until the frame was measured.
     """
 
@@ -44,8 +43,6 @@ class CudaStream(HostStream):
     """A stream on a GPU, which pushes embeddings to the memory itself. Not safe for several threads at the same time.
 
     Args:
-        encoder: turns frames into embeddings.
-        options: how labels are propagated.
         device: number of the GPU.
         precision: of the products in matching; the GPU has bf16 only.
         refinement: how masks are refined on the GPU; None shows them as they are propagated.

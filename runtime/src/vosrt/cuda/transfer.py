@@ -115,7 +115,6 @@ class Download:
     Args:
         tensors: on the GPU.
         arrays: pinned memory, in the same order.
-        buffer: that the memory belongs to.
     """
 
     def __init__(self, tensors: Sequence[DeviceTensor], arrays: list[NDArray[Any]], buffer: PinnedBuffer) -> None:

@@ -52,10 +52,8 @@ class _FrameWork:
     """What one memory does behind the network; a `vosrt.engines.base.Sequel`.
 
     Attributes:
-        memory: of the stream.
         spec: names the network's frames and its embedding.
         labels: where they are written.
-        graphs: of the stream.
     """
 
     memory: CudaMemory

@@ -21,9 +21,6 @@ class FakeEngine:
 
     The embedding is K random Fourier features of a Gaussian kernel on colours (Rahimi and Recht 2007), so that
     similarity falls smoothly with colour distance.
-
-    Args:
-        spec: the contract to fulfil.
     """
 
     def __init__(self, spec: EncoderSpec) -> None:

@@ -18,7 +18,6 @@ class Gpu:
     """The first GPU that the driver offers.
 
     Attributes:
-        name: as NVIDIA calls it.
         architecture: compute capability as ``"sm_86"``.
         cuda: newest CUDA that the driver runs, as ``"13.0"``.
     """

@@ -41,7 +41,6 @@ class Factory(Protocol):
 
         Args:
             graph: the checked ONNX file; ``graph.content`` are its bytes.
-            spec: its contract.
             precision: one of those that were registered, ``graph.quantised``, or ``"auto"``.
             threads: 0 is one per processor.
             reason: for `EngineInfo`.
@@ -67,7 +66,6 @@ class Registration:
         needs: what must be installed or plugged in, in a few words.
         devices: where it runs: ``"cpu"``, ``"cuda"`` or both.
         precisions: that can be asked for, besides ``"auto"`` and what a graph is quantised in.
-        factory: creates it for an encoder.
         mask_factory: creates it for a mask network; None leaves mask networks to another engine.
         find: returns the version of what it needs, or raises the VosrtError that says why it cannot run; None does not
             look.

@@ -38,7 +38,6 @@ def create_encoder_engine(
         graph: the ONNX file (not read by the fake engine), or one network in several precisions, as
             `vosrt.bundle.Bundle.encoders` has it. A graph that is quantised runs so on every engine; ``precision`` is
             then that of what is not quantised.
-        spec: its contract.
         engine: ``"auto"``, ``"fake"`` or a name of `vosrt.engines.registry`; former names are taken with a warning.
         precision: inside the graph; ``"auto"`` is what the engine is fastest in: int8 where a graph is quantised and
             the processor has 8-bit dot products, else bf16 where it has that natively; on a GPU the narrowest that was

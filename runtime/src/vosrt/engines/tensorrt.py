@@ -48,9 +48,7 @@ class Found:
 
     Attributes:
         module: ``tensorrt`` or ``tensorrt_rtx``.
-        cuda: the CUDA runtime.
         gpu: what they run on.
-        version: of everything, for people.
     """
 
     module: ModuleType
@@ -82,7 +80,6 @@ class TensorRtEngine(StaticShapeEngine):
         graph: the ONNX file; the engine is looked for in ``engines/`` beside it and in the user's cache.
         axes: see `StaticShapeEngine`; those of an encoder are named ``n``, ``height`` and ``width``, those of
             mask networks are `MASK_AXES`.
-        flavour: which TensorRT.
         precisions: acceptable ones, best first.
         reason: for `EngineInfo`.
         cuda_graph: record the work of a size once and repeat it with one call, with what follows it where
@@ -250,7 +247,6 @@ class TensorRtEngine(StaticShapeEngine):
 
         Args:
             shapes: by name.
-            profile: that takes them.
             records_itself: TensorRT-RTX records CUDA graphs on its own.
         """
         config = None
@@ -305,10 +301,8 @@ class _Network:
     The first time, TensorRT prepares itself; the second time it may be captured.
 
     Attributes:
-        context: TensorRT's.
         config: what the context was made with; it has to live as long.
         select: makes its GPU the calling thread's.
-        failure: makes an error.
         recorder: of CUDA graphs; None captures nothing.
     """
 

@@ -79,14 +79,10 @@ class EngineRecord:
         flavour: ``"tensorrt"`` or ``"tensorrt-rtx"``.
         version: of TensorRT; another one does not load it.
         architecture: of the GPU that it is for, as ``"sm_86"``.
-        precision: of the arithmetic.
         profiles: frame sizes that it takes, one optimisation profile each, in this order.
         batch: frames that it takes at once, at most; of a mask network, objects of a frame.
         recipe: version of the rewriting of the graph before it was built.
         layers: of the network that TensorRT read.
-        build_seconds: how long TensorRT took.
-        sha256: of the engine file.
-        bytes: its size.
     """
 
     graph: str
@@ -117,10 +113,7 @@ class EngineTarget:
 
     Attributes:
         flavour: the TensorRT that is to load it.
-        version: its version.
         architecture: of the GPU.
-        graph_sha256: of the bundle's graph.
-        graph: its role.
     """
 
     flavour: FlavourName
@@ -141,22 +134,12 @@ class EngineTarget:
 
 
 def engine_folders(graph: Path, graph_sha256: str) -> tuple[Path, Path]:
-    """Where engines of a bundle's graph may be: in the bundle, and in the user's cache.
-
-    Args:
-        graph: the ONNX file.
-        graph_sha256: of its content.
-    """
+    """Where engines of a bundle's graph may be: in the bundle, and in the user's cache."""
     return graph.parent / FOLDER, cache_root() / FOLDER / graph_sha256[:12]
 
 
 def folder_for_engines(graph: Path, graph_sha256: str) -> Path:
-    """Where a new engine goes: into the bundle, or into the user's cache where that is packaged or read-only.
-
-    Args:
-        graph: the ONNX file.
-        graph_sha256: of its content.
-    """
+    """Where a new engine goes: into the bundle, or into the user's cache where that is packaged or read-only."""
     beside, cached = engine_folders(graph, graph_sha256)
     theirs = packaged_name(graph.parent) is None and os.access(graph.parent, os.W_OK)
     return beside if theirs else cached

@@ -20,7 +20,6 @@ class ScoredRun:
     Attributes:
         name: to tell it from the others.
         dataset: kind of data set.
-        figure: the headline figure's name.
         sequences: the headline figure per sequence, 0 to 1.
         settings: what the masks were made with.
         figures: of the data set as a whole.

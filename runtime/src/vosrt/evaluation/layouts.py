@@ -62,7 +62,6 @@ class Dataset:
 
     Attributes:
         kind: whose layout and protocol.
-        root: folder of the data set.
         sequences: by name.
         resolution: folder of one resolution, such as ``"480p"``, or empty.
         notes: what a reader of the results should know of how it was read.
@@ -93,7 +92,6 @@ class Dataset:
         As in the DAVIS toolkit, 255 beside object ids is void and read as background.
 
         Args:
-            path: an image file.
             width: expected, in pixels.
             height: expected, in pixels.
             numbered: the sequence's masks number objects, so that 255 is void even where it is alone.
@@ -123,7 +121,6 @@ class Dataset:
         In DAVIS-2016 and VIP it is the first annotation alone.
 
         Args:
-            sequence: one of this data set's.
             stems: of its frames, in order.
             width: of its frames, in pixels.
             height: of its frames, in pixels.

@@ -43,7 +43,6 @@ class Pictures:
 
     Args:
         source: its frames and annotations.
-        masks: folder of its predicted masks.
     """
 
     def __init__(self, dataset: Dataset, source: AnnotatedSequence, masks: Path) -> None:

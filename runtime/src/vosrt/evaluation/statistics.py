@@ -40,7 +40,6 @@ class PairedTest:
     """Test of whether two runs differ by more than chance, over the sequences that both have.
 
     Attributes:
-        n: number of sequences.
         mean: of the differences.
         low: lower end of the 95 % bootstrap interval of that mean.
         high: upper end.

@@ -23,7 +23,6 @@ class Table:
 
     Attributes:
         title: in a few words.
-        head: column names.
         rows: cells in the order of the columns.
         mean: the last row sums up the others.
     """

@@ -192,8 +192,6 @@ class Desk:
         """Add to an object's mask, or take away from it.
 
         Args:
-            position: of the frame.
-            object_id: the object.
             points: x and y in pixels: the path of a brush, or the corners of a polygon.
             radius: of the brush in pixels; None fills the polygon.
             add: whether pixels are added.

@@ -36,7 +36,6 @@ def export(
     """Write the results of all frames of a clip.
 
     Args:
-        frames: of the clip.
         state: what was found in them; a frame without labels is background.
         kinds: of `KINDS`; ``objects.csv`` and ``summary.json`` are always written.
         folder: a new one, for the results and the ZIP file.

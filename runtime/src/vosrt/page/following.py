@@ -80,11 +80,9 @@ def follow_kept(
     followed as well: what lies between is fused from both. A frame gets the result of the way back first.
 
     Args:
-        frames: of the clip.
         marks: per position of a marked frame u8 [H, W], that of ``start`` among them; each shows an object.
         start: position of the frame where following starts.
         way: from there.
-        open_stream: opens a stream for one direction.
         on_result: called with the position and the result of a frame, in other threads.
         stop: ends the run when it is set.
 
@@ -143,10 +141,8 @@ def follow_live(
     The frames that were kept meanwhile come first; until all of them are done, one is added for two that are followed.
 
     Args:
-        frames: of the source.
         marks: as for `follow_kept`.
         start: position of the frozen frame.
-        open_stream: opens the stream.
         on_result: called with the position and the result of a frame.
         stop: ends it.
 

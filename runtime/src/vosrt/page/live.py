@@ -35,7 +35,6 @@ class LiveFrames(FrameStore):
     are fitted into the first one, so that the objects are followed on.
 
     Args:
-        opened: the source.
         folder: empty; takes a file per frame that is kept.
         limit_bytes: of all files.
         reopen: opens the source again; raises a `VosrtError` where that fails.
@@ -105,7 +104,6 @@ class LiveFrames(FrameStore):
         """Wait until a frame is kept; the newest picture becomes the next one.
 
         Args:
-            position: of the frame.
             seconds: to wait, at most.
 
         Returns:

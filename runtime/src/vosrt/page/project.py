@@ -36,7 +36,6 @@ class TrackedObject:
 
     Attributes:
         object_id: 1 to 255.
-        name: as shown.
         colour: ``#rrggbb``.
     """
 
@@ -217,8 +216,6 @@ class Project:
         """Say where an object is in a frame.
 
         Args:
-            position: of the frame.
-            object_id: the object.
             mask: bool [H, W].
             clicks: what it came from; None if it was drawn.
         """

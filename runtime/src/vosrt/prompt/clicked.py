@@ -127,7 +127,6 @@ def click_on(embedding: Embedding, stride: int) -> ClickedFrame:
     """Make an encoded frame ready for clicks.
 
     Args:
-        embedding: of the frame.
         stride: pixels per cell of the working frame.
     """
     features, frame = embedding.on_host()

@@ -44,7 +44,6 @@ class CachedVideo:
     Attributes:
         name: of the source, relative to the directory of videos.
         path: file with u8 [frames, height, width, 3], RGB.
-        frames: number of frames.
         height: of a frame, in pixels.
         width: of a frame, in pixels.
         fps: frames per second.
@@ -102,8 +101,6 @@ class CachePlan:
     """Plan of building a cache.
 
     Attributes:
-        directory: folder of the cache.
-        config: settings of the cache.
         ready: entries in the cache.
         missing: sources to decode, with their keys.
         skipped: sources that cannot be listed.
@@ -151,7 +148,6 @@ def plan_cache(root: Path, directory: Path, config: CacheConfig) -> CachePlan:
     Args:
         root: directory of videos and folders of frames.
         directory: folder of the cache; need not exist. One cache holds the videos of one ``root``.
-        config: settings of the cache.
 
     Raises:
         SourceError: ``root`` has no videos.
@@ -205,7 +201,6 @@ def open_cache(directory: Path, *, min_frames: int, skipped: Iterable[Skipped] =
     """Open a cache.
 
     Args:
-        directory: folder of the cache.
         min_frames: videos with fewer frames are skipped.
         skipped: further skipped videos to list.
 

@@ -29,12 +29,7 @@ class ClipParameters:
     """Random parameters of a clip. Lengths are in pixels of the resized frame.
 
     Attributes:
-        video: name of the video.
         frame_ids: numbers of the frames in the video, in the order of the clip.
-        height: of the resized frames.
-        width: of the resized frames.
-        top: of the crop.
-        left: of the crop.
         flip: whether the crop was mirrored.
         view_flip: whether the regularising view is mirrored.
         view_scale: side of the view as a fraction of the clip's.
@@ -80,7 +75,6 @@ class ClipBatch:
         view: the regularising view of each clip.
         anchor_shift: f32 [B, 2] in [0, 1), down and right, for `vosrt_train.losses.sample_anchors`.
         point_shift: f32 [B, 2] in [0, 1), for `vosrt_train.losses.sample_points`.
-        clips: parameters of each clip.
         epoch: from 0.
         step: within the epoch, from 0.
     """
@@ -113,10 +107,6 @@ class ClipSampler:
 
     An epoch has one clip of each video, or of each segment of a long one, in random order. Where these are fewer than a
     batch, each is drawn several times.
-
-    Args:
-        config: settings of clips.
-        cache: the videos.
 
     Raises:
         OptionError: a video of the cache has fewer frames than a clip.
@@ -165,7 +155,6 @@ class ClipSampler:
             last: the step after the last one.
             frames: number of frames of each clip, from its frame 0 on.
             clips: number of clips in the part of the batch of each process, from its first one on.
-            world: number of training processes.
 
         Returns:
             Numbers of frames by the name of their video.
@@ -243,13 +232,10 @@ def make_loader(
     each batch; the concatenated parts are the batch that a single process would get.
 
     Args:
-        config: settings of clips.
-        cache: the videos.
         epoch: the first epoch.
         start_batch: first batch of that epoch; to resume, the number of batches already used.
         epochs: number of epochs, the first included.
         rank: number of this process, from 0.
-        world: number of training processes.
 
     Returns:
         A loader of `ClipBatch`.

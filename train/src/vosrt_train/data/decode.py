@@ -57,7 +57,6 @@ def decode(source: Source, key: str, file: BinaryIO, config: CacheConfig) -> Ent
 
     Args:
         source: file or folder to decode.
-        key: of the entry.
         file: receives u8 [frames, height, width, 3], RGB.
         config: size and number of the frames.
 

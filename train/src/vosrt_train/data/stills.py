@@ -33,10 +33,8 @@ class StillsRequest:
     """What to make.
 
     Attributes:
-        stills: folder of images.
         output: folder for the clips; created.
         clips: number of clips; 0 makes one of each still.
-        frames: of a clip.
         height: of a clip in pixels, even; its width is 16 / 9 of that.
         objects: share of the clips that an object passes.
         seed: of all random draws.
@@ -99,7 +97,6 @@ def render(still: U8Array, other: U8Array | None, request: StillsRequest, random
         still: u8 [H, W, 3], the scene.
         other: u8 [H, W, 3], whose texture the passing object has; None has no object.
         request: number and size of the frames.
-        random: source of all draws.
 
     Returns:
         u8 [height, width, 3] a frame, in the order of the channels of ``still``.

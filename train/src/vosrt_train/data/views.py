@@ -74,7 +74,6 @@ def apply_to_frames(frames: Tensor, view: View) -> Tensor:
 
     Args:
         frames: u8 or float [B, T, 3, H, W], RGB from 0 to 255.
-        view: of the B clips.
 
     Returns:
         The same shape and type.
@@ -109,7 +108,6 @@ def warp_to_view(maps: Tensor, view: View) -> Tensor:
 
     Args:
         maps: any type, [B, ..., h, w]. Gradient flows through.
-        view: of the B clips.
 
     Returns:
         The same shape and type.

@@ -16,7 +16,6 @@ def aggregate(logits: Tensor, dim: int = 1) -> Tensor:
 
     Args:
         logits: [..., M, ...], one per object, M along ``dim``; ``-inf`` is an absent object.
-        dim: of the objects.
 
     Returns:
         f32 [..., 1 + M, ...], the background first.

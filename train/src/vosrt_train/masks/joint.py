@@ -24,7 +24,6 @@ def compute_joint_losses(
         batch: the clips of this process, on the network's device.
         masks: pseudo-masks of the first clips of the batch.
         config: settings of the losses and of the batch-norms.
-        world: all training processes.
     """
     clips, length = masks.labels.shape[:2]
     frames = batch.frames[:clips, :length]

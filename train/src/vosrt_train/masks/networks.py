@@ -83,12 +83,7 @@ class Attention(nn.Module):
 
 
 class MaskEncoder(nn.Module):
-    """A ResNet-18 up to layer3 over RGB and one object's mask, fused with the visual encoder's last map.
-
-    Args:
-        config: its shape.
-        context: channels of that map.
-    """
+    """A ResNet-18 up to layer3 over RGB and one object's mask, fused with the visual encoder's last map."""
 
     def __init__(self, config: MaskNetworkConfig, context: int) -> None:
         super().__init__()
@@ -127,7 +122,6 @@ class Decoder(nn.Module):
     """Read-outs and skip connections to one logit per object and place, at a quarter of the size of the frame.
 
     Args:
-        config: its shape.
         res3: channels of the skip connection at 1/8.
         res2: channels of the skip connection at 1/4.
     """
@@ -168,7 +162,6 @@ class MaskEmbedding(nn.Module):
     """Mask encoder and decoder around the features of one encoder; see `build_mask_embedding`.
 
     Args:
-        config: their shape.
         encoder: whose features they take.
     """
 
@@ -222,7 +215,6 @@ def build_mask_embedding(config: MaskNetworkConfig, encoder: EncoderConfig, *, s
     """Build untrained networks whose weights depend on the configurations and the seed alone.
 
     Args:
-        config: their shape.
         encoder: whose features they take.
         seed: any non-negative integer.
     """

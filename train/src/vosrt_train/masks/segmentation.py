@@ -77,7 +77,6 @@ class SegmentationNetwork(nn.Module):
 
     Args:
         masks: shares its weights with this network.
-        config: settings of the run.
     """
 
     def __init__(self, masks: MaskEmbedding, config: TrainConfig) -> None:

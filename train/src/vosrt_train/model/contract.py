@@ -43,11 +43,7 @@ class Normalised(Checked):
 
 
 class VisualEncoder(nn.Module, ABC):
-    """A network from frames to feature maps.
-
-    Attributes:
-        config: its shape.
-    """
+    """A network from frames to feature maps."""
 
     config: Any  # VisualConfig
 

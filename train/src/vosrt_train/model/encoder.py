@@ -87,7 +87,6 @@ def build_encoder(config: EncoderConfig, *, seed: int) -> Encoder:
     """Build an untrained encoder whose weights depend on the configuration and the seed alone; see `initialise`.
 
     Args:
-        config: shape of the encoder.
         seed: any non-negative integer.
     """
     return initialise(empty_encoder(config), seed)

@@ -41,7 +41,6 @@ def find_clusters(points: Tensor, config: PseudoMaskConfig, generator: torch.Gen
 
     Args:
         points: f32 [n, K] of unit length, on any device; n of at least ``config.clusters``.
-        config: method and its settings.
         generator: of the CPU.
     """
     if config.method == "sinkhorn":

@@ -33,10 +33,8 @@ def follow_clusters(
     """Propagate the clusters of a frame to later ones.
 
     Args:
-        model: of the runtime.
         frames: u8 [n, H, W, 3], RGB, of the whole video.
         clusters: u8 [h, w], numbers below 255, in the first of the frames ``numbers``.
-        numbers: of the frames to return.
         short_side: short side of the working frame, in pixels.
 
     Returns:

@@ -54,7 +54,6 @@ class Selection:
 
     Attributes:
         objects: clusters selected as objects, the best first; none where the video is degenerate.
-        facts: of every cluster.
         flicker: mean relative change of the foreground's area between frames, 0 to 1.
         reason: why the video is degenerate; empty where it is usable.
     """
@@ -71,7 +70,6 @@ def select_foreground(maps: ClusterMap, clusters: int, config: ForegroundConfig)
     Args:
         maps: u8 [F, h, w], the cluster of every cell of the clustered frames, in order of time.
         clusters: k.
-        config: the limits.
 
     Returns:
         The objects, or the reason why the video has none.

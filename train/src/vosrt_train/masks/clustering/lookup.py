@@ -57,7 +57,6 @@ def unite_clusters(
         clusters: u8 [h, w] of the clip's frame 0.
         objects: clusters of which one visible one is the first.
         most: largest number of clusters, drawn uniformly from 1.
-        random: generator.
 
     Returns:
         Numbers of clusters, the first one first; none where no object is visible. Each touches an earlier one, and is

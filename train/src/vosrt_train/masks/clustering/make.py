@@ -48,7 +48,6 @@ def make_pseudo_masks(
     """Make the missing pseudo-masks. May be killed at any moment and started again.
 
     Args:
-        job: pseudo-masks to make.
         encoder: in evaluation mode, on the device that computes.
         masks: receives the pseudo-masks; videos that it has already are skipped.
         on_video: called after each video.

@@ -13,7 +13,6 @@ class MaskSchedule:
 
     Args:
         config: ``start``, ``updates`` and ``lag``.
-        total_steps: length of the training.
     """
 
     config: SegmentationConfig

@@ -38,10 +38,8 @@ class PseudoMaskEntry:
     """Entry of one video in the index.
 
     Attributes:
-        name: of the video.
         frames: numbers of the frames that have maps, ascending.
         height: of a map, in cells, or pixels of the cache where borders were sharpened.
-        width: of a map, likewise.
         objects: clusters selected as objects, the best first.
         facts: of every cluster, as in `ClusterFacts`.
         flicker: of the foreground.

@@ -57,10 +57,6 @@ class MaskUpdates:
     """Makes pseudo-masks and looks them up. Does nothing where the segmentation loss has no weight.
 
     Args:
-        config: settings of the run.
-        cache: the videos.
-        run: folder of the run.
-        total_steps: length of the training.
         world: all training processes; the first one makes the masks, and all read them from ``run``.
     """
 
