@@ -35,13 +35,14 @@ def make(tmp_path: Path) -> Make:
         codec: str = "libx264",
         shift_s: float = 0.0,
         held_s: float = 1 / RATE,
+        rate: Fraction | int = RATE,
         encoder: dict[str, str] | None = None,
         options: dict[str, str] | None = None,
         prepare: Callable[[Any], None] = lambda stream: None,
     ) -> bytes:
         path = tmp_path / f"made.{suffix}"
         with av.open(str(path), "w", options=options or {}) as container:
-            stream = container.add_stream(codec, rate=RATE, options=encoder or {})
+            stream = container.add_stream(codec, rate=rate, options=encoder or {})
             assert isinstance(stream, av.VideoStream)
             stream.width, stream.height = size
             stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
@@ -51,7 +52,7 @@ def make(tmp_path: Path) -> Make:
                 noise = np.random.default_rng(t).integers(0, 60, (size[1], size[0], 3)).astype(np.uint8)
                 noise[:16, :16], noise[:16, -16:], noise[-16:, :16] = (0, 0, 255), (0, 255, 0), (255, 0, 0)
                 frame = av.VideoFrame.from_ndarray(noise, format="bgr24")
-                frame.pts, frame.time_base = t + round(shift_s * RATE), Fraction(1, RATE)
+                frame.pts, frame.time_base = t + round(shift_s * RATE), 1 / Fraction(rate)
                 packets += stream.encode(frame)
             packets += stream.encode(None)
             last = max(packets, key=lambda packet: packet.pts or 0)
@@ -98,6 +99,31 @@ def test_a_last_frame_that_is_held_is_no_break(make: Make, save: Any, suffix: st
     assert frames[-1].time_s == pytest.approx(0.76)
     assert not warnings
     assert source.info.fps == pytest.approx(25) or suffix == "gif"  # whose average is all that is known
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("mkv", "libx264"), ("mkv", "mjpeg"), ("webm", "libvpx")])
+@pytest.mark.parametrize("rate", [Fraction(24000, 1001), 25, 7])
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_short_file_is_whole_though_its_index_is_large_beside_its_frames(
+    make: Make, save: Any, suffix: str, codec: str, rate: Fraction | int, count: int
+) -> None:
+    """Times in Matroska are rounded to milliseconds, so that a header promises a little more than the frames have."""
+    frames, warnings, _ = read(save(make(suffix, count, codec=codec, rate=rate), f"short.{suffix}"))
+    assert (len(frames), list(warnings)) == (count, [])
+
+
+def test_an_index_behind_the_frames_is_no_frame_that_was_not_read(make: Make, save: Any) -> None:
+    """The sound may be longer than the video, and an index may take more bytes than that share of the file."""
+    data = bytearray(make("mkv", 20, encoder={"g": "1"}))
+    tag = data.index(b"00:00:00.800")
+    data[tag : tag + 12] = b"00:00:00.900"
+    end = data.index(b"\x18\x53\x80\x67") + 4
+    padding = b"\xec" + (1 << 56 | 3000).to_bytes(8, "big") + bytes(3000)
+    length = int.from_bytes(data[end : end + 8], "big") + len(padding)
+    assert (
+        len(read(save(bytes(data[:end]) + length.to_bytes(8, "big") + bytes(data[end + 8 :]) + padding, "a.mkv"))[0])
+        == 20
+    )
 
 
 def test_fewer_frames_than_an_index_promises_are_a_warning(make: Make, save: Any) -> None:

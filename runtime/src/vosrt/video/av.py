@@ -358,7 +358,7 @@ class VideoSource:
         reason = self.packets.what_is_missing(step_s)
         if reason is None and lost * step_s > max(_LOST_END_S, 3 * step_s):
             reason = "the rest cannot be decoded"
-        if reason is None and self.packets.is_unread:
+        if reason is None and self.packets.is_unread(step_s):
             reason = "the rest cannot be read"
         if reason is not None:
             self._timeline.lost[len(self._timeline.lost) - lost :] = []  # the error tells of them

@@ -14,7 +14,7 @@ import av
 from vosrt.video.base import is_pipe
 from vosrt.video.container import is_url
 from vosrt.video.timeline import Timeline
-from vosrt.video.truncation import is_cut_off
+from vosrt.video.truncation import is_cut_off, matroska_clusters_end
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -179,13 +179,19 @@ class Packets:
             return 0 < self._stream.frames <= self.count
         return self.format == "matroska" and self._promised_s is not None and self.end_s >= self._promised_s - 1e-3
 
-    @property
-    def is_unread(self) -> bool:
-        """Return whether a Matroska file holds the time that its header promises, in bytes that are no packets."""
+    def is_unread(self, step_s: float) -> bool:
+        """Return whether a Matroska file holds the time that its header promises, in bytes that are no packets.
+
+        Args:
+            step_s: nominal seconds from frame to frame.
+        """
         if self.format != "matroska" or not self._promised_s or self._container.size <= 0:
             return False
-        missing = 1 - self.end_s / self._promised_s
-        return missing > 0 and (1 - self.read_to / self._container.size) > missing / 2
+        if self._promised_s - self.end_s <= _ROUNDING * step_s:
+            return False
+        ends = self._container.size if self._is_remote else matroska_clusters_end(self._name)
+        unread = ends - self.read_to
+        return unread > max(_BETWEEN_PACKETS, ends * (1 - self.end_s / self._promised_s) / 2)
 
     def shortfall(self, step_s: float) -> str | None:
         """Say by how much a video that counts as whole falls short of its header; None if it does not."""

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from typing import BinaryIO
 
 _EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
+_CLUSTER = b"\x1f\x43\xb6\x75"
+# What else lies in a segment: its index, its description, and padding.
+_BESIDE_CLUSTERS = re.compile(
+    rb"\x11\x4d\x9b\x74|\x15\x49\xa9\x66|\x16\x54\xae\x6b|\x1c\x53\xbb\x6b|\x19\x41\xa4\x69|"
+    rb"\x10\x43\xa7\x70|\x12\x54\xc3\x67|\xec|\xbf"
+)
 _MOST_BOXES = 100_000  # a fragmented file of many hours has two a second
 _TAIL = 64  # bytes at the end in which a GIF's trailer lies, followed by padding
 
@@ -53,8 +60,30 @@ def _boxes_end(file: BinaryIO, size: int) -> int:
     return place
 
 
+def matroska_clusters_end(path: str) -> int:
+    """Return where the clusters of a Matroska file end, in bytes: behind them there is no frame.
+
+    Returns:
+        The size of the file where its elements cannot be followed so far, as behind damage.
+    """
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        end = min(_matroska_end(file), size)  # the reader stands where the segment begins
+        last, place = 0, file.tell()
+        while place < end:
+            name = file.read(1)
+            name += file.read(max(0, 8 - name[0].bit_length()))
+            length = _read_vint(file)
+            if length is None or not (name == _CLUSTER or _BESIDE_CLUSTERS.fullmatch(name)):
+                return size
+            place = file.tell() + length
+            last = place if name == _CLUSTER else last
+            file.seek(place)
+    return min(last, size) or size
+
+
 def _matroska_end(file: BinaryIO) -> int:
-    """Return where the segment of a Matroska file ends; 0 where its writer did not know."""
+    """Read up to where the segment of a Matroska file begins, and return where it ends; 0 where that is unknown."""
     file.seek(4)
     length = _read_vint(file)
     if length is None:
