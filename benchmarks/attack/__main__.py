@@ -31,8 +31,9 @@ import av
 import numpy as np
 from PIL import Image
 
-from benchmarks.attack.bundles import HOSTILE_GRAPHS, hostile_bundle
 from benchmarks.machine import RESULTS, write
+from tests.fakes.bundles import write_bundle
+from tests.hostile_bundles.test_hostile_operators import CHANNELS, HOSTILE
 
 WIDTH, HEIGHT, FRAMES = 160, 120, 150
 TIMEOUT_S = 300
@@ -477,8 +478,8 @@ def bundles(at: Field) -> Iterator[Row]:
     """Graphs of plain operators that crash or exhaust engines."""
     row = Row("bundles of hostile graphs", before="114 of 131")
     most = 12 << 30
-    for name in HOSTILE_GRAPHS:
-        bundle = hostile_bundle(name, at.folder() / "bundle")
+    for name, build in HOSTILE.items():
+        bundle = write_bundle(at.folder() / "bundle", build().SerializeToString(), channels=CHANNELS)
         arguments = [*at.run(at.folder() / "out"), "--bundle", str(bundle), "--end", "2"]
         limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (most, most))  # noqa: E731
         fault = judge(*finish(start(arguments, preexec_fn=limit)), 2)
@@ -564,19 +565,14 @@ ATTACKS: dict[str, Callable[[Field], Iterator[Row]]] = {
 }
 
 
-def keep(rows: list[Row]) -> Path:
+def keep(rows: list[Row]) -> None:
     """Write the rows to results/attack.jsonl in place of earlier ones of the same attacks."""
     path = RESULTS / "attack.jsonl"
     known = [json.loads(line) for line in path.read_text().splitlines()[1:]] if path.exists() else []
     counted = {row["attack"]: row for row in known}
     for row in rows:
-        counted[row.attack] = {
-            "attack": row.attack,
-            "tried": row.tried,
-            "survived": row.survived,
-            "before": row.before,
-        }
-    return write("attack", list(counted.values()))
+        counted[row.attack] = {name: getattr(row, name) for name in ("attack", "tried", "survived", "before")}
+    write("attack", list(counted.values()))
 
 
 def main() -> int:
@@ -597,7 +593,7 @@ def main() -> int:
                 )
                 for fault in row.faults[:5]:
                     print(f"    {' '.join(fault.split())[:400]}", flush=True)
-    print(keep(rows))
+    keep(rows)
     return int(any(row.faults for row in rows))
 
 

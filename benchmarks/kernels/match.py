@@ -128,10 +128,15 @@ def measure_calls() -> dict[str, float]:
     embedding, image = np.full((2, 2, 8), 8**-0.5, np.float32), np.zeros((2, 2, 3), np.uint8)
     memory.push(embedding)
     memory.annotate(mask)
+    masks = memory.soft_masks()
     calls: dict[str, Callable[[], object]] = {
         "push": lambda: memory.push(embedding),
         "labels": lambda: memory.labels(2, 2),
         "soft_masks": memory.soft_masks,
+        "set_soft_masks": lambda: memory.set_soft_masks(masks),
+        "guide": lambda: memory.guide(image),
+        "top_k": memory.top_k,
+        "info": lambda: memory.info,
         "object_ids": lambda: memory.object_ids,
         "resize_bgr": lambda: native.resize_bgr(image, 3, 3),
     }

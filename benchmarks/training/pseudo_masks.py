@@ -84,9 +84,7 @@ def main() -> None:
         sys.exit("training takes our own encoder only")
     changes = ("pseudo.clusters=10", "pseudo.short_side=384", "pseudo.sharpen=6", *options.changes)
     config = load_config("mask-embedding-cpu", changes).pseudo
-    print(
-        write("pseudo_masks", [row for each in find_sequences(options.root) for row in measure(each, encoder, config)])
-    )
+    write("pseudo_masks", [row for each in find_sequences(options.root) for row in measure(each, encoder, config)])
 
 
 if __name__ == "__main__":

@@ -308,7 +308,7 @@ HARMS: dict[str, tuple[Harm, str]] = {
     "a graph in an archive": (archived_graph, "not a whole ONNX graph"),
     "an archive": (archive, "is a file; a bundle is a directory"),
     "another graph of the same size": (swapped, "was altered: its SHA-256"),
-    "another size": (manifest(lambda d: d["graphs"]["encoder"].update(bytes=7)), "was altered: it has"),
+    "another size": (manifest(lambda d: d["graphs"]["encoder"].update(bytes=7)), "bytes, the manifest says 7"),
     "three gigabytes": (giant, "an integer from 1 to 2147483647"),
     "the manifest as a graph": (manifest_as_graph, "was altered: its SHA-256"),
     "a graph outside": (
@@ -424,7 +424,8 @@ def everything_that_export_writes(plain: Manifest) -> Iterator[Manifest]:
     encoders: list[dict[str, Any]] = [{"feature": feature} for feature in get_args(Feature)]
     encoders += [{"align_corners": corners} for corners in (True, False)] + [{"stride": 14}]
     yield from (replace(plain, encoder=replace(plain.encoder, **changes)) for changes in encoders)
-    yield from (replace(plain, size=size) for size in (None, 480))
+    yield from (replace(plain, size=size, enlarge_percent=150) for size in (None, 480))
+    yield replace(plain, trained=True, name="naïve", verification={"max_abs": 1e-6})
     for options in (
         PropagationOptions(context=0, pad_context=False),
         PropagationOptions(radius=96 / 14, top_k=64, temperature=1),
@@ -464,27 +465,6 @@ def test_whatever_export_writes_is_taken(sound: Path) -> None:
     for manifest in everything_that_export_writes(load_bundle(sound).manifest):
         write_manifest(manifest, sound / "manifest.json")
         assert load_bundle(sound).manifest == manifest
-
-
-def outside(name: str, allowed: Range) -> Iterator[object]:
-    """Values just beyond both ends, and such as are no number."""
-    kind = type(getattr(PropagationOptions(), name))
-    step = kind(1) if kind is int else 1e-5
-    yield from (kind(allowed.lowest) - (0 if allowed.above else step), kind(allowed.highest) + step)
-    yield from ("1", True, None, [1], 1e299, -1e299)
-
-
-@pytest.mark.parametrize("name", RANGES)
-def test_options_beyond_their_range_are_refused(sound: Path, name: str) -> None:
-    """The line names the range where the value is a number."""
-    for value in outside(name, RANGES[name]):
-        document = json.loads((sound / "manifest.json").read_text())
-        document["inference"][name] = value
-        (sound / "manifest.json").write_text(json.dumps(document))
-        with pytest.raises(BundleError, match=name) as caught:
-            load_bundle(sound)
-        if type(value) is type(getattr(PropagationOptions(), name)):
-            assert str(caught.value).endswith(RANGES[name].text)
 
 
 @pytest.mark.parametrize("name", packaged_bundles())

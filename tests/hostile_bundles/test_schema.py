@@ -167,8 +167,10 @@ def beyond(owner: str, key: str, rule: Rule) -> Iterator[Any]:
         yield None
     if rule.kind in ("integer", "size", "number"):
         yield from (True, "1")
-        if rule.bounds:
-            yield from (rule.limits[0] - 1, rule.limits[1] + 1)
+        allowed = None if rule.bounds else RANGES[key]
+        lowest, highest = (allowed.lowest, allowed.highest) if allowed else rule.limits
+        step = 1e-5 if rule.kind == "number" else 1
+        yield from (lowest if allowed and allowed.above else lowest - step, highest + step)
     if rule.kind == "text":
         yield from ("", "x" * (rule.limits[1] + 1), "a\n", "\u202e", " " if len(rule.bounds) > 2 else "\t")
     if rule.kind == "choice":
@@ -212,7 +214,8 @@ def test_nothing_beyond_the_table_is_taken(bundle: Bundle, owner: str, key: str)
     if owner == "graphs.*.adds":
         bundle.document = changed(bundle.document, "graphs.*", "adds", part(b"", "more.onnx") | {"bytes": 1})
     for value in beyond(owner, key, rule):
-        bundle.refuse(changed(bundle.document, owner, key, value), key)
+        range_of = RANGES[key].text if owner == "inference" and key in RANGES and type(value) is type_of(key) else key
+        bundle.refuse(changed(bundle.document, owner, key, value), range_of)
     if not rule.optional:
         bundle.refuse(changed(bundle.document, owner, key), key)
     if rule.kind in ("object", "graphs") and key != "adds":
