@@ -305,7 +305,6 @@ def time_frames(
 
     Args:
         size: short side of frames and working frames, in pixels.
-        objects: in the video.
         bundle: a bundle's folder or name, or ``"paper"``.
         engine: as for vos-run, or ``"torch"``.
         refine: rounds of refinement, or ``"off"``.

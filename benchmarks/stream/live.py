@@ -71,7 +71,6 @@ class Camera:
         size: of the pictures, such as ``"320x240"``.
 
     Attributes:
-        address: what a client opens.
         away_s: seconds so far for which no picture could come.
     """
 
@@ -117,7 +116,6 @@ class Camera:
         """Do what the module says of an event, and wait until a camera that was started again is reached.
 
         Args:
-            event: see the module.
             seconds: for which the camera stays away.
         """
         if event in ("size", "resize"):
@@ -157,7 +155,6 @@ def follow(
     """Follow an object while events happen; then Ctrl-C.
 
     Args:
-        camera: what is filmed.
         events: frame from which on one happens, what it is, and for how many seconds.
 
     Returns:

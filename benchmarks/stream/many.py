@@ -39,9 +39,7 @@ class Videos:
     """Streams of one model on the same endless clip, each beginning elsewhere in it.
 
     Args:
-        model: of all of them.
         clip: frames u8 [H, W, 3].
-        objects: in each.
     """
 
     def __init__(self, model: Model, clip: list[U8Array], count: int, *, size: int, objects: int) -> None:

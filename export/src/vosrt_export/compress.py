@@ -65,8 +65,6 @@ def compress_bundle(
     Args:
         path: the bundle's directory, or the name of a packaged one.
         clips: videos or folders of images, without labels, on which the axes are found.
-        frames: of the clips to use.
-        overwrite: replace an existing bundle.
         tell: is called with each stage of the work.
 
     Raises:

@@ -25,7 +25,6 @@ def copy_bundle(path: str, output: Path, share: Path | None = None, *, overwrite
         path: the bundle's directory, or the name of a packaged one.
         share: a bundle beside ``output`` with the same encoder, whose files it then names instead of holding them.
             What the copy computes besides, such as maps for mask networks or a projection, stands in small files.
-        overwrite: replace an existing bundle.
 
     Returns:
         Bytes of the copy.

@@ -73,8 +73,6 @@ class Outcome:
         encoder: embeddings against the yardstick's.
         match_percent: neighbours of the yardstick that were found too.
         match_max_abs: largest difference of similarities of the same rank.
-        soft_max_abs: largest difference of soft masks.
-        soft_mean_abs: mean difference of soft masks.
         labels_percent: pixels of the final labels that differ.
         j_and_f_drop: points of J&F lost; None without ground truth.
         failures: the limits that it went beyond, in words.
@@ -107,7 +105,6 @@ class Candidate:
 
     Args:
         precision: whose limits hold.
-        model: the bundle on this engine.
         core: precision of matching.
     """
 

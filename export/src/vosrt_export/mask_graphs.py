@@ -142,7 +142,6 @@ def export_mask_graphs(
     Args:
         encoder: in evaluation mode.
         masks: in evaluation mode.
-        weights: precision that weights are stored in.
 
     Returns:
         Serialised models by role.

@@ -66,7 +66,6 @@ def export_graph(graph: nn.Module, name: str, signature: Signature, weights: Wei
 
     Args:
         graph: the module, in evaluation mode.
-        signature: what goes in and comes out.
         weights: ``"fp16"`` stores the weights of convolutions and linear layers as halves that are cast back when
             the model is loaded: half the file, arithmetic as before.
 

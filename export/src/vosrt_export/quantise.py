@@ -110,7 +110,6 @@ def quantise_bundle(
         path: the bundle's directory, or the name of a packaged one.
         clips: videos or folders of images without labels, to calibrate on.
         davis: annotated sequences to measure on, in the layout of DAVIS.
-        overwrite: replace an existing bundle.
         tell: is called with each stage of the work.
 
     Raises:
@@ -213,7 +212,6 @@ class Quantisation:
     """The graph of a bundle before and after, on disk, as the tools of ONNX Runtime require.
 
     Args:
-        bundle: whose encoder is quantised.
         frames: to calibrate on, each u8 [H, W, 3] BGR at the working size.
         folder: for the graphs; must outlive this.
         tell: is called with each stage of the work.

@@ -75,7 +75,6 @@ class Outcome:
     """Result of building one engine.
 
     Attributes:
-        record: what it is.
         built: False if a fitting engine existed.
     """
 
@@ -95,7 +94,6 @@ def build_engines(
 
     Args:
         bundle_path: the bundle's directory, or the name of a packaged one.
-        options: what to build.
         on_engine: called with the name of each engine before it is looked for and built.
 
     Raises:
@@ -139,7 +137,6 @@ class Network:
     """One graph to build engines of.
 
     Attributes:
-        role: in the bundle.
         batch: frames to take at once, at most; of a mask network, objects.
     """
 

@@ -45,8 +45,6 @@ class Comparison:
     """Result of a comparison, over all sizes.
 
     Attributes:
-        max_abs: largest absolute difference.
-        mean_abs: mean absolute difference.
         min_cosine: smallest cosine between the embeddings of a cell.
         cells: number of cells compared.
     """

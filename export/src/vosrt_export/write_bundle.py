@@ -65,7 +65,6 @@ class ExportOptions:
 
     Attributes:
         feature: the map that becomes the embedding; None: res4, or res3 without layer4.
-        weights: precision that the weights are stored in.
         name: of the model; None makes one from what it is.
         summary: one line for people; None makes one.
         propagation: bundle whose settings of propagation this one gets, with its size; ``"published"`` for those of the
@@ -119,8 +118,6 @@ def export_bundle(
 
     Args:
         checkpoint_path: the safetensors file, or the folder of a run, whose best weights are taken, else its last.
-        options: what the bundle is to hold.
-        overwrite: replace an existing bundle.
         tell: is called with each stage of the work.
 
     Returns:

@@ -46,7 +46,6 @@ class Listing:
 
     Attributes:
         run: name of the run, random.
-        settings: what the result was made with.
         files: per name, what it looked like whenever it was written.
         growing: temporary names of files that are or were being written.
         folders: sequences that are complete.

@@ -43,7 +43,6 @@ def check_direction(direction: str, source: str) -> None:
     """Refuse directions that do not exist, and ways back through what can be read only once.
 
     Args:
-        direction: as the user named it.
         source: likewise; it need not exist.
 
     Raises:
@@ -75,7 +74,6 @@ class Fused:
     """Fuses what comes forward with what the way back found, on its way to another sink.
 
     Args:
-        sink: receives one result per frame.
         spool: has the results of the way back.
         marks: per frame index, u8 [H, W].
     """

@@ -147,7 +147,6 @@ class FrameEncoder:
     """Encodes frames with one engine. Keeps no state between calls; safe to use from several threads.
 
     Args:
-        engine: what runs it.
         default_size: short side of the working frame where a call names none, in pixels; None is `DEFAULT_SIZE`.
         enlarge_percent: where a call names none, smaller frames are enlarged to no more than this percentage of
             their own size.
@@ -156,8 +155,6 @@ class FrameEncoder:
         has_threads: whether the engine has threads of its own, which a fork leaves behind.
 
     Attributes:
-        spec: as given.
-        takes_frames_on_gpu: whether frames may be on that GPU.
         takes_sequels: whether `encode_with` can be used.
     """
 

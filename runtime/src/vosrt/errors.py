@@ -23,7 +23,6 @@ class VosrtError(Exception):
     """Base of all errors that vosrt raises on purpose.
 
     Args:
-        message: the whole line.
         reason: the part of it that says what is wrong; the whole line if left out.
         remedy: the command or act that mends it, where that is part of the line.
     """

@@ -25,7 +25,6 @@ def to_supervision(labels: U8Array, object_ids: Sequence[int], objects: Mapping[
 
     Args:
         labels: u8 [H, W] of object numbers.
-        objects: what is known of each.
 
     Raises:
         OptionError: supervision is not installed.

@@ -60,7 +60,6 @@ class Model(NotCopied):
     refused, and the process loads its own.
 
     Args:
-        manifest: what the bundle says.
         engines: per graph of the bundle, what runs it; ``"encoder"`` is needed.
         precision: of the products in matching, see `load`.
         threads: of the native core, see `load`.
@@ -351,7 +350,6 @@ class Model(NotCopied):
         Args:
             budget_ms: milliseconds that `Stream.step` may take.
             height: of the frames, in pixels, like ``width``.
-            width: see there.
             size: largest short side of the working frame, as for `stream`.
             options: how labels are propagated; its context is the longest.
             threads: as for `stream`.

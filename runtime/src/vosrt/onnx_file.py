@@ -78,7 +78,6 @@ def joined(graph: Graph, added: Graph, embedding: str) -> Graph:
     """Append a file to a graph: protobuf merges both into one message.
 
     Args:
-        graph: what is added to.
         added: further nodes, weights and outputs.
         embedding: if ``added`` declares this output, those of ``graph`` become tensors inside it (``value_info``).
 

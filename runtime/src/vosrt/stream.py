@@ -75,8 +75,6 @@ class Stream(NotCopied):
         labels_on: where results are: ``"host"``, or ``"gpu"`` if the memory is on one.
 
     Attributes:
-        encoder: as given.
-        size: as given.
         lock: lets one call run at a time.
     """
 

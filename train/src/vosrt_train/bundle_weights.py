@@ -41,7 +41,6 @@ def pack_remainder(encoder: Encoder, feature: Feature) -> bytes:
     Without layer4 where the feature is res3: fine-tuning then continues without it.
 
     Args:
-        encoder: the trained network.
         feature: the map at which the graph ends.
     """
     kept = part_of(encoder, layer4=feature != "res3")

@@ -142,9 +142,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def encoder_of(config: VisualConfig, tensors: Mapping[str, Tensor], path: Path) -> VisualEncoder:
     """Build an encoder with given weights, in evaluation mode.
 
-    Args:
-        tensors: its state dictionary.
-
     Raises:
         CheckpointError: a tensor is missing, unknown, of another shape or not finite.
     """

@@ -58,7 +58,6 @@ def keep_better(run: Path, config: TrainConfig, cache: Cache, tell: Callable[[st
     """Write the better of a run's first and last network to its ``best.safetensors``.
 
     Args:
-        cache: videos to compare on.
         tell: called with a line before each video.
 
     Raises:

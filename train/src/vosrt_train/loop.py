@@ -34,7 +34,6 @@ def train(task: Task, encoder: Encoder, world: World, masks: MaskEmbedding | Non
     """Train an encoder, or resume the training of a run.
 
     Args:
-        task: what the run is to do.
         encoder: with the weights to start from; it is trained in place.
         masks: mask encoder and decoder, trained in place, too; needed where the segmentation loss has a weight.
 

@@ -71,8 +71,6 @@ class State:
 
     Attributes:
         data: `fingerprint` of the videos.
-        network: state dictionary of the encoder.
-        optimiser: state dictionary of the optimiser.
         masks: state dictionary of mask encoder and decoder, where the run trains them.
         average: state dictionary of the averaged weights of all networks, where the run averages.
     """

@@ -20,7 +20,6 @@ def device_row(header: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         header: as `vosrt.bench.output.write_rows` writes it.
-        row: of the one setting that was measured.
     """
     gpu = header["gpu"]
     return {

@@ -70,7 +70,6 @@ class Worker:
     Args:
         command: starts a process that calls `serve`.
         threads: number of threads, set through the variables that numerical libraries read.
-        environment: further variables.
 
     Raises:
         WorkerFailedError: the worker could not get ready.

@@ -193,7 +193,6 @@ class Bundle:
     """A bundle that was checked.
 
     Attributes:
-        manifest: what it holds.
         graphs: content of the ONNX files by role, as it was checked.
     """
 

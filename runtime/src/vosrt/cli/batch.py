@@ -110,7 +110,6 @@ def split_cores(cores: int, workers: int, threads: int) -> tuple[int, int]:
     A process of two threads has most of the speed-up that threads bring, and the next process brings all of it.
 
     Args:
-        cores: that may be used.
         workers: asked for; 0 chooses.
         threads: asked for each; 0 shares out the cores.
     """

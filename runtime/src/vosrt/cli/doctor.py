@@ -32,7 +32,6 @@ class Finding:
 
     Attributes:
         kind: ``"engine"``, ``"core"``, ``"codec"``, ``"input"`` or ``"data"``.
-        name: what was looked for.
         found: whether it can be used.
         detail: version, or why it cannot be used.
         command: what adds it, empty where nothing would.

@@ -45,7 +45,6 @@ def settings_of(
     """All that a result depends on, as JSON, so that runs of different requests are not mixed.
 
     Args:
-        source: as the user named it.
         size: as the user asked for it.
         options: further choices; ``propagation`` holds values that replace the bundle's.
     """

@@ -26,7 +26,6 @@ def write_preview(
     Args:
         out: folder for it; this process holds it, and it holds nothing but an earlier preview.
         source: opened; it is read to the first marked frame.
-        annotations: what would be followed.
         quiet: print errors and warnings only.
         as_json: print one JSON object.
 

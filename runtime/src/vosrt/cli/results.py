@@ -71,11 +71,7 @@ class Wanted:
         return settings
 
     def sinks(self, results: Results, info: SourceInfo, object_ids: tuple[int, ...]) -> dict[str, Sink]:
-        """Open what writes them, by name. The masks come last: where one exists, all else of its frame does.
-
-        Args:
-            object_ids: of all objects that are marked anywhere.
-        """
+        """Open what writes them, by name. The masks come last: where one exists, all else of its frame does."""
         sinks: dict[str, Sink] = {"table": ObjectTable(results, TABLE)}
         if self.video:
             ids = len(object_ids) > 1 if self.ids is None else self.ids

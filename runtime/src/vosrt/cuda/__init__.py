@@ -28,9 +28,6 @@ class Gpu:
 
     Args:
         number: of the GPU, from 0.
-
-    Attributes:
-        number: as given.
     """
 
     def __init__(self, number: int) -> None:

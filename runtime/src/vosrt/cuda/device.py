@@ -21,7 +21,6 @@ class CudaDevice:
     Attributes:
         architecture: compute capability, as ``"sm_90"``.
         driver: newest CUDA that its driver runs, as ``"13.0"``.
-        free_mib: what is free of it now.
     """
 
     name: str

@@ -24,9 +24,6 @@ class EncoderOnGpu:
         engine: what leaves its outputs there. One that queues its work has it on ``stream``, a handle; one that has
             none of the kind takes inputs that are whole.
         device: number of the GPU.
-
-    Attributes:
-        device: as given.
     """
 
     def __init__(self, engine: DeviceEngine, device: int) -> None:

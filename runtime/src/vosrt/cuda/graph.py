@@ -44,7 +44,6 @@ class Recorder:
     warning is logged and this recorder captures nothing more.
 
     Args:
-        runtime: of the GPU.
         name: of whose work it is, for the warning.
 
     Attributes:
@@ -61,7 +60,6 @@ class Recorder:
         """Queue work the first time, capture it the second time, and from then on replay the graph.
 
         Args:
-            stream: what the work is queued on.
             graphs: of the caller. It clears them when they no longer fit; beyond eight kinds, what was not used
                 for longest is forgotten.
             kind: a graph fits as long as this is the same.

@@ -28,9 +28,6 @@ class CudaMemory(LibraryMemory):
         device: number of the GPU.
         precision: of the products in matching; the GPU has bf16 only.
 
-    Attributes:
-        device: as given.
-
     Raises:
         OptionError: no libvosrt_cuda, driver or GPU, not enough of its memory, or an impossible option.
     """

@@ -164,11 +164,7 @@ class CudaQueue:
     """A stream, with arrays on its GPU; freed with the object.
 
     Args:
-        runtime: of the GPU.
         stream: the cudaStream_t of one that exists, as an integer; None makes one.
-
-    Attributes:
-        runtime: as given.
     """
 
     def __init__(self, runtime: Runtime, stream: int | None = None) -> None:
@@ -271,11 +267,7 @@ def open_queue(device: int, stream: int | None = None) -> CudaQueue:
 
 
 class CudaEvent:
-    """A mark in the work of a stream; freed with the object.
-
-    Args:
-        runtime: of the GPU.
-    """
+    """A mark in the work of a stream; freed with the object."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime, self.handle = runtime, runtime.create_event()

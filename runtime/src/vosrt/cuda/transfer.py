@@ -67,7 +67,6 @@ class DoubleBuffer:
         Args:
             arrays: by name.
             to: on the GPU, by name.
-            stream: to copy on.
             after: what the copies wait for, besides what is queued on the stream; None is nothing.
         """
         buffer = self.older()
@@ -150,11 +149,7 @@ class LabelArrays(NamedTuple):
 
 
 class LabelBuffers:
-    """Where a memory's labels are written on the GPU, and their way to the host.
-
-    Args:
-        runtime: of the GPU.
-    """
+    """Where a memory's labels are written on the GPU, and their way to the host."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime

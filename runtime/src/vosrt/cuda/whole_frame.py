@@ -49,12 +49,7 @@ class WholeFrames:
 
 @dataclass(frozen=True)
 class _FrameWork:
-    """What one memory does behind the network; a `vosrt.engines.base.Sequel`.
-
-    Attributes:
-        spec: names the network's frames and its embedding.
-        labels: where they are written.
-    """
+    """What one memory does behind the network; a `vosrt.engines.base.Sequel`."""
 
     memory: CudaMemory
     spec: EncoderSpec

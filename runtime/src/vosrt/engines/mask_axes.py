@@ -28,7 +28,6 @@ def mask_sizes(role: str, height: int, width: int, objects: int = 1) -> dict[str
         role: of `MASK_AXES`.
         height: rows of the working frame, pixels.
         width: columns of the working frame, pixels.
-        objects: in it.
     """
     sizes = {
         "objects": objects,

@@ -48,7 +48,6 @@ class Found:
 
     Attributes:
         module: ``tensorrt`` or ``tensorrt_rtx``.
-        gpu: what they run on.
     """
 
     module: ModuleType
@@ -333,8 +332,6 @@ class _Session:
     uploaded. The network's own arrays never change, so that its work can be captured once.
 
     Args:
-        stream: what the network is queued on.
-        uploads: what uploads are queued on.
         network: what is queued between inputs and outputs.
         inputs: by name.
         outputs: by name.

@@ -82,7 +82,6 @@ class EngineRecord:
         profiles: frame sizes that it takes, one optimisation profile each, in this order.
         batch: frames that it takes at once, at most; of a mask network, objects of a frame.
         recipe: version of the rewriting of the graph before it was built.
-        layers: of the network that TensorRT read.
     """
 
     graph: str
@@ -109,12 +108,7 @@ class EngineRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineTarget:
-    """What an engine must have been built for to be loaded on this machine.
-
-    Attributes:
-        flavour: the TensorRT that is to load it.
-        architecture: of the GPU.
-    """
+    """What an engine must have been built for to be loaded on this machine."""
 
     flavour: FlavourName
     version: str
@@ -194,7 +188,6 @@ def choose_engine(
 
     Args:
         graph: the bundle's ONNX file; its engines are looked for beside it and in the user's cache.
-        target: what it must have been built for.
         precisions: acceptable ones, best first.
 
     Returns:

@@ -20,7 +20,6 @@ class Flavour:
     Attributes:
         name: also the first part of the names of its engine files.
         option: what ``vos-export engine --flavour`` calls it.
-        module: what to import.
         oldest: the first version that has all that this engine uses.
     """
 

@@ -18,8 +18,6 @@ class ScoredRun:
     """One ``scores.json``.
 
     Attributes:
-        name: to tell it from the others.
-        dataset: kind of data set.
         sequences: the headline figure per sequence, 0 to 1.
         settings: what the masks were made with.
         figures: of the data set as a whole.

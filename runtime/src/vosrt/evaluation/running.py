@@ -56,7 +56,6 @@ class RunReport:
     """Outcome of a run.
 
     Attributes:
-        settings: what ran.
         done: sequences segmented now.
         kept: sequences that an earlier run had completed.
         failed: per sequence that could not be segmented, why.

@@ -172,7 +172,6 @@ def score_dataset(
         results: masks in the data set's layout, of ``vos-eval run`` or of any other program.
         partial: score the sequences that can be scored; else all must be.
         jobs: sequences at once; 0 is one per processor.
-        on_sequence: called after each sequence.
 
     Raises:
         InputError: masks are missing, or a sequence cannot be scored.

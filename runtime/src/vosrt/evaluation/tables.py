@@ -22,7 +22,6 @@ class Table:
     """Rows of names and figures; figures are percent; None stands for a missing one.
 
     Attributes:
-        title: in a few words.
         rows: cells in the order of the columns.
         mean: the last row sums up the others.
     """

@@ -64,7 +64,6 @@ class Desk:
     Args:
         load: loads the model; called once, in a thread.
         size: short side of the working frame, as for `Model.stream`.
-        limits: what it may take.
     """
 
     def __init__(self, load: Callable[[], Model], *, size: WorkingSize = None, limits: Limits | None = None) -> None:

@@ -26,7 +26,6 @@ class KeptFrames:
     """Kept frames as a source; a frame's index is its position.
 
     Args:
-        frames: where they are kept.
         positions: of the frames, ascending; the source ends where one is not kept.
         stop: ends the wait for a frame.
     """
@@ -82,7 +81,6 @@ def follow_kept(
     Args:
         marks: per position of a marked frame u8 [H, W], that of ``start`` among them; each shows an object.
         start: position of the frame where following starts.
-        way: from there.
         on_result: called with the position and the result of a frame, in other threads.
         stop: ends the run when it is set.
 

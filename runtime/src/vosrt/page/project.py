@@ -80,7 +80,6 @@ class Clicks:
     Attributes:
         base: PNG of the object's mask before, 0 and 255; None for nothing.
         points: in order.
-        box: around the object.
     """
 
     base: bytes | None = None

@@ -56,7 +56,6 @@ class Guard:
     """Refuses requests under other names, from other sites and without the token, and adds headers to all answers.
 
     Args:
-        app: what is guarded.
         hosts: ``name:port`` under which this server is reached.
         token: that requests below ``/api`` carry.
     """
@@ -105,7 +104,6 @@ class Page:
     """The routes.
 
     Args:
-        desk: what is behind them.
         root: folder whose files may be opened.
         source: what may be opened besides: the source that the command named.
     """

@@ -101,7 +101,6 @@ class CachePlan:
     """Plan of building a cache.
 
     Attributes:
-        ready: entries in the cache.
         missing: sources to decode, with their keys.
         skipped: sources that cannot be listed.
         missing_bytes: estimated size of the missing frames, from the headers of the videos.
@@ -146,7 +145,6 @@ def plan_cache(root: Path, directory: Path, config: CacheConfig) -> CachePlan:
     """Find the videos, and those that the cache lacks; decode nothing.
 
     Args:
-        root: directory of videos and folders of frames.
         directory: folder of the cache; need not exist. One cache holds the videos of one ``root``.
 
     Raises:
@@ -176,7 +174,6 @@ def build_cache(
     Args:
         plan: from `plan_cache`.
         workers: processes that decode; 0 decodes in this process.
-        on_progress: called after each video.
 
     Raises:
         OutputError: the disk is too small, the folder cannot be written, or another process is building the cache.

@@ -30,8 +30,6 @@ class ClipParameters:
 
     Attributes:
         frame_ids: numbers of the frames in the video, in the order of the clip.
-        flip: whether the crop was mirrored.
-        view_flip: whether the regularising view is mirrored.
         view_scale: side of the view as a fraction of the clip's.
         view_offset: top and left of the view as fractions of the clip's side.
         anchor_shift: two numbers in [0, 1), down and right: how far the anchors move within their cells.
@@ -232,7 +230,6 @@ def make_loader(
     each batch; the concatenated parts are the batch that a single process would get.
 
     Args:
-        epoch: the first epoch.
         start_batch: first batch of that epoch; to resume, the number of batches already used.
         epochs: number of epochs, the first included.
         rank: number of this process, from 0.

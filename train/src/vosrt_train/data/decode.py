@@ -56,7 +56,6 @@ def decode(source: Source, key: str, file: BinaryIO, config: CacheConfig) -> Ent
     """Decode a source; of a damaged video, keep the frames before the damage.
 
     Args:
-        source: file or folder to decode.
         file: receives u8 [frames, height, width, 3], RGB.
         config: size and number of the frames.
 

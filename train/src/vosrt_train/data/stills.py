@@ -37,7 +37,6 @@ class StillsRequest:
         clips: number of clips; 0 makes one of each still.
         height: of a clip in pixels, even; its width is 16 / 9 of that.
         objects: share of the clips that an object passes.
-        seed: of all random draws.
     """
 
     stills: Path

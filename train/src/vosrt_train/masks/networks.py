@@ -159,11 +159,7 @@ class Decoder(nn.Module):
 
 
 class MaskEmbedding(nn.Module):
-    """Mask encoder and decoder around the features of one encoder; see `build_mask_embedding`.
-
-    Args:
-        encoder: whose features they take.
-    """
+    """Mask encoder and decoder around the features of one encoder; see `build_mask_embedding`."""
 
     def __init__(self, config: MaskNetworkConfig, encoder: EncoderConfig) -> None:
         super().__init__()
@@ -215,7 +211,6 @@ def build_mask_embedding(config: MaskNetworkConfig, encoder: EncoderConfig, *, s
     """Build untrained networks whose weights depend on the configurations and the seed alone.
 
     Args:
-        encoder: whose features they take.
         seed: any non-negative integer.
     """
     networks = initialise(empty_mask_embedding(config, encoder), seed)

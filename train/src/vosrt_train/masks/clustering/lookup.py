@@ -24,7 +24,6 @@ def clip_masks(
 
     Args:
         masks: pseudo-masks of these frames; degenerate videos have none.
-        clips: parameters that the clips were drawn with.
         crop: side of a clip in pixels.
         frames: frames of each clip, from its frame 0 on.
         unions: most clusters in the one pseudo-object of a clip; 1 takes the selected clusters, each as an object.

@@ -50,7 +50,6 @@ def make_pseudo_masks(
     Args:
         encoder: in evaluation mode, on the device that computes.
         masks: receives the pseudo-masks; videos that it has already are skipped.
-        on_video: called after each video.
 
     Raises:
         OutputError: the folder cannot be written.

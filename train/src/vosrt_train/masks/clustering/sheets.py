@@ -27,7 +27,6 @@ def draw_sheet(video: CachedVideo, versions: Sequence[tuple[str, PseudoMasks]]) 
     """Draw frames of a video, and below them the clusters and pseudo-masks of each version.
 
     Args:
-        video: in the cache.
         versions: title and masks, e.g. initial and final; each must have the video.
 
     Returns:
