@@ -140,10 +140,7 @@ vosrt_status vosrt_cuda_queue_create(int32_t device, vosrt_cuda_queue **queue) {
 void vosrt_cuda_queue_destroy(vosrt_cuda_queue *queue) { vosrt::destroy_handle(queue); }
 
 vosrt_status vosrt_cuda_queue_use_stream(vosrt_cuda_queue *queue, void *stream) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(queue);
-        at->queue.use(stream);
-    });
+    return guarded(__func__, queue, [&](const auto &at) { at->queue.use(stream); });
 }
 
 void *vosrt_cuda_queue_stream(const vosrt_cuda_queue *queue) {
@@ -153,40 +150,26 @@ void *vosrt_cuda_queue_stream(const vosrt_cuda_queue *queue) {
 }
 
 vosrt_status vosrt_cuda_queue_upload(vosrt_cuda_queue *queue, void *device, const void *host, size_t bytes) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(queue);
-        at->queue.upload(device, host, bytes);
-    });
+    return guarded(__func__, queue, [&](const auto &at) { at->queue.upload(device, host, bytes); });
 }
 
 vosrt_status vosrt_cuda_queue_download(vosrt_cuda_queue *queue, void *host, const void *device, size_t bytes) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(queue);
-        at->queue.download(host, device, bytes);
-    });
+    return guarded(__func__, queue, [&](const auto &at) { at->queue.download(host, device, bytes); });
 }
 
 vosrt_status vosrt_cuda_queue_copy(vosrt_cuda_queue *queue, void *to, const void *from, size_t bytes) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(queue);
-        at->queue.copy(to, from, bytes);
-    });
+    return guarded(__func__, queue, [&](const auto &at) { at->queue.copy(to, from, bytes); });
 }
 
 vosrt_status vosrt_cuda_queue_wait(vosrt_cuda_queue *queue) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(queue);
-        at->queue.wait();
-    });
+    return guarded(__func__, queue, [&](const auto &at) { at->queue.wait(); });
 }
 
 vosrt_status vosrt_cuda_queue_resize_bgr(vosrt_cuda_queue *queue, const uint8_t *source, int32_t source_height,
                                          int32_t source_width, int64_t source_stride, uint8_t *target,
                                          int32_t target_height, int32_t target_width) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(queue);
-        require(source, "source");
-        require(target, "target");
+    return guarded(__func__, queue, [&](const auto &at) {
+        require(source, "source", target, "target");
         vosrt::check_image(source_height, source_width, source_stride, 3);
         vosrt::check_image(target_height, target_width, int64_t{3} * target_width, 3);
         at->queue.select();
@@ -202,11 +185,8 @@ vosrt_status vosrt_cuda_queue_resize_bgr(vosrt_cuda_queue *queue, const uint8_t 
 
 vosrt_status vosrt_cuda_queue_nv12_to_bgr(vosrt_cuda_queue *queue, const uint8_t *luma, const uint8_t *chroma, int64_t stride,
                                           int32_t height, int32_t width, int32_t bt709, int32_t full_range, uint8_t *target) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(queue);
-        require(luma, "luma");
-        require(chroma, "chroma");
-        require(target, "target");
+    return guarded(__func__, queue, [&](const auto &at) {
+        require(luma, "luma", chroma, "chroma", target, "target");
         vosrt::check_image(height, width, stride, 1);
         vosrt::check_image(height, width, int64_t{3} * width, 3);
         at->queue.select();
@@ -233,28 +213,19 @@ vosrt_status vosrt_cuda_event_create(int32_t device, vosrt_cuda_event **event) {
 void vosrt_cuda_event_destroy(vosrt_cuda_event *event) { vosrt::destroy_handle(event); }
 
 vosrt_status vosrt_cuda_queue_record(vosrt_cuda_queue *queue, vosrt_cuda_event *event) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(queue);
-        at->queue.record(vosrt::Call(event)->event);
-    });
+    return guarded(__func__, queue, [&](const auto &at) { at->queue.record(vosrt::Call(event)->event); });
 }
 
 vosrt_status vosrt_cuda_queue_wait_for(vosrt_cuda_queue *queue, vosrt_cuda_event *event) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(queue);
-        at->queue.wait_for(vosrt::Call(event)->event);
-    });
+    return guarded(__func__, queue, [&](const auto &at) { at->queue.wait_for(vosrt::Call(event)->event); });
 }
 
 vosrt_status vosrt_cuda_event_wait(vosrt_cuda_event *event) {
-    return guarded(__func__, [&] {
-        vosrt::Call(event)->event.wait();
-    });
+    return guarded(__func__, event, [&](const auto &at) { at->event.wait(); });
 }
 
 vosrt_status vosrt_cuda_memory_use_stream(vosrt_memory *memory, void *stream) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
+    return guarded(__func__, memory, [&](const auto &at) {
         vosrt::cuda::Queue &queue = memory_of(at).queue();
         queue.select();
         void *const before = queue.handle();
@@ -268,39 +239,32 @@ vosrt_status vosrt_cuda_memory_use_stream(vosrt_memory *memory, void *stream) {
 }
 
 vosrt_status vosrt_cuda_memory_stream(const vosrt_memory *memory, void **stream) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
+    return guarded(__func__, memory, [&](const auto &at) {
         require(stream, "stream");
         *stream = memory_of(at).queue().handle();
     });
 }
 
 vosrt_status vosrt_cuda_memory_frame(vosrt_memory *memory, const vosrt_cuda_frame *frame) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
-        memory_of(at).frame(task_of(frame, true));
-    });
+    return guarded(__func__, memory, [&](const auto &at) { memory_of(at).frame(task_of(frame, true)); });
 }
 
 vosrt_status vosrt_cuda_memory_time_frame(vosrt_memory *memory, const vosrt_cuda_frame *frame, float *ms) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
+    return guarded(__func__, memory, [&](const auto &at) {
         require(ms, "ms");
         memory_of(at).time_frame(task_of(frame, true), ms);
     });
 }
 
 vosrt_status vosrt_cuda_memory_labels(vosrt_memory *memory, const vosrt_cuda_frame *frame) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
+    return guarded(__func__, memory, [&](const auto &at) {
         memory_of(at).queue().select();
         memory_of(at).label_pixels(task_of(frame, false));
     });
 }
 
 vosrt_status vosrt_cuda_memory_guide(vosrt_memory *memory, const uint8_t *bgr, int32_t height, int32_t width) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
+    return guarded(__func__, memory, [&](const auto &at) {
         require(bgr, "bgr");
         vosrt::check_image(height, width, int64_t{3} * width, 3);
         memory_of(at).guide_with(bgr, height, width);
@@ -308,57 +272,42 @@ vosrt_status vosrt_cuda_memory_guide(vosrt_memory *memory, const uint8_t *bgr, i
 }
 
 vosrt_status vosrt_cuda_memory_repeated(vosrt_memory *memory) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
-        memory_of(at).repeated();
-    });
+    return guarded(__func__, memory, [&](const auto &at) { memory_of(at).repeated(); });
 }
 
 vosrt_status vosrt_cuda_memory_values(vosrt_memory *memory, int32_t reference, const float *at_reference,
                                       const float *recent, int32_t slots, int32_t channels, float *out) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
-        require(at_reference, "at_reference");
-        require(recent, "recent");
-        require(out, "out");
+    return guarded(__func__, memory, [&](const auto &at) {
+        require(at_reference, "at_reference", recent, "recent", out, "out");
         memory_of(at).values(reference, at_reference, recent, slots, channels, out);
     });
 }
 
 vosrt_status vosrt_cuda_memory_planes(vosrt_memory *memory, float *planes, int32_t height, int32_t width) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
-        memory_of(at).draw(planes_of(planes, height, width));
-    });
+    return guarded(__func__, memory, [&](const auto &at) { memory_of(at).draw(planes_of(planes, height, width)); });
 }
 
 vosrt_status vosrt_cuda_memory_refine(vosrt_memory *memory, const float *logits, int32_t logits_height, int32_t logits_width,
                                       int32_t residual, float *planes, int32_t height, int32_t width) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
+    return guarded(__func__, memory, [&](const auto &at) {
         memory_of(at).refine(view_of(logits, logits_height, logits_width, "logits"), residual != 0,
                              planes_of(planes, height, width));
     });
 }
 
 vosrt_status vosrt_cuda_memory_set_planes(vosrt_memory *memory, const float *planes, int32_t height, int32_t width) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
-        memory_of(at).keep(view_of(planes, height, width, "planes"));
-    });
+    return guarded(__func__, memory, [&](const auto &at) { memory_of(at).keep(view_of(planes, height, width, "planes")); });
 }
 
 vosrt_status vosrt_cuda_memory_show(vosrt_memory *memory, const float *planes, int32_t height, int32_t width) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
+    return guarded(__func__, memory, [&](const auto &at) {
         memory_of(at).show(planes == nullptr ? vosrt::cuda::SoftView{} : view_of(planes, height, width, "planes"));
     });
 }
 
 vosrt_status vosrt_cuda_memory_mark_planes(vosrt_memory *memory, float *planes, int32_t height, int32_t width,
                                            const uint8_t *mask, int32_t mask_height, int32_t mask_width, int64_t stride) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
+    return guarded(__func__, memory, [&](const auto &at) {
         require(mask, "mask");
         vosrt::check_image(mask_height, mask_width, stride, 1);
         memory_of(at).mark(planes_of(planes, height, width), {VOSRT_FORMAT_GRAY, mask_height, mask_width, mask, stride, nullptr, 0});
@@ -366,8 +315,7 @@ vosrt_status vosrt_cuda_memory_mark_planes(vosrt_memory *memory, float *planes, 
 }
 
 vosrt_status vosrt_cuda_memory_recordings(const vosrt_memory *memory, int64_t *count) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
+    return guarded(__func__, memory, [&](const auto &at) {
         require(count, "count");
         *count = memory_of(at).recordings();
     });

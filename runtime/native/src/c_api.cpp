@@ -92,8 +92,7 @@ vosrt_status vosrt_resize_bgr(const uint8_t *source, int32_t source_height, int3
                               int64_t source_stride, uint8_t *target, int32_t target_height, int32_t target_width,
                               int64_t target_stride) {
     return guarded(__func__, [&] {
-        require(source, "source");
-        require(target, "target");
+        require(source, "source", target, "target");
         check_image(source_height, source_width, source_stride, 3);
         check_image(target_height, target_width, target_stride, 3);
         const vosrt::Picture picture{VOSRT_FORMAT_BGR, source_height, source_width, source, source_stride, nullptr, 0};
@@ -121,8 +120,7 @@ vosrt_status vosrt_memory_create(const vosrt_memory_options *options, vosrt_memo
 void vosrt_memory_destroy(vosrt_memory *memory) { vosrt::destroy_handle(memory); }
 
 vosrt_status vosrt_memory_get_info(const vosrt_memory *memory, vosrt_memory_info *info) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
+    return guarded(__func__, memory, [&](const auto &at) {
         vosrt_memory_info out{};
         out.isa = at->memory->options().isa;
         out.threads = at->memory->threads();
@@ -143,8 +141,7 @@ vosrt_status vosrt_memory_get_info(const vosrt_memory *memory, vosrt_memory_info
 }
 
 vosrt_status vosrt_memory_push(vosrt_memory *memory, const float *embedding) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
+    return guarded(__func__, memory, [&](const auto &at) {
         require(embedding, "embedding");
         at->memory->push(embedding);
     });
@@ -152,8 +149,7 @@ vosrt_status vosrt_memory_push(vosrt_memory *memory, const float *embedding) {
 
 vosrt_status vosrt_memory_annotate(vosrt_memory *memory, const uint8_t *mask, int32_t height, int32_t width,
                                    int64_t stride) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
+    return guarded(__func__, memory, [&](const auto &at) {
         require(mask, "mask");
         check_image(height, width, stride, 1);
         at->memory->annotate(mask, height, width, stride);
@@ -161,17 +157,12 @@ vosrt_status vosrt_memory_annotate(vosrt_memory *memory, const uint8_t *mask, in
 }
 
 vosrt_status vosrt_memory_remove(vosrt_memory *memory, int32_t object_id) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
-        at->memory->remove(object_id);
-    });
+    return guarded(__func__, memory, [&](const auto &at) { at->memory->remove(object_id); });
 }
 
 vosrt_status vosrt_memory_object_ids(const vosrt_memory *memory, uint8_t *ids, int32_t *count) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
-        require(ids, "ids");
-        require(count, "count");
+    return guarded(__func__, memory, [&](const auto &at) {
+        require(ids, "ids", count, "count");
         const std::span<const uint8_t> all = at->memory->objects().ids();
         std::copy(all.begin(), all.end(), ids);
         *count = static_cast<int32_t>(all.size());
@@ -179,8 +170,7 @@ vosrt_status vosrt_memory_object_ids(const vosrt_memory *memory, uint8_t *ids, i
 }
 
 vosrt_status vosrt_memory_guide(vosrt_memory *memory, const uint8_t *bgr, int32_t height, int32_t width, int64_t stride) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
+    return guarded(__func__, memory, [&](const auto &at) {
         require(bgr, "bgr");
         check_image(height, width, stride, 3);
         at->memory->guide(bgr, height, width, stride);
@@ -189,8 +179,7 @@ vosrt_status vosrt_memory_guide(vosrt_memory *memory, const uint8_t *bgr, int32_
 
 vosrt_status vosrt_memory_labels(vosrt_memory *memory, int32_t height, int32_t width, uint8_t *labels,
                                  float *confidence) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
+    return guarded(__func__, memory, [&](const auto &at) {
         require(labels, "labels");
         check_image(height, width, width, 1);
         at->memory->labels(height, width, labels, confidence);
@@ -198,35 +187,29 @@ vosrt_status vosrt_memory_labels(vosrt_memory *memory, int32_t height, int32_t w
 }
 
 vosrt_status vosrt_memory_soft_masks(const vosrt_memory *memory, float *masks) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
+    return guarded(__func__, memory, [&](const auto &at) {
         require(masks, "masks");
         at->memory->soft_masks(masks);
     });
 }
 
 vosrt_status vosrt_memory_set_soft_masks(vosrt_memory *memory, const float *masks) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
+    return guarded(__func__, memory, [&](const auto &at) {
         require(masks, "masks");
         at->memory->set_soft_masks(masks);
     });
 }
 
 vosrt_status vosrt_memory_top_k_references(const vosrt_memory *memory, int32_t *references) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
+    return guarded(__func__, memory, [&](const auto &at) {
         require(references, "references");
         *references = at->memory->top_k_references();
     });
 }
 
 vosrt_status vosrt_memory_top_k(const vosrt_memory *memory, float *similarity, int32_t *frame, int32_t *cell) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
-        require(similarity, "similarity");
-        require(frame, "frame");
-        require(cell, "cell");
+    return guarded(__func__, memory, [&](const auto &at) {
+        require(similarity, "similarity", frame, "frame", cell, "cell");
         at->memory->top_k(similarity, frame, cell);
     });
 }
@@ -234,19 +217,14 @@ vosrt_status vosrt_memory_top_k(const vosrt_memory *memory, float *similarity, i
 vosrt_status vosrt_read_values(const vosrt_values_task *task) {
     return guarded(__func__, [&] {
         const vosrt_values_task known = vosrt::read_struct(task, "task");
-        require(known.similarity, "similarity");
-        require(known.slot, "slot");
-        require(known.cell, "cell");
-        require(known.values, "values");
-        require(known.out, "out");
+        require(known.similarity, "similarity", known.slot, "slot", known.cell, "cell", known.values, "values", known.out, "out");
         vosrt::read_values(known);
     });
 }
 
 vosrt_status vosrt_memory_save(const vosrt_memory *memory, const vosrt_session *session, uint8_t *buffer,
                                size_t capacity, size_t *size) {
-    return guarded(__func__, [&] {
-        const vosrt::Call at(memory);
+    return guarded(__func__, memory, [&](const auto &at) {
         require(size, "size");
         const vosrt_session extra = session ? vosrt::read_struct(session, "session") : vosrt_session{};
         *size = vosrt::session_size(*at->memory, extra);
@@ -258,8 +236,7 @@ vosrt_status vosrt_memory_save(const vosrt_memory *memory, const vosrt_session *
 vosrt_status vosrt_memory_load(const uint8_t *data, size_t size, const vosrt_load_options *options,
                                vosrt_memory **memory, vosrt_session *session) {
     return guarded(__func__, [&] {
-        require(data, "data");
-        require(memory, "memory");
+        require(data, "data", memory, "memory");
         *memory = nullptr;
         const vosrt_load_options wanted = options ? vosrt::read_struct(options, "options") : vosrt_load_options{};
         vosrt::SessionReader reader({data, size});

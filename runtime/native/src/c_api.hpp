@@ -97,8 +97,17 @@ vosrt_status guarded(const char *name, const Body &body) noexcept {
     }
 }
 
-inline void require(const void *pointer, const char *name) {
+// The same for a function of one handle, which `body` is given as its Call.
+template <class Handle, class Body>
+vosrt_status guarded(const char *name, Handle *handle, const Body &body) noexcept {
+    return guarded(name, [&] { body(Call(handle)); });
+}
+
+// Pointers, each with its name.
+template <class... More>
+void require(const void *pointer, const char *name, More... more) {
     if (pointer == nullptr) invalid(std::string(name) + " is NULL");
+    if constexpr (sizeof...(more) > 0) require(more...);
 }
 
 template <class T>

@@ -41,8 +41,7 @@ extern "C" {
 
 vosrt_status vosrt_bundle_open(const char *path, vosrt_bundle **bundle) {
     return guarded(__func__, [&] {
-        require(path, "path");
-        require(bundle, "bundle");
+        require(path, "path", bundle, "bundle");
         *bundle = nullptr;
         *bundle = vosrt::make_handle<vosrt_bundle>(std::make_shared<vosrt::Behind<vosrt_bundle>>(vosrt::open_bundle(path)));
     });
@@ -51,8 +50,7 @@ vosrt_status vosrt_bundle_open(const char *path, vosrt_bundle **bundle) {
 void vosrt_bundle_close(vosrt_bundle *bundle) { vosrt::destroy_handle(bundle); }
 
 vosrt_status vosrt_bundle_get_info(const vosrt_bundle *bundle, vosrt_bundle_info *info) {
-    return guarded(__func__, [&] {
-        const Call at(bundle);
+    return guarded(__func__, bundle, [&](const auto &at) {
         const vosrt::Bundle &from = at->bundle;
         const vosrt_bundle_info out{sizeof out, from.trained ? 1 : 0, from.name.c_str(),
                                     from.summary.c_str(), from.feature.c_str(), from.input_name.c_str(),
@@ -63,28 +61,23 @@ vosrt_status vosrt_bundle_get_info(const vosrt_bundle *bundle, vosrt_bundle_info
 }
 
 vosrt_status vosrt_bundle_manifest(const vosrt_bundle *bundle, const char **text, size_t *size) {
-    return guarded(__func__, [&] {
-        const Call at(bundle);
-        require(text, "text");
-        require(size, "size");
+    return guarded(__func__, bundle, [&](const auto &at) {
+        require(text, "text", size, "size");
         *text = at->bundle.manifest.data();
         *size = at->bundle.manifest.size();
     });
 }
 
 vosrt_status vosrt_bundle_graph_path(const vosrt_bundle *bundle, const char *graph, const char **path) {
-    return guarded(__func__, [&] {
-        const Call at(bundle);
+    return guarded(__func__, bundle, [&](const auto &at) {
         require(path, "path");
         *path = graph_of(at->bundle, graph).path.c_str();
     });
 }
 
 vosrt_status vosrt_bundle_graph_content(const vosrt_bundle *bundle, const char *graph, const uint8_t **bytes, size_t *size) {
-    return guarded(__func__, [&] {
-        const Call at(bundle);
-        require(bytes, "bytes");
-        require(size, "size");
+    return guarded(__func__, bundle, [&](const auto &at) {
+        require(bytes, "bytes", size, "size");
         const vosrt::GraphFile &file = graph_of(at->bundle, graph);
         *bytes = file.content.data();
         *size = file.content.size();
@@ -92,8 +85,7 @@ vosrt_status vosrt_bundle_graph_content(const vosrt_bundle *bundle, const char *
 }
 
 vosrt_status vosrt_bundle_model_options(const vosrt_bundle *bundle, vosrt_model_options *options) {
-    return guarded(__func__, [&] {
-        const Call at(bundle);
+    return guarded(__func__, bundle, [&](const auto &at) {
         const vosrt::Bundle &from = at->bundle;
         vosrt_model_options out{};
         out.channels = from.channels;
@@ -115,8 +107,7 @@ vosrt_status vosrt_bundle_model_options(const vosrt_bundle *bundle, vosrt_model_
 
 vosrt_status vosrt_manifest_check(const char *text, size_t size, const char *where) {
     return guarded(__func__, [&] {
-        require(text, "text");
-        require(where, "where");
+        require(text, "text", where, "where");
         vosrt::parse_manifest({text, size}, where);
     });
 }
@@ -124,8 +115,7 @@ vosrt_status vosrt_manifest_check(const char *text, size_t size, const char *whe
 vosrt_status vosrt_graph_check(const uint8_t *graph, size_t size, const char *where, const char *input, const char *output,
                                int32_t channels) {
     return guarded(__func__, [&] {
-        require(graph, "graph");
-        require(where, "where");
+        require(graph, "graph", where, "where");
         if (input != nullptr) require(output, "output");
         const vosrt::GraphInterface found = vosrt::read_interface({graph, size}, where);
         if (input != nullptr) vosrt::check_encoder(found, input, output, channels, where);
@@ -135,9 +125,7 @@ vosrt_status vosrt_graph_check(const uint8_t *graph, size_t size, const char *wh
 vosrt_status vosrt_graph_outputs(const uint8_t *graph, size_t graph_size, const char *where, uint8_t *buffer, size_t capacity,
                                  size_t *size) {
     return guarded(__func__, [&] {
-        require(graph, "graph");
-        require(where, "where");
-        require(size, "size");
+        require(graph, "graph", where, "where", size, "size");
         std::string names;
         for (const std::string &name : vosrt::read_outputs({graph, graph_size}, where)) names += name + '\0';
         *size = names.size();

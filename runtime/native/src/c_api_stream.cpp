@@ -74,8 +74,7 @@ void write_objects(const vosrt::LabelMap &map, const uint8_t *ids, int32_t count
     vosrt::check_image(map.height, map.width, map.width, 1);
     vosrt::within(count, 0, 255, "count");
     if (count == 0) return;
-    require(ids, "ids");
-    require(objects, "objects");
+    require(ids, "ids", objects, "objects");
     vosrt::check_struct_size(objects, "objects[0]");
     std::array<vosrt_object, 255> measured;
     measure(map, std::span{ids, static_cast<size_t>(count)}, measured.data());
@@ -96,8 +95,7 @@ void open(const vosrt_embedding &frame, int32_t cell, const vosrt_prompt_options
     side(frame.channels, "frame.channels");
     vosrt::within(cell, 2, 1024, "cell");
     vosrt::within(options.dimensions, 1, 256, "options.dimensions");
-    require(frame.array, "frame.array");
-    require(frame.bgr, "frame.bgr");
+    require(frame.array, "frame.array", frame.bgr, "frame.bgr");
     *prompt = vosrt::make_handle<vosrt_prompt>(std::make_shared<vosrt::Behind<vosrt_prompt>>(frame, cell, options));
 }
 
@@ -148,8 +146,7 @@ void vosrt_stream_destroy(vosrt_stream *stream) { vosrt::destroy_handle(stream);
 
 vosrt_status vosrt_stream_step(vosrt_stream *stream, const vosrt_image *frame, const vosrt_image *mask,
                                vosrt_result *result) {
-    return guarded(__func__, [&] {
-        const Call at(stream);
+    return guarded(__func__, stream, [&](const auto &at) {
         if (result != nullptr) vosrt::check_struct_size(result, "result");
         std::optional<vosrt::Picture> marks;
         if (mask != nullptr) marks = picture_of(mask, "mask");
@@ -160,8 +157,7 @@ vosrt_status vosrt_stream_step(vosrt_stream *stream, const vosrt_image *frame, c
 
 vosrt_status vosrt_stream_take(vosrt_stream *stream, const vosrt_embedding *embedding, const vosrt_image *mask,
                                vosrt_result *result) {
-    return guarded(__func__, [&] {
-        const Call at(stream);
+    return guarded(__func__, stream, [&](const auto &at) {
         if (result != nullptr) vosrt::check_struct_size(result, "result");
         const vosrt_embedding given = read_struct(embedding, "embedding");
         require(given.array, "embedding.array");
@@ -173,8 +169,7 @@ vosrt_status vosrt_stream_take(vosrt_stream *stream, const vosrt_embedding *embe
 }
 
 vosrt_status vosrt_stream_add(vosrt_stream *stream, const vosrt_image *mask, vosrt_result *result) {
-    return guarded(__func__, [&] {
-        const Call at(stream);
+    return guarded(__func__, stream, [&](const auto &at) {
         if (result != nullptr) vosrt::check_struct_size(result, "result");
         at->stream.add(picture_of(mask, "mask"));
         finish(at->stream, result);
@@ -182,15 +177,11 @@ vosrt_status vosrt_stream_add(vosrt_stream *stream, const vosrt_image *mask, vos
 }
 
 vosrt_status vosrt_stream_remove(vosrt_stream *stream, int32_t object_id) {
-    return guarded(__func__, [&] {
-        const Call at(stream);
-        at->stream.remove(object_id);
-    });
+    return guarded(__func__, stream, [&](const auto &at) { at->stream.remove(object_id); });
 }
 
 vosrt_status vosrt_stream_result(vosrt_stream *stream, vosrt_result *result) {
-    return guarded(__func__, [&] {
-        const Call at(stream);
+    return guarded(__func__, stream, [&](const auto &at) {
         vosrt::check_struct_size(result, "result");
         vosrt::write_struct(at->stream.result(), result, "result");
     });
@@ -202,23 +193,16 @@ vosrt_status vosrt_measure_objects(const uint8_t *labels, const float *confidenc
 }
 
 vosrt_status vosrt_stream_expect(vosrt_stream *stream, const vosrt_embedding *embedding) {
-    return guarded(__func__, [&] {
-        const Call at(stream);
-        at->stream.expect(read_struct(embedding, "embedding"));
-    });
+    return guarded(__func__, stream, [&](const auto &at) { at->stream.expect(read_struct(embedding, "embedding")); });
 }
 
 vosrt_status vosrt_stream_refine(vosrt_stream *stream, const vosrt_embedding *embedding) {
-    return guarded(__func__, [&] {
-        const Call at(stream);
-        at->stream.refine(read_struct(embedding, "embedding"));
-    });
+    return guarded(__func__, stream, [&](const auto &at) { at->stream.refine(read_struct(embedding, "embedding")); });
 }
 
 vosrt_status vosrt_stream_measure(vosrt_stream *stream, int64_t frame, const uint8_t *labels, const float *confidence, int32_t height,
                                   int32_t width, const uint8_t *ids, int32_t count, vosrt_object *objects) {
-    return guarded(__func__, [&] {
-        const Call at(stream);
+    return guarded(__func__, stream, [&](const auto &at) {
         write_objects({height, width, labels, confidence}, ids, count, objects,
                       [&](auto &&...task) { at->stream.measure(frame, task...); });
     });
@@ -235,16 +219,14 @@ vosrt_status vosrt_follow_object(vosrt_presence *presence, int64_t frame, vosrt_
 }
 
 vosrt_status vosrt_stream_copy_labels(const vosrt_stream *stream, uint8_t *labels, int64_t stride) {
-    return guarded(__func__, [&] {
-        const Call at(stream);
+    return guarded(__func__, stream, [&](const auto &at) {
         require(labels, "labels");
         at->stream.copy_labels(labels, stride);
     });
 }
 
 vosrt_status vosrt_stream_memory(vosrt_stream *stream, vosrt_memory **memory) {
-    return guarded(__func__, [&] {
-        const Call at(stream);
+    return guarded(__func__, stream, [&](const auto &at) {
         require(memory, "memory");
         *memory = nullptr;
         const std::shared_ptr<vosrt::Memory> own = at->stream.memory();
@@ -255,8 +237,7 @@ vosrt_status vosrt_stream_memory(vosrt_stream *stream, vosrt_memory **memory) {
 }
 
 vosrt_status vosrt_stream_save(const vosrt_stream *stream, uint8_t *buffer, size_t capacity, size_t *size) {
-    return guarded(__func__, [&] {
-        const Call at(stream);
+    return guarded(__func__, stream, [&](const auto &at) {
         require(size, "size");
         const vosrt_session session = at->stream.session();
         vosrt::Memory &memory = at->stream.saved_memory();
@@ -269,8 +250,7 @@ vosrt_status vosrt_stream_save(const vosrt_stream *stream, uint8_t *buffer, size
 vosrt_status vosrt_stream_load(const vosrt_model *model, const vosrt_stream_options *options, const uint8_t *data,
                                size_t size, vosrt_stream **stream) {
     return guarded(__func__, [&] {
-        require(data, "data");
-        require(stream, "stream");
+        require(data, "data", stream, "stream");
         *stream = nullptr;
         auto loaded = open(model, options);
         loaded->stream.load({data, size});
@@ -317,8 +297,7 @@ void vosrt_prompt_destroy(vosrt_prompt *prompt) { vosrt::destroy_handle(prompt);
 
 vosrt_status vosrt_prompt_segment(vosrt_prompt *prompt, const float *points, int32_t count, const float *box, const vosrt_image *mask,
                                   uint8_t *out) {
-    return guarded(__func__, [&] {
-        const Call at(prompt);
+    return guarded(__func__, prompt, [&](const auto &at) {
         vosrt::within(count, 0, 4096, "count");
         if (count > 0) require(points, "points");
         require(out, "out");

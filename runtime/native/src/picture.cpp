@@ -2,24 +2,13 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <iterator>
 #include <string>
 
 #include "error.hpp"
 
 namespace vosrt {
 namespace {
-
-int32_t bytes_per_pixel(vosrt_pixel_format format) {
-    switch (format) {
-        case VOSRT_FORMAT_BGR:
-        case VOSRT_FORMAT_RGB: return 3;
-        case VOSRT_FORMAT_BGRA:
-        case VOSRT_FORMAT_RGBA: return 4;
-        default: return 1;
-    }
-}
-
-bool is_nv12(vosrt_pixel_format format) { return format == VOSRT_FORMAT_NV12 || format == VOSRT_FORMAT_NV12_709; }
 
 template <int32_t kBytes, int32_t kBlue, int32_t kGreen, int32_t kRed>
 void reorder(const uint8_t *in, int32_t width, uint8_t *out) {
@@ -47,6 +36,22 @@ void from_nv12(const uint8_t *luma, const uint8_t *chroma, const Matrix &matrix,
     }
 }
 
+// By vosrt_pixel_format: bytes of a pixel, what makes a row BGR (nothing where it is that), the matrix of NV12.
+struct Format {
+    int32_t bytes;
+    void (*to_bgr)(const uint8_t *in, int32_t width, uint8_t *out) = nullptr;
+    const Matrix *nv12 = nullptr;
+};
+constexpr Format kFormats[] = {
+    {3},                       // BGR
+    {3, reorder<3, 2, 1, 0>},  // RGB
+    {4, reorder<4, 0, 1, 2>},  // BGRA
+    {4, reorder<4, 2, 1, 0>},  // RGBA
+    {1, reorder<1, 0, 0, 0>},  // GRAY
+    {1, nullptr, &kBt601},     // NV12
+    {1, nullptr, &kBt709},     // NV12_709
+};
+
 int64_t checked_stride(int64_t given, int64_t row, const std::string &name) {
     if (given == 0) return row;
     if ((given < row && given > -row) || given > kMaxStride || given < -kMaxStride)
@@ -59,14 +64,14 @@ int64_t checked_stride(int64_t given, int64_t row, const std::string &name) {
 
 Picture to_picture(const vosrt_image &image, const char *name) {
     const std::string prefix = std::string(name) + ".";
-    within(image.format, VOSRT_FORMAT_BGR, VOSRT_FORMAT_NV12_709, (prefix + "format").c_str());
+    within(image.format, 0, static_cast<int32_t>(std::size(kFormats)) - 1, (prefix + "format").c_str());
     within(image.height, 1, kMaxSide, (prefix + "height").c_str());
     within(image.width, 1, kMaxSide, (prefix + "width").c_str());
     if (image.data == nullptr) invalid(prefix + "data is NULL");
     Picture out{static_cast<vosrt_pixel_format>(image.format), image.height, image.width, image.data, 0, nullptr, 0};
-    const int64_t row = static_cast<int64_t>(image.width) * bytes_per_pixel(out.format);
+    const int64_t row = static_cast<int64_t>(image.width) * kFormats[out.format].bytes;
     out.stride = checked_stride(image.stride, row, prefix + "stride");
-    if (!is_nv12(out.format)) return out;
+    if (kFormats[out.format].nv12 == nullptr) return out;
     const int64_t chroma_row = (static_cast<int64_t>(image.width) + 1) / 2 * 2;
     out.chroma = image.chroma != nullptr ? image.chroma : image.data + out.stride * image.height;
     if (image.chroma == nullptr && out.stride < 0) invalid(prefix + "chroma is NULL; expected a pointer with a negative stride");
@@ -77,18 +82,13 @@ Picture to_picture(const vosrt_image &image, const char *name) {
 
 const uint8_t *bgr_row(const Picture &picture, int32_t y, uint8_t *scratch) {
     const uint8_t *row = picture.data + y * picture.stride;
-    switch (picture.format) {
-        case VOSRT_FORMAT_BGR: return row;
-        case VOSRT_FORMAT_RGB: reorder<3, 2, 1, 0>(row, picture.width, scratch); break;
-        case VOSRT_FORMAT_BGRA: reorder<4, 0, 1, 2>(row, picture.width, scratch); break;
-        case VOSRT_FORMAT_RGBA: reorder<4, 2, 1, 0>(row, picture.width, scratch); break;
-        case VOSRT_FORMAT_GRAY: reorder<1, 0, 0, 0>(row, picture.width, scratch); break;
-        case VOSRT_FORMAT_NV12:
-        case VOSRT_FORMAT_NV12_709:
-            from_nv12(row, picture.chroma + y / 2 * picture.chroma_stride,
-                      picture.format == VOSRT_FORMAT_NV12 ? kBt601 : kBt709, picture.width, scratch);
-            break;
-    }
+    const Format &format = kFormats[picture.format];
+    if (format.nv12 != nullptr)
+        from_nv12(row, picture.chroma + y / 2 * picture.chroma_stride, *format.nv12, picture.width, scratch);
+    else if (format.to_bgr != nullptr)
+        format.to_bgr(row, picture.width, scratch);
+    else
+        return row;
     return scratch;
 }
 

@@ -35,3 +35,26 @@ inline std::vector<float> random_embedding(std::mt19937 &random, int cells, int 
     }
     return out;
 }
+
+// A short video and how it is followed.
+struct Scenario {
+    int height, width, channels, context, top_k;
+    float radius;
+    int pad_context, align_corners = 1;
+    const char *gpu = "";  // see device_emulated.cpp
+
+    vosrt_memory_options options(int isa, int threads = 0) const {
+        vosrt_memory_options options = vosrt::memory_options();
+        options.height = height;
+        options.width = width;
+        options.channels = channels;
+        options.context = context;
+        options.top_k = top_k;
+        options.radius = radius;
+        options.pad_context = pad_context;
+        options.align_corners = align_corners;
+        options.isa = isa;
+        options.threads = threads;
+        return options;
+    }
+};

@@ -22,13 +22,6 @@ struct Processor {
 };
 #define OF(processor, name) (processor).function<decltype(name)>(#name)
 
-struct Scenario {
-    int height, width, channels, context, top_k;
-    float radius;
-    int pad_context, align_corners;
-    const char *gpu;  // see device_emulated.cpp
-};
-
 constexpr int kFrames = 5, kOutHeight = 37, kOutWidth = 41;
 
 struct Frame {
@@ -43,16 +36,7 @@ std::vector<Frame> track(const Scenario &scenario, int isa, const Push &push, bo
     const auto of = [&](auto own, const char *name) {
         return on_processor ? processor.function<std::remove_pointer_t<decltype(own)>>(name) : own;
     };
-    vosrt_memory_options options = vosrt::memory_options();
-    options.height = scenario.height;
-    options.width = scenario.width;
-    options.channels = scenario.channels;
-    options.context = scenario.context;
-    options.top_k = scenario.top_k;
-    options.radius = scenario.radius;
-    options.pad_context = scenario.pad_context;
-    options.align_corners = scenario.align_corners;
-    options.isa = isa;
+    const vosrt_memory_options options = scenario.options(isa);
     vosrt_memory *memory = nullptr;
     CHECK(of(&vosrt_memory_create, "vosrt_memory_create")(&options, &memory) == VOSRT_OK);
 

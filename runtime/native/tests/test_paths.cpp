@@ -8,24 +8,9 @@
 
 namespace {
 
-struct Scenario {
-    int height, width, channels, context, top_k;
-    float radius;
-    int pad_context;
-};
-
 // Soft masks of all frames of a video with a second object from frame 2 on.
 std::vector<float> track(const Scenario &scenario, vosrt_isa isa, int threads) {
-    vosrt_memory_options options = vosrt::memory_options();
-    options.height = scenario.height;
-    options.width = scenario.width;
-    options.channels = scenario.channels;
-    options.context = scenario.context;
-    options.top_k = scenario.top_k;
-    options.radius = scenario.radius;
-    options.pad_context = scenario.pad_context;
-    options.isa = isa;
-    options.threads = threads;
+    const vosrt_memory_options options = scenario.options(isa, threads);
     vosrt_memory *memory = nullptr;
     CHECK(vosrt_memory_create(&options, &memory) == VOSRT_OK);
 
