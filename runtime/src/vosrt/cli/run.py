@@ -182,6 +182,7 @@ _OF_RUN = inspect.signature(run, eval_str=True).parameters
 _PER_CLIP = {"source", "mask", "points", "box", "polygon", "start", "end", "preview", "overwrite", "reconnect"}
 # What other commands declare, too; votes are counted on the processor, in this process.
 _EXPLAINED = {name for name, kind in run.__annotations__.items() if kind.startswith("opt.")} - {"device", "isolated"}
+_MODEL = {"size", "bundle", "engine", "precision", "threads", "device"}
 
 
 def _with_options_of_run(names: Set[str]) -> Callable[[Callable[..., int]], Callable[..., int]]:
@@ -296,6 +297,7 @@ def explain(
 
 
 @_app.command()
+@_with_options_of_run(_MODEL | {"segmenter"})
 def ui(
     source: Annotated[str | None, typer.Argument(help="Video file or folder of frames to open.")] = None,
     *,
@@ -304,26 +306,21 @@ def ui(
         "127.0.0.1"
     ),
     port: Annotated[int, option("0 takes a free one.")] = 0,
-    size: opt.Size = None,
-    bundle: opt.Bundle = "default",
-    engine: opt.Engine = "auto",
-    precision: opt.PrecisionName = "auto",
-    threads: opt.Threads = 0,
-    device: opt.Device = "auto",
-    segmenter: opt.SegmenterFiles = "",
     upload_mb: Annotated[int, option("Refuse larger uploads.", metavar="MB")] = 4096,
     cache_mb: Annotated[int, option("Disk space for frames, until the page ends.", metavar="MB")] = 8192,
     browser: Annotated[bool, option("Open a browser.")] = True,
     json: opt.Json = False,
+    **shared: Any,
 ) -> int:
     """Mark, follow and correct objects in your browser."""
     arguments = dict(locals())
     from vosrt.cli.ui import PageRequest, serve
 
-    return serve(request_from(PageRequest, arguments, size=parse_size(size)))
+    return serve(request_from(PageRequest, arguments | shared, size=parse_size(shared["size"])))
 
 
 @_app.command()
+@_with_options_of_run(_MODEL)
 def serve(
     *,
     host: Annotated[
@@ -334,19 +331,15 @@ def serve(
     workers: Annotated[int, option("Frames that are worked on at once.", metavar="N")] = 1,
     max_megapixels: Annotated[float, option("Refuse larger frames.", metavar="N")] = 16.0,
     idle: Annotated[float, option("Close a stream after this long without a message.", metavar="SECONDS")] = 60.0,
-    size: opt.Size = None,
-    bundle: opt.Bundle = "default",
-    engine: opt.Engine = "auto",
-    precision: opt.PrecisionName = "auto",
-    threads: opt.Threads = 0,
     device: opt.Device = "cpu",
     json: opt.Json = False,
+    **shared: Any,
 ) -> int:
     """Serve streams over WebSocket: frames in, masks out."""
     arguments = dict(locals())
     from vosrt.cli.serve import ServeRequest, serve_streams
 
-    return serve_streams(request_from(ServeRequest, arguments, size=parse_size(size)))
+    return serve_streams(request_from(ServeRequest, arguments | shared, size=parse_size(shared["size"])))
 
 
 @_app.command()
