@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from tests.fakes.bundles import cast_encoder, write_bundle
+from tests.fakes.media import save_davis
 from vosrt.bundle import load_bundle
 from vosrt.core import native as core
 from vosrt.core.memory import Memory
@@ -199,13 +200,9 @@ def int8_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_clip: tuple[U8Arr
     """The default network with layers in int8."""
     quantise = pytest.importorskip("vosrt_export.quantise")
     root = tmp_path_factory.mktemp("int8")
-    for part, arrays in zip(("JPEGImages", "Annotations"), tiny_clip, strict=True):
-        folder = root / "davis" / part / "480p" / "squares"
-        folder.mkdir(parents=True)
-        for index, array in enumerate(arrays):
-            Image.fromarray(array[..., ::-1] if array.ndim == 3 else array).save(folder / f"{index:05}.png")
+    clip = save_davis(root / "davis", "squares", *tiny_clip)
     options = quantise.QuantiseOptions(frames=2, threads=1, max_drop=100)
-    source, clip = str(load_bundle("default").path), root / "davis" / "JPEGImages" / "480p" / "squares"
+    source = str(load_bundle("default").path)
     quantise.quantise_bundle(source, root / "bundle", [str(clip)], root / "davis", options)
     return root / "bundle"
 

@@ -33,7 +33,9 @@ from PIL import Image
 
 from benchmarks.machine import RESULTS, write
 from tests.fakes.bundles import write_bundle
+from tests.fakes.media import write_video
 from tests.hostile_bundles.test_hostile_operators import CHANNELS, HOSTILE
+from vosrt.types import U8Array
 
 WIDTH, HEIGHT, FRAMES = 160, 120, 150
 TIMEOUT_S = 300
@@ -70,14 +72,13 @@ class Field:
         self.root = root
         self.clip, self.mask = root / "clip.mp4", root / "mask.png"
         noise = np.random.default_rng(7).integers(90, 130, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-        with av.open(str(self.clip), "w") as container:
-            stream = container.add_stream("libx264", rate=25)
-            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-            for t in range(FRAMES):
-                picture = noise.copy()
-                picture[40:80, 10 + t // 2 : 50 + t // 2] = (20, 220, 240)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
-            container.mux(stream.encode(None))
+
+        def picture(t: int) -> U8Array:
+            drawn = noise.copy()
+            drawn[40:80, 10 + t // 2 : 50 + t // 2] = (20, 220, 240)
+            return drawn
+
+        write_video(self.clip, map(picture, range(FRAMES)), rate=25)
         mask = np.zeros((HEIGHT, WIDTH), np.uint8)
         mask[40:80, 10:50] = 255
         Image.fromarray(mask).save(self.mask)

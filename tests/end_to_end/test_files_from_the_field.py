@@ -10,7 +10,7 @@ import csv
 import json
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fakes.media import write_video
 from vosrt.cli.run import main
 from vosrt.types import U8Array
 
@@ -40,29 +41,21 @@ def write(
     pix_fmt: str = "yuv420p",
     seconds: Fraction = Fraction(1, RATE),
     begin_s: float = 0.0,
-    held_s: float | None = None,
+    held_s: float = 0.0,
     prepare: Callable[[Any], None] = lambda stream: None,
     **options: str,
 ) -> Path:
     """A disc that moves to the right by two pixels a frame."""
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream(codec, rate=RATE, options={"x265-params": "log-level=none"})
-        assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix_fmt
-        prepare(stream)
-        packets = []
+
+    def pictures() -> Iterator[U8Array]:
         for t in range(count):
             image = np.full((HEIGHT, WIDTH, 3), 40, np.uint8)
             image[disc(40 + 2 * t) > 0] = (0, 230, 230)
-            frame = av.VideoFrame.from_ndarray(image, format="bgr24")
-            frame.pts, frame.time_base = t + round(begin_s / seconds), seconds
-            packets += stream.encode(frame)
-        packets += stream.encode(None)
-        if held_s is not None:
-            packets[-1].duration = round(held_s / packets[-1].time_base)
-        for packet in packets:
-            container.mux(packet)
-    return path
+            yield image
+
+    begin, encoder = round(begin_s / seconds), {"x265-params": "log-level=none"}
+    how: dict[str, Any] = {"codec": codec, "rate": RATE, "pix_fmt": pix_fmt, "encoder": encoder, "options": options}
+    return write_video(path, pictures(), **how, prepare=prepare, held_s=held_s, stamp=lambda t: (t + begin, seconds))
 
 
 @pytest.fixture

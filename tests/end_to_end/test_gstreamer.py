@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fakes.media import save_pictures
 from vosrt import Model, load_bundle
 from vosrt.types import U8Array
 
@@ -50,9 +51,7 @@ def read(tiny_clip: Clip, tmp_path: Path) -> str:
 
 
 def reading(frames: U8Array, folder: Path) -> str:
-    folder.mkdir()
-    for t, frame in enumerate(frames):
-        Image.fromarray(np.ascontiguousarray(frame[..., ::-1])).save(folder / f"{t:05d}.png")
+    save_pictures(folder, frames)
     return (
         f"multifilesrc location='{folder}/%05d.png' caps='image/png,framerate=(fraction)10/1' ! pngdec ! videoconvert"
     )

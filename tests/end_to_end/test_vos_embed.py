@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fakes.media import save_pictures
 from vosrt import Model, load_bundle
 from vosrt.types import U8Array
 
@@ -55,10 +56,7 @@ def compare(
     precision: Literal["fp32", "auto"] = "fp32",
 ) -> None:
     """Segment the frames twice and compare the labels."""
-    source = folder / "frames with a space"
-    source.mkdir(parents=True)
-    for t, frame in enumerate(frames):
-        Image.fromarray(np.ascontiguousarray(frame[..., ::-1])).save(source / f"{t:05d}.png")
+    source = save_pictures(folder / "frames with a space", frames)
     Image.fromarray(mask).save(folder / "mask.png")
     bundle = load_bundle(name)
     command = [*map(str, (example.program, bundle.path, source, folder / "mask.png", folder / "labels"))]

@@ -425,39 +425,6 @@ def _empty(project: Project) -> list[str]:
     return ["--mask", str(save_mask(project.root / "empty.png", np.zeros((HEIGHT, WIDTH), np.uint8)))]
 
 
-def _no_bundle(project: Project) -> list[str]:
-    (project.bundle / "manifest.json").unlink()
-    return ["--mask", str(project.mask)]
-
-
-def _no_graph(project: Project) -> list[str]:
-    (project.bundle / "encoder.onnx").unlink()
-    return ["--mask", str(project.mask)]
-
-
-def _altered_graph(project: Project) -> list[str]:
-    graph = project.bundle / "encoder.onnx"
-    graph.write_bytes(graph.read_bytes()[::-1])
-    return ["--mask", str(project.mask)]
-
-
-def _edit_manifest(project: Project, edit: Callable[[dict[str, Any]], None]) -> list[str]:
-    path = project.bundle / "manifest.json"
-    document = json.loads(path.read_text())
-    edit(document)
-    path.write_text(json.dumps(document))
-    return ["--mask", str(project.mask)]
-
-
-def _escaping_graph(project: Project) -> list[str]:
-    (project.root / "outside.onnx").write_bytes((project.bundle / "encoder.onnx").read_bytes())
-    return _edit_manifest(project, lambda manifest: manifest["graphs"]["encoder"].update(file="../outside.onnx"))
-
-
-def _newer_manifest(project: Project) -> list[str]:
-    return _edit_manifest(project, lambda manifest: manifest.update(schema=2))
-
-
 def _zero_frames(project: Project) -> list[str]:
     project.clip.write_bytes(b"")
     return ["--mask", str(project.mask)]
@@ -499,11 +466,6 @@ def options(*given: str) -> Spoil:
         pytest.param(options("--box", "90,1,20,20"), "--box 90,1,20,20: reaches outside the frame", id="box outside"),
         pytest.param(lambda p: [], "nothing to follow: give --mask FILE", id="no prompt"),
         pytest.param(options("--mask", "12:late.png"), "frame 12 is not among the frames", id="late frame"),
-        pytest.param(_no_bundle, "manifest.json", id="bundle without manifest"),
-        pytest.param(_no_graph, "encoder.onnx", id="bundle without graph"),
-        pytest.param(_altered_graph, "encoder.onnx", id="altered bundle"),
-        pytest.param(_escaping_graph, "../outside.onnx", id="escaping bundle"),
-        pytest.param(_newer_manifest, "upgrade vosrt", id="newer bundle"),
         pytest.param(_used_folder, "out: is not empty; choose another folder or", id="used folder"),
         pytest.param(_file_as_folder, "out: is a file; expected a folder", id="file as folder"),
         pytest.param(_mask_inside_out, "holds the input", id="input in output"),

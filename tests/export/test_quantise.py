@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from PIL import Image
 
 import vosrt_export.cli
 import vosrt_export.quantise
+from tests.fakes.media import save_davis
 from vosrt.bundle import EncoderSpec, Feature, Manifest, WeightPrecision, load_bundle, write_manifest
 from vosrt.engines.onnxruntime import load_onnxruntime
 from vosrt.engines.select import create_encoder_engine
@@ -54,11 +54,7 @@ MANIFEST = Manifest(
 def davis(tmp_path_factory: pytest.TempPathFactory, tiny_clip: tuple[U8Array, U8Array]) -> Path:
     """One annotated sequence."""
     root = tmp_path_factory.mktemp("davis")
-    for part, arrays, suffix in zip(("JPEGImages", "Annotations"), tiny_clip, ("png", "png"), strict=True):
-        folder = root / part / "480p" / "squares"
-        folder.mkdir(parents=True)
-        for index, array in enumerate(arrays):
-            Image.fromarray(array[..., ::-1] if array.ndim == 3 else array).save(folder / f"{index:05}.{suffix}")
+    save_davis(root, "squares", *tiny_clip)
     return root
 
 

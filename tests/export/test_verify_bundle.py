@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
 import vosrt_export.cli
+from tests.fakes.media import save_davis
 from vosrt.bundle import Bundle, Feature, WeightPrecision, load_bundle
 from vosrt.engines.base import EngineInfo
 from vosrt.engines.onnxruntime import cpu_engine
@@ -43,11 +43,7 @@ def davis(tmp_path: Path, tiny_clip: tuple[U8Array, U8Array]) -> Path:
     """Two annotated sequences, one the other reversed."""
     root = tmp_path / "davis"
     for name, step in (("forth", 1), ("back", -1)):
-        for part, arrays, suffix in zip(("JPEGImages", "Annotations"), tiny_clip, ("jpg", "png"), strict=True):
-            folder = root / part / "480p" / name
-            folder.mkdir(parents=True)
-            for index, array in enumerate(arrays[::step]):
-                Image.fromarray(array[..., ::-1] if array.ndim == 3 else array).save(folder / f"{index:05}.{suffix}")
+        save_davis(root, name, tiny_clip[0][::step], tiny_clip[1][::step], suffix="jpg")
     return root
 
 

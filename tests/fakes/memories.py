@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,17 @@ from vosrt.errors import OptionError
 from vosrt.types import F32Array, I32Array, U8Array
 
 FP32_ISAS, BF16_ISAS = ("generic", "avx2", "avx512", "neon"), ("avx512bf16", "amx", "amx-emulated")
+
+
+AnyMemory = TypeVar("AnyMemory", bound=Memory)
+
+
+def take(memory: AnyMemory, embedding: F32Array, mask: U8Array | None = None) -> AnyMemory:
+    """The memory, after a frame and, where there are some, its marks."""
+    memory.push(embedding)
+    if mask is not None:
+        memory.annotate(mask)
+    return memory
 
 
 class Session(NamedTuple):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.fakes.memories import BF16_ISAS, FP32_ISAS, load_session, save_session
+from tests.fakes.memories import BF16_ISAS, FP32_ISAS, load_session, save_session, take
 from vosrt.core import reference
 from vosrt.core.memory import Memory
 from vosrt.core.reference import NumpyMemory
@@ -174,9 +174,7 @@ def test_one_and_zero_remember_masks_as_they_are(
     frames = video(4)
     for memory in (named, unnamed, altered):
         for t, frame in enumerate(frames[:3]):
-            memory.push(frame)
-            if t == 0:
-                memory.annotate(mark(1))
+            take(memory, frame, mark(1) if t == 0 else None)
         memory.set_soft_masks(memory.soft_masks() * 4)
         memory.push(frames[3])
     np.testing.assert_array_equal(named.soft_masks(), unnamed.soft_masks())
@@ -212,9 +210,7 @@ def test_an_object_that_erodes_is_given_more(
     soft[..., 0] = 1 - soft[..., 1]
     memory = alter(PropagationOptions(context=1, radius=0.5, top_k=1, pad_context=False, calibration=4))
     for t, frame in enumerate(frames):
-        memory.push(frame)
-        if t == 0:
-            memory.annotate(mask)
+        take(memory, frame, mask if t == 0 else None)
     memory.set_soft_masks(soft)
     memory.push(frames[-1])  # each cell finds itself in frame 4, or where it was in frame 0
     weight = soft * [1, np.exp(expected)]
@@ -232,9 +228,7 @@ def test_an_object_that_spreads_is_given_nothing_more(alter: Callable[[Propagati
     still = PropagationOptions(context=1, radius=0.5, top_k=1, pad_context=False)
     memory = alter(replace(still, calibration=4, object_bias=0.1))
     for t, frame in enumerate(frames):
-        memory.push(frame)
-        if t == 0:
-            memory.annotate(mask)
+        take(memory, frame, mask if t == 0 else None)
     memory.set_soft_masks(soft)
     memory.push(frames[-1])
     weight = soft * [1, np.exp(0.1)]
@@ -269,8 +263,7 @@ def test_odd_masks_and_embeddings_are_remembered_without_harm(
     """Masks without mass, huge and tiny ones, a scene that is its own mean, and cells that are not numbers."""
     memory = alter(PropagationOptions(context=2, centring=1.0, sharpness=100.0, object_bias=10.0, calibration=1))
     still = np.full((H, W, K), K**-0.5, np.float32)
-    memory.push(still)
-    memory.annotate(mark(1))
+    take(memory, still, mark(1))
     memory.push(still)
     for value in (0.0, 3e38, 1e-45):
         masks = np.full((H, W, 2), value, np.float32)
@@ -369,8 +362,7 @@ def test_guided_labels_are_the_twins(
         NumpyMemory(*grid, 2, options, align_corners=align_corners),
         native.Memory(*grid, 2, **vars(options), align_corners=align_corners, threads=2),
     ):
-        memory.push(np.ones((*grid, 2), np.float32))
-        memory.annotate(mask)
+        take(memory, np.ones((*grid, 2), np.float32), mask)
         memory.set_soft_masks(soft.astype(np.float32))
         memory.guide(picture)
         results.append(memory.labels(50, 60))
@@ -392,8 +384,7 @@ def test_guided_masks_end_where_the_picture_has_an_edge(native: Any, mark: Mark)
         NumpyMemory(H, W, K, options, align_corners=False),
         native.Memory(H, W, K, **vars(options), align_corners=False),
     ):
-        memory.push(np.ones((H, W, K), np.float32))
-        memory.annotate(mask)
+        take(memory, np.ones((H, W, K), np.float32), mask)
         edge["as they are"] = int((memory.labels(8 * H, 8 * W)[0] == 0).sum(axis=1)[20])
         memory.guide(picture)
         edge["guided"] = int((memory.labels(8 * H, 8 * W)[0] == 0).sum(axis=1)[20])

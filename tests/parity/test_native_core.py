@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.fakes.memories import BF16_ISAS, FP32_ISAS, read_values
+from tests.fakes.memories import BF16_ISAS, FP32_ISAS, read_values, take
 from vosrt import Model
 from vosrt.core import reference
 from vosrt.core.memory import Memory
@@ -174,9 +174,7 @@ def test_bf16_labels_on_real_features(native: Any, isa: str, shared_data: Path) 
                 native.Memory(*embedding.shape, **choice) for choice in ({"precision": "fp32"}, {"isa": isa})
             )
         for memory in (exact, rounded):
-            memory.push(embedding)
-            if t == 0:
-                memory.annotate(mask)
+            take(memory, embedding, mask if t == 0 else None)
         different = exact.labels(*mask.shape)[0] != rounded.labels(*mask.shape)[0]
         assert different.mean() < 1e-3
         rounded.set_soft_masks(exact.soft_masks())
@@ -218,9 +216,7 @@ def test_ties_go_to_the_earlier_slot_then_cell(
     for t in range(6):
         embedding = vectors[random.integers(0, len(vectors), (height, width))]
         for each in (twin, memory):
-            each.push(embedding)
-            if t == 0:
-                each.annotate(mask)
+            take(each, embedding, mask if t == 0 else None)
         ours, theirs = memory.top_k(), twin.top_k()
         np.testing.assert_array_equal(ours.frame, theirs.frame)
         np.testing.assert_array_equal(ours.cell, theirs.cell)
@@ -238,9 +234,7 @@ def test_255_objects_are_each_found(native: Any, isa_name: str) -> None:
     scene = Scenario(height, width, 64, PropagationOptions(), {}, 3, frames=1).embeddings()[0]
     memory = native.Memory(height, width, 64, isa=isa_name)
     for t in range(3):
-        memory.push(scene)
-        if t == 0:
-            memory.annotate(ids)
+        take(memory, scene, ids if t == 0 else None)
     labels, confidence = memory.labels(height, width)
     np.testing.assert_array_equal(labels, ids)
     assert confidence.min() > 0.5
@@ -280,8 +274,7 @@ def test_labels_are_the_twins(
     dense = random.random((*grid, objects + 1)) * (random.random((*grid, objects + 1)) < 0.4)
     soft: F32Array = (np.round(dense * 4) / 4).astype(np.float32)
     for each in (twin, memory):
-        each.push(np.ones((*grid, 2), np.float32))
-        each.annotate(mask)
+        take(each, np.ones((*grid, 2), np.float32), mask)
         each.set_soft_masks(soft)
     (ours, confidence), (theirs, expected) = memory.labels(*size), twin.labels(*size)
     np.testing.assert_array_equal(ours, theirs)

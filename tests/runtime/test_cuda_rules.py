@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 from tests.fakes.cuda import LEGACY, CaptureMode, FakeCuda, Status
+from tests.fakes.memories import take
 from tests.fakes.tensorrt import write_engine
 from vosrt.arrays import DEFAULT_STREAM, DeviceTensor
 from vosrt.bundle import EncoderSpec
@@ -90,13 +91,10 @@ def square() -> U8Array:
 
 def test_memories_of_different_models_do_not_limit_each_other(cuda_emulated: Path) -> None:
     """The shared-memory limit is the kernel's: one with fewer channels must not lower it for the others."""
-    large = CudaMemory(H, W, 256, OPTIONS)
-    large.push(embedding(0, 256))
-    large.annotate(square())
+    large = take(CudaMemory(H, W, 256, OPTIONS), embedding(0, 256), square())
     small = CudaMemory(H, W, 64, OPTIONS)
     for memory, channels in ((small, 64), (large, 256)):
-        memory.push(embedding(1, channels))
-        memory.annotate(square())
+        take(memory, embedding(1, channels), square())
         memory.push(embedding(2, channels))
         assert memory.labels(8, 8)[0].shape == (8, 8)
 
@@ -147,8 +145,7 @@ def test_a_frame_that_failed_was_not_taken(emulated: ctypes.CDLL, function: str)
 def test_a_failure_while_freeing_is_not_the_next_calls(emulated: ctypes.CDLL, function: str) -> None:
     """A destructor's error is dropped, so that the next kernel's launch does not report it."""
     memory, stream = CudaMemory(H, W, K, OPTIONS), open_queue(0)
-    memory.push(embedding(0))
-    memory.annotate(square())
+    take(memory, embedding(0), square())
     memory.labels(16, 20)  # makes pinned memory, a stream and events
     victims: list[Any] = [stream.allocate((8,), np.uint8, "a victim"), open_queue(0), CudaEvent(stream.runtime)]
     victims.append(CudaMemory(H, W, K, OPTIONS))

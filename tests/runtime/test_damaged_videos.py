@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.fakes.media import write_video
 from vosrt.errors import BrokenVideoError, SourceError
+from vosrt.types import U8Array
 from vosrt.video.base import Frame, FrameSource, SourceOptions
 from vosrt.video.source import open_source
 
@@ -34,33 +35,30 @@ def make(tmp_path: Path) -> Make:
         size: tuple[int, int] = (WIDTH, HEIGHT),
         codec: str = "libx264",
         shift_s: float = 0.0,
-        held_s: float = 1 / RATE,
+        held_s: float = 0.0,
         rate: Fraction | int = RATE,
         encoder: dict[str, str] | None = None,
         options: dict[str, str] | None = None,
         prepare: Callable[[Any], None] = lambda stream: None,
     ) -> bytes:
-        path = tmp_path / f"made.{suffix}"
-        with av.open(str(path), "w", options=options or {}) as container:
-            stream = container.add_stream(codec, rate=rate, options=encoder or {})
-            assert isinstance(stream, av.VideoStream)
-            stream.width, stream.height = size
-            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-            prepare(stream)
-            packets = []
+        def pictures() -> Iterator[U8Array]:
             for t in range(count):
                 noise = np.random.default_rng(t).integers(0, 60, (size[1], size[0], 3)).astype(np.uint8)
                 noise[:16, :16], noise[:16, -16:], noise[-16:, :16] = (0, 0, 255), (0, 255, 0), (255, 0, 0)
-                frame = av.VideoFrame.from_ndarray(noise, format="bgr24")
-                frame.pts, frame.time_base = t + round(shift_s * RATE), 1 / Fraction(rate)
-                packets += stream.encode(frame)
-            packets += stream.encode(None)
-            last = max(packets, key=lambda packet: packet.pts or 0)
-            for packet in packets:
-                if packet is last and held_s > 1 / RATE:
-                    assert packet.time_base is not None
-                    packet.duration = round(held_s / packet.time_base)
-                container.mux(packet)
+                yield noise
+
+        path = write_video(
+            tmp_path / f"made.{suffix}",
+            pictures(),
+            codec=codec,
+            rate=rate,
+            pix_fmt="yuvj420p" if codec == "mjpeg" else "yuv420p",
+            encoder=encoder,
+            options=options,
+            prepare=prepare,
+            stamp=lambda t: (t + round(shift_s * RATE), 1 / Fraction(rate)),
+            held_s=held_s,
+        )
         return path.read_bytes()
 
     return write

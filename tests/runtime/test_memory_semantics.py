@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fakes.memories import take
 from vosrt.core.memory import Memory
 from vosrt.core.reference import NumpyMemory
 from vosrt.errors import InputError, MaskError, OptionError
@@ -55,9 +56,7 @@ def test_an_annotation_of_the_grids_size_is_taken_literally(
     memory_factory: MemoryFactory, unit_embedding: Embeddings
 ) -> None:
     """Labels of the annotated frame are the annotation, with background as the rest."""
-    memory = memory_factory(H, W, K)
-    memory.push(unit_embedding(0, H, W, K))
-    memory.annotate(LEFT + RIGHT)
+    memory = take(memory_factory(H, W, K), unit_embedding(0, H, W, K), LEFT + RIGHT)
     soft = memory.soft_masks()
     for channel in (0, 1, 2):
         np.testing.assert_array_equal(soft[..., channel], channel == (LEFT + RIGHT))
@@ -69,9 +68,7 @@ def test_an_annotation_of_the_grids_size_is_taken_literally(
 def test_a_still_frame_keeps_its_labels(memory_factory: MemoryFactory) -> None:
     """With embeddings that tell every cell apart, repeating the frame repeats the mask."""
     eye = np.eye(H * W, dtype=np.float32).reshape(H, W, H * W)
-    memory = memory_factory(H, W, H * W, temperature=1e-3)
-    memory.push(eye)
-    memory.annotate(LEFT)
+    memory = take(memory_factory(H, W, H * W, temperature=1e-3), eye, LEFT)
     for _ in range(4):
         memory.push(eye)
         np.testing.assert_allclose(memory.soft_masks()[..., 1], LEFT, atol=TOLERANCE)
@@ -83,9 +80,7 @@ def test_each_object_is_read_from_its_appearance_time_on(
     """The context of an object that appears at frame 2 has no earlier frame; the first one's has all."""
     memory = memory_factory(H, W, K, context=4, top_k=64)
     for t in range(5):
-        memory.push(unit_embedding(t, H, W, K))
-        if t == 0:
-            memory.annotate(LEFT)
+        take(memory, unit_embedding(t, H, W, K), LEFT if t == 0 else None)
         if t == 2:
             memory.annotate(RIGHT)
     assert _attended_frames(memory, 0) == {0, 1, 2, 3}
@@ -99,9 +94,7 @@ def test_a_later_object_leaves_the_channels_of_the_others_alone(
     alone, together = (memory_factory(H, W, K, yield_background=False) for _ in range(2))
     for t in range(4):
         for memory in (alone, together):
-            memory.push(unit_embedding(t, H, W, K))
-            if t == 0:
-                memory.annotate(LEFT)
+            take(memory, unit_embedding(t, H, W, K), LEFT if t == 0 else None)
         if t == 2:
             before = together.soft_masks()
             together.annotate(RIGHT)
@@ -136,9 +129,11 @@ def test_padding_copies_the_reference(
     memory_factory: MemoryFactory, unit_embedding: Embeddings, pad: bool, expected: list[int]
 ) -> None:
     """At frame 1 of a 1 x 1 map, context 3 is the reference and, if padded, three copies, else frame 0 once."""
-    memory = memory_factory(1, 1, K, context=3, pad_context=pad, top_k=6)
-    memory.push(unit_embedding(0, 1, 1, K))
-    memory.annotate(np.ones((1, 1), dtype=np.uint8))
+    memory = take(
+        memory_factory(1, 1, K, context=3, pad_context=pad, top_k=6),
+        unit_embedding(0, 1, 1, K),
+        np.ones((1, 1), dtype=np.uint8),
+    )
     memory.push(unit_embedding(1, 1, 1, K))
     attended = memory.top_k()
     assert attended.frame[0, 0].tolist() == expected + [-1] * (6 - len(expected))
@@ -163,9 +158,7 @@ def test_only_the_last_frames_are_attended(memory_factory: MemoryFactory, unit_e
     memory = memory_factory(H, W, K, context=2, top_k=64)
     sizes = []
     for t in range(6):
-        memory.push(unit_embedding(t, H, W, K))
-        if t == 0:
-            memory.annotate(LEFT)
+        take(memory, unit_embedding(t, H, W, K), LEFT if t == 0 else None)
         sizes.append(memory.info["bytes"])
     assert _attended_frames(memory, 0) == {0, 3, 4}
     assert sizes[3:] == [sizes[3]] * 3
@@ -176,9 +169,7 @@ def test_context_zero_attends_the_reference_alone(memory_factory: MemoryFactory,
     """No recent frame is attended, padded or not."""
     memory = memory_factory(H, W, K, context=0, top_k=64)
     for t in range(3):
-        memory.push(unit_embedding(t, H, W, K))
-        if t == 0:
-            memory.annotate(LEFT)
+        take(memory, unit_embedding(t, H, W, K), LEFT if t == 0 else None)
     attended = memory.top_k()
     assert _attended_frames(memory, 0) == {0}
     assert (attended.cell[0] >= 0).sum(axis=1).tolist() == [H * W] * (H * W)
@@ -189,9 +180,11 @@ def test_the_window_bounds_the_search(
     memory_factory: MemoryFactory, unit_embedding: Embeddings, radius: float, centre: int, corner: int
 ) -> None:
     """A middle and a corner cell of a recent frame have the candidates of the window without its rim."""
-    memory = memory_factory(5, 5, K, context=1, top_k=64, radius=radius)
-    memory.push(unit_embedding(0, 5, 5, K))
-    memory.annotate(_mask((1, slice(2, 3), slice(2, 3)), shape=(5, 5)))
+    memory = take(
+        memory_factory(5, 5, K, context=1, top_k=64, radius=radius),
+        unit_embedding(0, 5, 5, K),
+        _mask((1, slice(2, 3), slice(2, 3)), shape=(5, 5)),
+    )
     memory.push(unit_embedding(1, 5, 5, K))
     memory.push(unit_embedding(2, 5, 5, K))
     count = (memory.top_k().frame[0] == 1).sum(axis=1)
@@ -203,9 +196,7 @@ def test_the_reference_is_attended_everywhere(memory_factory: MemoryFactory) -> 
     eye = np.eye(16, dtype=np.float32).reshape(1, 16, 16)
     jumped = np.roll(eye, 10, axis=1)
     mask = _mask((1, slice(0, 1), slice(2, 4)), shape=(1, 16))
-    memory = memory_factory(1, 16, 16, radius=3.0, top_k=1)
-    memory.push(eye)
-    memory.annotate(mask)
+    memory = take(memory_factory(1, 16, 16, radius=3.0, top_k=1), eye, mask)
     memory.push(jumped)
     assert memory.soft_masks()[0, 12:14, 1].tolist() == [1, 1]
 
@@ -215,9 +206,7 @@ def test_removal_turns_an_object_into_background(memory_factory: MemoryFactory, 
     memory, untouched = memory_factory(H, W, K), memory_factory(H, W, K)
     for t in range(4):
         for each in (memory, untouched):
-            each.push(unit_embedding(t, H, W, K))
-            if t == 0:
-                each.annotate(LEFT + RIGHT)
+            take(each, unit_embedding(t, H, W, K), LEFT + RIGHT if t == 0 else None)
         if t == 2:
             before = memory.soft_masks()
             memory.remove(1)
@@ -232,9 +221,7 @@ def test_removal_turns_an_object_into_background(memory_factory: MemoryFactory, 
 
 def test_a_removed_id_can_come_back(memory_factory: MemoryFactory, unit_embedding: Embeddings) -> None:
     """After all objects are gone, background is still read from the first reference and an old id is a new object."""
-    memory = memory_factory(H, W, K, top_k=64)
-    memory.push(unit_embedding(0, H, W, K))
-    memory.annotate(LEFT)
+    memory = take(memory_factory(H, W, K, top_k=64), unit_embedding(0, H, W, K), LEFT)
     memory.remove(1)
     memory.push(unit_embedding(1, H, W, K))
     np.testing.assert_allclose(memory.soft_masks(), 1, atol=TOLERANCE)
@@ -248,9 +235,7 @@ def test_a_removed_id_can_come_back(memory_factory: MemoryFactory, unit_embeddin
 
 def test_removing_an_unknown_object_is_refused(memory_factory: MemoryFactory, unit_embedding: Embeddings) -> None:
     """The message names the id; nothing changes."""
-    memory = memory_factory(H, W, K)
-    memory.push(unit_embedding(0, H, W, K))
-    memory.annotate(LEFT)
+    memory = take(memory_factory(H, W, K), unit_embedding(0, H, W, K), LEFT)
     with pytest.raises(OptionError, match="2"):
         memory.remove(2)
     assert memory.object_ids == (1,)
@@ -301,9 +286,7 @@ def test_two_annotations_of_one_frame_share_a_reference(
 def test_a_tiny_object_is_rescued(memory_factory: MemoryFactory, unit_embedding: Embeddings) -> None:
     """One pixel of a large frame owns one whole cell."""
     mask = _mask((1, slice(10, 30), slice(10, 30)), (200, slice(33, 34), slice(41, 42)), shape=(40, 48))
-    memory = memory_factory(H, W, K)
-    memory.push(unit_embedding(0, H, W, K))
-    memory.annotate(mask)
+    memory = take(memory_factory(H, W, K), unit_embedding(0, H, W, K), mask)
     assert memory.object_ids == (1, 200)
     soft = memory.soft_masks()
     expected = np.zeros((H, W))
@@ -317,9 +300,7 @@ def test_a_rescue_never_loses_another_object(memory_factory: MemoryFactory, unit
     mask = np.zeros((17, 17), dtype=np.uint8)
     mask[8, 8] = mask[8, 2] = 1
     mask[7, 9] = mask[9, 9] = mask[9, 7] = 2
-    memory = memory_factory(3, 3, K)
-    memory.push(unit_embedding(0, 3, 3, K))
-    memory.annotate(mask)
+    memory = take(memory_factory(3, 3, K), unit_embedding(0, 3, 3, K), mask)
     soft = memory.soft_masks()
     assert soft[1, 0].tolist() == [0, 1, 0]
     assert soft[1, 1].tolist() == [0, 0, 1]
@@ -327,9 +308,7 @@ def test_a_rescue_never_loses_another_object(memory_factory: MemoryFactory, unit
 
 def test_a_refused_annotation_changes_nothing(memory_factory: MemoryFactory, unit_embedding: Embeddings) -> None:
     """Two one-pixel objects in one cell and an empty mask are errors; the memory stays as it was."""
-    memory = memory_factory(H, W, K)
-    memory.push(unit_embedding(0, H, W, K))
-    memory.annotate(LEFT)
+    memory = take(memory_factory(H, W, K), unit_embedding(0, H, W, K), LEFT)
     before = memory.soft_masks()
     crowded = _mask((2, slice(20, 21), slice(20, 21)), (3, slice(20, 21), slice(21, 22)), shape=(40, 48))
     with pytest.raises(MaskError):
@@ -367,9 +346,7 @@ def test_ties_go_to_background_then_to_the_smallest_id(
     memory_factory: MemoryFactory, unit_embedding: Embeddings
 ) -> None:
     """Equal soft masks are decided the same way everywhere, also between cells."""
-    memory = memory_factory(H, W, K)
-    memory.push(unit_embedding(0, H, W, K))
-    memory.annotate(LEFT + RIGHT)
+    memory = take(memory_factory(H, W, K), unit_embedding(0, H, W, K), LEFT + RIGHT)
     memory.set_soft_masks(np.full((H, W, 3), 1 / 3, dtype=np.float32))
     assert not memory.labels(4 * H, 4 * W)[0].any()
     memory.set_soft_masks(np.broadcast_to(np.array([0, 0.5, 0.5], dtype=np.float32), (H, W, 3)).copy())
@@ -382,9 +359,7 @@ def test_equal_similarities_are_taken_in_order(memory_factory: MemoryFactory) ->
     """All cells look the same: the reference's first cells win, in row-major order."""
     same = np.zeros((H, W, K), dtype=np.float32)
     same[..., 0] = 1
-    memory = memory_factory(H, W, K, top_k=7)
-    memory.push(same)
-    memory.annotate(LEFT)
+    memory = take(memory_factory(H, W, K, top_k=7), same, LEFT)
     memory.push(same)
     attended = memory.top_k()
     assert (attended.frame == 0).all()
@@ -395,9 +370,7 @@ def test_equal_similarities_are_taken_in_order(memory_factory: MemoryFactory) ->
 def test_written_soft_masks_are_what_the_next_frame_reads(memory_factory: MemoryFactory) -> None:
     """Recent frames carry the masks that were set; the reference keeps its own."""
     eye = np.eye(H * W, dtype=np.float32).reshape(H, W, H * W)
-    memory = memory_factory(H, W, H * W, context=1, top_k=2, temperature=1e-3)
-    memory.push(eye)
-    memory.annotate(LEFT)
+    memory = take(memory_factory(H, W, H * W, context=1, top_k=2, temperature=1e-3), eye, LEFT)
     memory.push(eye)
     memory.set_soft_masks(np.broadcast_to(np.array([0, 1], dtype=np.float32), (H, W, 2)).copy())
     memory.push(eye)
@@ -409,9 +382,7 @@ def test_impossible_soft_masks_are_refused(
     memory_factory: MemoryFactory, unit_embedding: Embeddings, value: float
 ) -> None:
     """One such value would spread through the memory; the masks stay as they were."""
-    memory = memory_factory(H, W, K)
-    memory.push(unit_embedding(0, H, W, K))
-    memory.annotate(LEFT)
+    memory = take(memory_factory(H, W, K), unit_embedding(0, H, W, K), LEFT)
     soft = memory.soft_masks()
     wrong = soft.copy()
     wrong[2, 3, 1] = value
@@ -422,9 +393,11 @@ def test_impossible_soft_masks_are_refused(
 
 def test_soft_masks_of_an_annotated_frame_can_be_written_back(memory_factory: MemoryFactory) -> None:
     """Where several objects meet in a cell their shares may add up to a little more than 1; no mask turns negative."""
-    memory = memory_factory(60, 107, 1, context=0)
-    memory.push(np.ones((60, 107, 1), dtype=np.float32))
-    memory.annotate(np.random.default_rng(0).integers(1, 7, (480, 854), dtype=np.uint8))
+    memory = take(
+        memory_factory(60, 107, 1, context=0),
+        np.ones((60, 107, 1), dtype=np.float32),
+        np.random.default_rng(0).integers(1, 7, (480, 854), dtype=np.uint8),
+    )
     soft = memory.soft_masks()
     assert soft.min() >= 0
     memory.set_soft_masks(soft)
@@ -433,9 +406,7 @@ def test_soft_masks_of_an_annotated_frame_can_be_written_back(memory_factory: Me
 
 def test_a_map_of_one_cell_works(memory_factory: MemoryFactory, unit_embedding: Embeddings) -> None:
     """1 x 1 is the smallest map; its label covers the frame."""
-    memory = memory_factory(1, 1, K)
-    memory.push(unit_embedding(0, 1, 1, K))
-    memory.annotate(np.full((7, 9), 255, dtype=np.uint8))
+    memory = take(memory_factory(1, 1, K), unit_embedding(0, 1, 1, K), np.full((7, 9), 255, dtype=np.uint8))
     memory.push(unit_embedding(1, 1, 1, K))
     assert memory.object_ids == (255,)
     np.testing.assert_allclose(memory.soft_masks()[0, 0], [0, 1], atol=TOLERANCE)
@@ -448,8 +419,7 @@ def test_nan_is_never_attended(memory_factory: MemoryFactory, unit_embedding: Em
     first, second = unit_embedding(0, H, W, K), unit_embedding(1, H, W, K)
     first[2, 3] = np.nan
     second[4, 5, 0] = np.nan
-    memory.push(first)
-    memory.annotate(LEFT)
+    take(memory, first, LEFT)
     memory.push(second)
     cells = memory.top_k().cell[0]
     assert not (cells == 2 * W + 3).any()
@@ -464,9 +434,7 @@ def test_nan_is_never_attended(memory_factory: MemoryFactory, unit_embedding: Em
 def test_255_objects_fit(memory_factory: MemoryFactory, unit_embedding: Embeddings) -> None:
     """Every id of a byte may be an object at the same time."""
     mask = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    memory = memory_factory(16, 16, K)
-    memory.push(unit_embedding(0, 16, 16, K))
-    memory.annotate(mask)
+    memory = take(memory_factory(16, 16, K), unit_embedding(0, 16, 16, K), mask)
     np.testing.assert_array_equal(memory.labels(16, 16)[0], mask)
     memory.push(unit_embedding(0, 16, 16, K))
     assert memory.object_ids == tuple(range(1, 256))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import partial
@@ -17,7 +17,9 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.fakes import media
 from vosrt.errors import BrokenVideoError, OptionError, SourceError
+from vosrt.types import U8Array
 from vosrt.video.base import Frame, SourceOptions
 from vosrt.video.source import open_source
 from vosrt.video.timeline import Timeline
@@ -35,27 +37,29 @@ def write_video(tmp_path: Path) -> Write:
     def write(
         suffix: str = "mp4", count: int = 20, times: Sequence[float] | None = None, rotation: int = 0, **options: str
     ) -> Path:
-        path = tmp_path / f"clip.{suffix}"
-        with av.open(str(path), "w", options=options) as container:
-            stream = container.add_stream(CODECS[suffix], rate=10)
-            assert isinstance(stream, av.VideoStream)
-            stream.bit_rate = 2_000_000
-            stream.width, stream.height = WIDTH, HEIGHT
-            stream.pix_fmt = "rgb8" if suffix == "gif" else "yuv420p"
-            if rotation:
-                stream.set_display_rotation(rotation)
-            if times is not None:
-                stream.codec_context.time_base = Fraction(1, 1000)
+        def pictures() -> Iterator[U8Array]:
             for t in range(count):
                 noise = np.random.default_rng(t).integers(-15, 15, (HEIGHT, WIDTH, 3))
                 image = (20 + 10 * t + noise).clip(0, 255).astype(np.uint8)
                 image[:8, :8] = 255  # marks the top left corner
-                frame = av.VideoFrame.from_ndarray(image, format="bgr24")
-                if times is not None:
-                    frame.pts, frame.time_base = round(times[t] * 1000), Fraction(1, 1000)
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
-        return path
+                yield image
+
+        def prepare(stream: av.VideoStream) -> None:
+            stream.bit_rate = 2_000_000
+            if rotation:
+                stream.set_display_rotation(rotation)
+            if times is not None:
+                stream.codec_context.time_base = Fraction(1, 1000)
+
+        return media.write_video(
+            tmp_path / f"clip.{suffix}",
+            pictures(),
+            codec=CODECS[suffix],
+            pix_fmt="rgb8" if suffix == "gif" else "yuv420p",
+            options=options,
+            prepare=prepare,
+            stamp=None if times is None else lambda t: (round(times[t] * 1000), Fraction(1, 1000)),
+        )
 
     return write
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.fakes.media import save_davis
 from vosrt.types import U8Array
 from vosrt_train.config import TrainConfig
 from vosrt_train.config_file import load_config
@@ -94,12 +95,5 @@ def davis(tmp_path: Path, tiny_clip: tuple[U8Array, U8Array]) -> Path:
     """The tiny clip as the sequences ``squares`` (two objects) and ``square`` (one, binary masks) of a data set."""
     root = tmp_path / "davis"
     for name, masks in (("squares", tiny_clip[1]), ("square", np.where(tiny_clip[1] == 1, 255, 0).astype(np.uint8))):
-        for part, suffix, pictures in (("JPEGImages", "jpg", tiny_clip[0]), ("Annotations", "png", masks)):
-            folder = root / part / "480p" / name
-            folder.mkdir(parents=True)
-            for t, picture in enumerate(pictures):
-                if part == "Annotations":
-                    Image.fromarray(picture).save(folder / f"{t:05}.{suffix}")
-                else:
-                    assert cv2.imwrite(str(folder / f"{t:05}.{suffix}"), picture, [cv2.IMWRITE_JPEG_QUALITY, 100])
+        save_davis(root, name, tiny_clip[0], masks, suffix="jpg")
     return root
