@@ -244,12 +244,31 @@ def test_all_commands_share_one_face(
     short = capsys.readouterr().out
     assert main(["--help"]) == 0
     assert capsys.readouterr().out == short
+    assert main(["--help-all"]) == 0
+    assert capsys.readouterr().out.startswith(short.splitlines()[0])
     assert max(map(len, short.splitlines())) <= 80
     assert main(["--no-such-option"]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("error: ")
     assert printed.err.endswith(f"see {name} --help\n")
     assert len(printed.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("asked", ["--help", "--help-all"])
+def test_help_of_every_command_fits_the_width(
+    name: str, asked: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    main = main_of(name)
+    assert main(["-h"]) == 0
+    commands = re.findall(r"(?m)^  ([a-z-]+) ", capsys.readouterr().out.partition("\nCommands:")[2])
+    assert commands or name == "vos-bench"
+    for command in commands:
+        assert main([command, asked]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith(f"Usage: {name} {command}")
+        assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize(

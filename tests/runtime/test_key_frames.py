@@ -25,6 +25,7 @@ KINDS = {
     "open.ts": ("libx264", {"g": "8", "bf": "3", "x264-params": "open-gop=1:scenecut=0"}),
     "refresh.mkv": ("libx264", {"g": "8", "x264-params": "intra-refresh=1"}),
     "parts.avi": ("mpeg4", {"g": "8", "bf": "2"}),
+    "reordered.avi": ("libx264", {"g": "8", "bf": "2"}),
     "all.avi": ("mjpeg", {}),
     "one.mp4": ("libx264", {"g": "600", "x264-params": "scenecut=0"}),
     "vp9.webm": ("libvpx-vp9", {"g": "8", "deadline": "realtime"}),

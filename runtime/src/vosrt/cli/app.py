@@ -69,6 +69,8 @@ class _Program(TyperGroup):
         own = self.own_command()
         if not args:
             args = [] if ctx.resilient_parsing else ["--help"]
+        elif own is None and args[0] == "--help-all":
+            args = ["--help"]  # which has the same to say: the options are those of the commands
         elif own is not None and args[0] not in self.commands and args[0].split("=")[0] not in _PROGRAM_OPTIONS:
             args = [str(own.name), *args]
         return super().parse_args(ctx, args)

@@ -19,7 +19,7 @@ from vosrt.video.base import Frame, FrameRange, SourceInfo, SourceOptions, is_pi
 from vosrt.video.container import choose_stream, is_live, is_url, keeps_its_pace, open_container, words
 from vosrt.video.fitted import fitted
 from vosrt.video.joined import next_part
-from vosrt.video.key_frames import KeyFrame
+from vosrt.video.key_frames import KeyFrame, KeyFrames
 from vosrt.video.levels import Levels
 from vosrt.video.packets import Packets
 from vosrt.video.picture import deep_values, display_turn, to_bgr
@@ -101,6 +101,7 @@ class VideoSource:
         self._reconnects: list[int] = []
         self._dropped_s = self._newest_s = time.monotonic()  # newest drop-out; newest picture
         self._resized: str | None = None
+        self._began_s: float | None = None  # what `began_s` was, or the timestamp of the first picture
         self._failure: str | None = None
         self._shortfall: str | None = None
         self._live = is_live(self._name, self._container)
@@ -130,9 +131,14 @@ class VideoSource:
         self.packets = Packets(self._name, self._container, self._stream)
 
     @property
-    def began_s(self) -> float:
-        """Timestamp that a player shows as 0, in seconds."""
-        return 0.0 if self._live else (self._container.start_time or 0) / av.time_base
+    def began_s(self) -> float | None:
+        """Timestamp that a player shows as 0, in seconds; None is that of the first frame.
+
+        A file of one frame may not know it. AVI has no timestamp but the place of a packet, so that its frames come
+        out as much later as its encoder reordered them.
+        """
+        start = 0 if self._live else self._container.start_time
+        return None if start is None or self.packets.format == "avi" else start / av.time_base
 
     @property
     def trimmed(self) -> bool:
@@ -162,6 +168,10 @@ class VideoSource:
         """Close the file or connection; see `FrameSource`."""
         if not is_reading(self._decoder):
             self._container.close()
+
+    def _since_beginning(self, stamp_s: float | None) -> float | None:
+        """Return a timestamp as a player shows it, in seconds."""
+        return None if stamp_s is None or self._began_s is None else stamp_s - self._began_s + self._shift_s
 
     def _describe(self) -> SourceInfo:
         height, width = self.first.image.shape[:2]
@@ -242,16 +252,19 @@ class VideoSource:
 
     def _numbered(self, key: KeyFrame | None = None) -> Iterator[tuple[VideoFrame, int, float, Timeline]]:
         """Yield pictures from a key frame or the start on: number, time and the timeline before it was placed."""
-        began_s, pictures = self.began_s, self._pictures()
+        keys = self._options.keys or KeyFrames()
+        self._began_s = next((each for each in (self._began_s, self.began_s, keys.began_s) if each is not None), None)
+        pictures = self._pictures()
         if self._options.ready is not None and keeps_its_pace(self._name):
             pictures = self._newest(pictures)
         if key is not None:
             pictures = self._sought(key, pictures)
 
         def stamped(picture: VideoFrame) -> tuple[VideoFrame, float | None, float]:
-            stamp_s = self.packets.seconds(picture.pts)
-            stamp_s = None if stamp_s is None else stamp_s - began_s + self._shift_s
-            return picture, stamp_s, self.packets.seconds(picture.duration) or 0.0
+            ticks = picture.dts if self.packets.format == "avi" else picture.pts
+            stamp_s = self.packets.seconds(ticks)
+            keys.began_s = self._began_s = stamp_s if self._began_s is None else self._began_s
+            return picture, self._since_beginning(stamp_s), self.packets.seconds(picture.duration) or 0.0
 
         # A file's frames are decoded one ahead; those of a live source are yielded at once.
         all_stamped = map(stamped, pictures)
@@ -349,7 +362,9 @@ class VideoSource:
             self.packets.tail_damaged = True
             # Recordings that start between two key frames fail until the first one comes; players count from that.
             if packet.size and self.packets.begun and not packet.is_discard:
-                self._timeline.fail(self.packets.seconds(packet.pts))
+                in_place = self.packets.format == "avi"
+                stamp_s = self.packets.seconds(packet.dts if in_place else packet.pts)
+                self._timeline.fail(stamp_s if in_place else self._since_beginning(stamp_s))
 
     def _why_it_ended(self) -> str | None:
         """Describe the missing part of a video that ended without an error; None if it is whole."""

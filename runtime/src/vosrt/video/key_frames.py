@@ -43,10 +43,12 @@ class KeyFrames:
 
     Attributes:
         trusted: whether readings may begin at a key frame: no damage was met, and no reading differed from another.
+        began_s: timestamp in seconds from which the times of frames are counted; None before one was read.
     """
 
     def __init__(self) -> None:
         self.trusted = True
+        self.began_s: float | None = None
         self._keys: list[KeyFrame] = []
         self._earlier = 0  # key frames by which a seek goes further back
         self._seen: list[tuple[int, float, int]] = []  # timestamp, seconds and checksum of every frame

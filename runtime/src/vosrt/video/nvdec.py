@@ -129,7 +129,7 @@ class NvdecSource:
         for picture in self._pictures():
             stamp_s = float(picture.getPTS()) * ticks
             end_s = max(end_s, stamp_s + timeline.step_s)
-            index, time_s = timeline.place(stamp_s - self._file.began_s)
+            index, time_s = timeline.place(stamp_s - (self._file.began_s or 0.0))
             if self._range.end is not None and index >= self._range.end:
                 return
             if index >= self._range.start:
