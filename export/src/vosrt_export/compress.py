@@ -65,7 +65,6 @@ def compress_bundle(
     Args:
         path: the bundle's directory, or the name of a packaged one.
         clips: videos or folders of images, without labels, on which the axes are found.
-        tell: is called with each stage of the work.
 
     Raises:
         BundleError: the bundle is not whole.

@@ -164,7 +164,6 @@ def compare_engines(
         clips: at least one, each of two frames or more.
         size: short side of the working frame in pixels.
         refine: as for `vosrt.Model.stream`, of all of them.
-        tell: is called with each stage of the work.
     """
     tallies = [_Tally() for _ in candidates]
     for clip in clips:

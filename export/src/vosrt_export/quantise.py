@@ -110,7 +110,6 @@ def quantise_bundle(
         path: the bundle's directory, or the name of a packaged one.
         clips: videos or folders of images without labels, to calibrate on.
         davis: annotated sequences to measure on, in the layout of DAVIS.
-        tell: is called with each stage of the work.
 
     Raises:
         BundleError: the bundle is not whole.
@@ -214,7 +213,6 @@ class Quantisation:
     Args:
         frames: to calibrate on, each u8 [H, W, 3] BGR at the working size.
         folder: for the graphs; must outlive this.
-        tell: is called with each stage of the work.
 
     Attributes:
         float_graph: the graph as it was, with weights in fp32.

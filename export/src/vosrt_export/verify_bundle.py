@@ -115,9 +115,6 @@ class Report:
 def verify_bundle(request: VerifyRequest, tell: Tell = silent) -> Report:
     """Compare every engine that this machine runs with the checkpoint, and keep the report in the bundle.
 
-    Args:
-        tell: is called with each stage of the work.
-
     Raises:
         BundleError: the bundle is not whole.
         CheckpointError: the checkpoint cannot be read.

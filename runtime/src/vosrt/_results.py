@@ -51,6 +51,7 @@ from vosrt._listing import (
 )
 from vosrt._reading import WEIGHTS_BYTES, open_regular
 from vosrt.errors import OutputError
+from vosrt.locking import Closing
 from vosrt.text import to_json
 
 
@@ -135,7 +136,7 @@ class Growing:
         self._file.close()
 
 
-class Results:
+class Results(Closing):
     """The files of one run, written into a folder that this process holds (`vosrt._files.locked`).
 
     The folder and its list appear with the first file.
@@ -369,14 +370,6 @@ class Results:
                 os.rename(self.path, self.path.with_name(FINISHED))
                 sync_folder(self.path.parent)
                 take_place(self.path.parent)
-
-    def __enter__(self) -> Results:
-        """The results themselves."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close them."""
-        self.close()
 
     def close(self) -> None:
         """Release the folder's descriptors. Files that still grow keep their temporary names."""

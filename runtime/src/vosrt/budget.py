@@ -14,6 +14,7 @@ import numpy as np
 
 from vosrt.encoder import FrameArray
 from vosrt.errors import InputError, MaskError, OptionError
+from vosrt.locking import Closing
 from vosrt.stream import MaskArray, PendingStep, Stream
 from vosrt.types import F32Array, StepResult
 
@@ -144,7 +145,7 @@ class Budget:
         )
 
 
-class BudgetedStream:
+class BudgetedStream(Closing):
     """A stream of one video whose setting follows the time of its frames. Made by ``Model.stream_within``.
 
     Another setting is another stream: it sees the marked frames again, with their marks, then the newest frame with the
@@ -230,14 +231,6 @@ class BudgetedStream:
         if self._stream is not None:
             self._stream.close()
         self._stream = None
-
-    def __enter__(self) -> BudgetedStream:
-        """The stream itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the stream."""
-        self.close()
 
 
 def _resized(soft: F32Array, shape: tuple[int, ...]) -> F32Array:

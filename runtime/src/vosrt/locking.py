@@ -7,9 +7,10 @@ import functools
 import os
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 from vosrt.errors import InputError
 
@@ -86,6 +87,22 @@ class NotCopied:
             InputError: always.
         """
         raise InputError(f"a {type(self).__name__} cannot be copied or pickled; {self._instead}")
+
+
+class Closing(ABC):
+    """A context that closes the object at its end."""
+
+    def __enter__(self) -> Self:
+        """The object itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what the object holds."""
 
 
 _engines: weakref.WeakSet[Any] = weakref.WeakSet()

@@ -14,7 +14,7 @@ from vosrt.encoder import Embedding, FrameArray, FrameEncoder, WorkingFrame, che
 from vosrt.errors import InputError, MaskError, OptionError, SessionError
 from vosrt.explanation import Explanation, explain
 from vosrt.host_stream import HostStream
-from vosrt.locking import CallLock, NotCopied, exclusive
+from vosrt.locking import CallLock, Closing, NotCopied, exclusive
 from vosrt.refinement import Refinement
 from vosrt.types import (
     MAX_OBJECT_ID,
@@ -51,7 +51,7 @@ class PendingStep:
         return self._result if self._complete is None else self._complete()
 
 
-class Stream(NotCopied):
+class Stream(Closing, NotCopied):
     """Tracks objects through one video. Made by ``Model.stream``.
 
     Several threads may share a stream: its calls run one after the other; only `prepare` runs beside others. In a
@@ -363,14 +363,6 @@ class Stream(NotCopied):
         if self._core is not None:
             self._core.close()
         self._core = None
-
-    def __enter__(self) -> Stream:
-        """The stream itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the stream."""
-        self.close()
 
     def _open(self) -> HostStream:
         self.encoder.check_process()

@@ -54,7 +54,6 @@ class Turns:
     """The turns of one worker, sorted into quiet and disturbed ones.
 
     Attributes:
-        quiet_cores: see `Settings`.
         quiet: turns that count.
         disturbed: turns during which others took more.
     """
@@ -80,7 +79,6 @@ def take_turns(
     Args:
         turns_of: for every worker, what takes a turn; ready and warm.
         rounds: quiet turns that each is to have.
-        quiet_cores: see `Settings`.
         deadline_s: on the monotonic clock; after it, disturbed turns are not repeated any more.
 
     Raises:

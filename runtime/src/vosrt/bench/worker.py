@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from vosrt.bench.machine import Watch, peak_memory_mb
 from vosrt.errors import VosrtError, WorkError
+from vosrt.locking import Closing
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _STOP_S = 10.0
@@ -64,7 +65,7 @@ class WorkerFailedError(WorkError):
         self.kind = kind
 
 
-class Worker:
+class Worker(Closing):
     """A running worker, seen from the measuring process.
 
     Args:
@@ -118,14 +119,6 @@ class Worker:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._log.close()
-
-    def __enter__(self) -> Worker:
-        """The worker itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End the worker."""
-        self.close()
 
     def _receive(self) -> dict[str, Any]:
         assert self._process.stdout is not None

@@ -6,7 +6,7 @@ import re
 import threading
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -92,11 +92,9 @@ def explain_pixel(request: Request, index: int, pixel: tuple[int, int]) -> int:
             ).masks
             if index <= min(marks):
                 raise OptionError(f"--frame is {index}; expected one after {min(marks)}, which has the first marks")
-            propagation = replace(model.manifest.inference, **request.propagation)
-            with model.stream(
-                size=request.size, options=propagation, threads=request.threads, refine=request.refine
-            ) as stream:
-                seen = follow_to(stream, source, marks, propagation.context)
+            context = request.propagation.get("context", model.manifest.inference.context)
+            with request.stream(model) as stream:
+                seen = follow_to(stream, source, marks, context)
                 if seen[-1].frame.index != index:
                     raise OptionError(f"--frame is {index}; {request.source} has {seen[-1].frame.index + 1} frames")
                 x, y = pixel

@@ -97,6 +97,11 @@ class Request(ModelChoice):
     quiet: bool = False
     json: bool = False
 
+    def stream(self, model: Model) -> Stream:
+        """Open a stream of the model with what was asked for."""
+        options = replace(model.manifest.inference, **self.propagation)
+        return model.stream(size=self.size, options=options, threads=self.threads, refine=self.refine)
+
 
 def segment(request: Request, load: Callable[[Request], Model] = ModelChoice.load) -> int:
     """Run one request.
@@ -359,8 +364,7 @@ def _warm_up(request: Request, model: Model, image: U8Array) -> None:
     mask = np.zeros(image.shape[:2], np.uint8)
     height, width = image.shape[:2]
     mask[height // 4 : -(height // 4) or None, width // 4 : -(width // 4) or None] = 1
-    options = replace(model.manifest.inference, **request.propagation)
-    with model.stream(size=request.size, options=options, threads=request.threads, refine=request.refine) as stream:
+    with request.stream(model) as stream:
         stream.start(image, mask)
         stream.step(image)
 
@@ -391,17 +395,14 @@ class _Opener:
 
     def __call__(self) -> Stream | BudgetedStream:
         request = self._request
-        options = replace(self._model.manifest.inference, **request.propagation)
         if request.budget_ms is None:
-            return self._model.stream(
-                size=request.size, options=options, threads=request.threads, refine=request.refine
-            )
+            return request.stream(self._model)
         stream = self._model.stream_within(
             request.budget_ms,
             self._info.height,
             self._info.width,
             size=request.size,
-            options=options,
+            options=replace(self._model.manifest.inference, **request.propagation),
             threads=request.threads,
             refine=request.refine,
         )

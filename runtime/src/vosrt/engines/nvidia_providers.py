@@ -34,11 +34,7 @@ def cuda_engine(
     """The CUDA provider.
 
     Args:
-        graph: what to run; a path is read once.
-        axes: see `OnnxRuntimeEngine`.
         precision: ``"auto"`` lets products be rounded to TF32, ``"fp32"`` does not.
-        threads: of what runs on the processor; 0 is one per processor.
-        reason: for `EngineInfo`.
 
     Raises:
         EngineError: no GPU, or an ONNX Runtime without this provider.
@@ -55,11 +51,7 @@ def tensorrt_engine(
     """The TensorRT provider; it builds an engine for each frame size, which takes minutes, and keeps it on disk.
 
     Args:
-        graph: what to run; a path is read once.
-        axes: see `OnnxRuntimeEngine`.
         precision: ``"auto"`` and ``"fp16"`` are fp16, which computes what a graph is not quantised in, too.
-        threads: of what runs on the processor; 0 is one per processor.
-        reason: for `EngineInfo`.
 
     Raises:
         EngineError: no GPU, or an ONNX Runtime without this provider.
@@ -91,11 +83,7 @@ def tensorrt_rtx_engine(
     """The TensorRT-RTX provider, which comes as a plugin for the plain ``onnxruntime``.
 
     Args:
-        graph: what to run; a path is read once.
-        axes: see `OnnxRuntimeEngine`.
         precision: computes as the graph says, and may round products to TF32, at every precision.
-        threads: of what runs on the processor; 0 is one per processor.
-        reason: for `EngineInfo`.
 
     Raises:
         MissingExtraError: the plugin is not installed.

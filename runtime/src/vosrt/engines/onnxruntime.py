@@ -33,9 +33,6 @@ class OnnxRuntimeEngine(StaticShapeEngine):
     """Runs one graph with ONNX Runtime.
 
     Args:
-        graph: what to run; a path is read once.
-        axes: per input, the names of its dynamic axes, None for fixed ones.
-        info: what `info` says.
         threads: in one operator; 0 is one per processor.
         configure: adds a plugin's provider to the session options; None: see ``providers``.
         providers: built into ONNX Runtime, first choice first, each with its options.

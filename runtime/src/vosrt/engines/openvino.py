@@ -35,11 +35,8 @@ class OpenVinoEngine(StaticShapeEngine):
     """Runs one graph on OpenVINO's CPU device.
 
     Args:
-        graph: what to run; a path is read once.
         axes: see `StaticShapeEngine`.
         bf16: arithmetic in bf16, else in fp32.
-        threads: 0 is one per processor.
-        reason: for `EngineInfo`.
 
     Raises:
         MissingExtraError: the package is not installed.

@@ -80,7 +80,6 @@ class TensorRtEngine(StaticShapeEngine):
         axes: see `StaticShapeEngine`; those of an encoder are named ``n``, ``height`` and ``width``, those of
             mask networks are `MASK_AXES`.
         precisions: acceptable ones, best first.
-        reason: for `EngineInfo`.
         cuda_graph: record the work of a size once and repeat it with one call, with what follows it where
             `run_with` is given; None is what the environment variable ``VOSRT_CUDA_GRAPH`` says (``1``, which is
             the default, or ``0``). What cannot be recorded is queued piece by piece, after a warning.

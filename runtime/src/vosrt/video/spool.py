@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from vosrt.errors import WorkError
+from vosrt.locking import Closing
 from vosrt.types import U8Array
 from vosrt.video.base import Frame, SegmentedFrame
 
@@ -28,7 +29,7 @@ class _Entry:
     object_confidence: Mapping[int, float]
 
 
-class Spool:
+class Spool(Closing):
     """Results of the way back, in a temporary file that vanishes with the process.
 
     Args:
@@ -69,14 +70,6 @@ class Spool:
     def close(self) -> None:
         """Remove the file."""
         self._file.close()
-
-    def __enter__(self) -> Spool:
-        """The spool itself."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Remove the file."""
-        self.close()
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
