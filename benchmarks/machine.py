@@ -13,7 +13,7 @@ from vosrt.bench.machine import Watch, resident_mib
 from vosrt.engines.nvidia import find_gpu
 from vosrt.errors import EngineError
 
-__all__ = ["RESULTS", "ROOT", "Watch", "describe", "parser_of", "resident_mib", "write"]
+__all__ = ["RESULTS", "ROOT", "Watch", "describe", "merged", "parser_of", "resident_mib", "write"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -34,6 +34,14 @@ def parser_of(doc: str | None, *, toy: bool = True) -> argparse.ArgumentParser:
     if toy:
         parser.add_argument("--toy", action="store_true", help="a tiny problem, nothing written")
     return parser
+
+
+def merged(name: str, rows: list[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
+    """The rows of results/NAME.jsonl, where it exists, with those that have the same values of ``keys`` replaced."""
+    path = RESULTS / f"{name}.jsonl"
+    old = [json.loads(line) for line in path.read_text().splitlines()[1:]] if path.exists() else []
+    fresh = {tuple(row.get(key) for key in keys) for row in rows}
+    return [row for row in old if tuple(row.get(key) for key in keys) not in fresh] + rows
 
 
 def write(name: str, rows: list[dict[str, Any]], *, toy: bool = False, show: bool = False, **more: Any) -> None:

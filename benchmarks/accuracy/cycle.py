@@ -23,6 +23,7 @@ import numpy as np
 
 from benchmarks.machine import parser_of, write
 from benchmarks.scenes.picture import render
+from tests.fakes.media import save_davis
 from vosrt.evaluation.cycle import cycle_consistency
 from vosrt.evaluation.layouts import AnnotatedSequence, Dataset, open_dataset
 from vosrt.evaluation.scoring import SequenceScorer, counted_frames
@@ -95,15 +96,10 @@ def correlations(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def render_toy(root: Path) -> None:
     """Two short sequences of the rendered scene in the layout of DAVIS: the ball, then the box."""
     for object_id, name in ((1, "ball"), (2, "box")):
-        frames, masks = root / "JPEGImages" / "480p" / name, root / "Annotations" / "480p" / name
-        frames.mkdir(parents=True)
-        masks.mkdir(parents=True)
-        for t in range(5):
-            image, labels = render(4 * t)
-            small = (214, 120)
-            cv2.imwrite(str(frames / f"{t:05d}.png"), cv2.resize(image, small, interpolation=cv2.INTER_AREA))
-            mask = ((labels == object_id) * 255).astype(np.uint8)
-            cv2.imwrite(str(masks / f"{t:05d}.png"), cv2.resize(mask, small, interpolation=cv2.INTER_NEAREST))
+        scenes, size = [render(4 * t) for t in range(5)], (214, 120)
+        frames = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image, _ in scenes]
+        masks = [((labels == object_id) * 255).astype(np.uint8) for _, labels in scenes]
+        save_davis(root, name, frames, [cv2.resize(each, size, interpolation=cv2.INTER_NEAREST) for each in masks])
 
 
 def run(root: Path, bundles: list[str], size: int | None, names: list[str], *, engine: str) -> list[dict[str, Any]]:

@@ -25,8 +25,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.machine import RESULTS, parser_of, write
+from benchmarks.machine import RESULTS, merged, parser_of, write
 from benchmarks.untrained import export_untrained
+from tests.fakes.media import save_davis
 from vosrt import Model, load_bundle
 from vosrt.bundle import Bundle, Feature
 from vosrt_train.validate import find_sequences, validate
@@ -80,14 +81,6 @@ def measure(root: Path, name: str, model: Model, size: int, names: list[str]) ->
     return rows
 
 
-def merge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of results/models.jsonl with those of the same networks and settings replaced."""
-    path = RESULTS / f"{NAME}.jsonl"
-    old = [json.loads(line) for line in path.read_text().splitlines()[1:]] if path.exists() else []
-    fresh = {tuple(row[key] for key in KEY) for row in rows}
-    return [row for row in old if tuple(row[key] for key in KEY) not in fresh] + rows
-
-
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Mean J&F over the short side, a line a trained network: in int8 where it was measured so, else in bf16."""
     import matplotlib
@@ -122,13 +115,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 def render_sequence(root: Path) -> None:
     """A bright disc that crosses a field of noise."""
     noise = np.random.default_rng(0).integers(0, 120, (64, 96, 3), dtype=np.uint8)
-    for part in ("JPEGImages", "Annotations"):
-        (root / part / "480p" / "disc").mkdir(parents=True)
-    for number in range(4):
-        mask = cv2.circle(np.zeros((64, 96), np.uint8), (30 + 6 * number, 32), 14, 255, -1)
-        frame = np.where(mask[..., None] > 0, np.uint8(230), noise)
-        cv2.imwrite(str(root / f"JPEGImages/480p/disc/{number:05}.jpg"), frame)
-        cv2.imwrite(str(root / f"Annotations/480p/disc/{number:05}.png"), mask)
+    discs = [cv2.circle(np.zeros((64, 96), np.uint8), (30 + 6 * number, 32), 14, 255, -1) for number in range(4)]
+    save_davis(root, "disc", [np.where(disc[..., None] > 0, np.uint8(230), noise) for disc in discs], discs, "jpg")
 
 
 def main() -> None:
@@ -157,9 +145,9 @@ def main() -> None:
             for size in options.sizes:
                 rows += measure(options.root, name, loaded, size, options.sequences)
     if not (options.toy or options.dry or options.sequences):
-        merged = merge(rows)
-        write(NAME, merged)
-        draw(merged, RESULTS / "models.svg")
+        kept = merged(NAME, rows, *KEY)
+        write(NAME, kept)
+        draw(kept, RESULTS / "models.svg")
 
 
 if __name__ == "__main__":

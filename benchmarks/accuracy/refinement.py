@@ -12,7 +12,6 @@ frames of noise with discs as objects: it depends on neither.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import sys
@@ -25,7 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.machine import RESULTS, Watch, parser_of, write
+from benchmarks.machine import RESULTS, Watch, merged, parser_of, write
 from vosrt import Model, load_bundle
 from vosrt.metrics import score_sequence
 from vosrt.video.images import ImageFolderSource
@@ -149,14 +148,6 @@ def untrained_bundle(folder: Path) -> Path:
     return folder / "bundle"
 
 
-def merge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of the results with those of the same part and size replaced."""
-    path = RESULTS / f"{NAME}.jsonl"
-    old = [json.loads(line) for line in path.read_text().splitlines()[1:]] if path.exists() else []
-    fresh = {(row["part"], row.get("size")) for row in rows}
-    return [row for row in old if (row["part"], row.get("size")) not in fresh] + rows
-
-
 def main() -> None:
     """Parse options, run, write results/refinement.jsonl."""
     parser = parser_of(__doc__)
@@ -189,7 +180,7 @@ def main() -> None:
                 if row["part"] == "cost":
                     print(row, flush=True)
     if rows and not options.toy:
-        write(NAME, merge(rows))
+        write(NAME, merged(NAME, rows, "part", "size"))
 
 
 if __name__ == "__main__":
