@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.fakes.media import write_video
-from tests.fakes.programs import program, start
+from tests.fakes.programs import error_line, program, start
 from vosrt.cli.run import main
 
 COUNT, FPS = 30, 5  # a group of pictures is 5 frames
@@ -143,9 +143,7 @@ def test_resume_refuses_another_request_and_a_damaged_session(
     session.write_bytes(session.read_bytes()[:-1] + b"x")
     capsys.readouterr()
     assert project.run("--resume") == 2
-    printed = capsys.readouterr().err
-    assert printed.count("\n") == 1
-    assert "is damaged" in printed
+    assert "is damaged" in error_line(capsys)
     assert project.run("--overwrite") == 0
     assert count_frames(project.out / "overlay.mp4") == COUNT
 

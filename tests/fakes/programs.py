@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -24,6 +24,14 @@ def slow(self, frame):
     return embed(self, frame)
 FakeEngine._embed = slow
 """
+
+
+def error_line(capture: Any) -> str:
+    """What a command printed on standard error: one line that says what is wrong."""
+    error: str = capture.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
 
 
 def program(*arguments: str, command: str = "run") -> list[str]:

@@ -25,6 +25,7 @@ from PIL import Image
 
 import vosrt.model
 from tests.fakes.bundles import write_bundle
+from tests.fakes.programs import error_line
 from vosrt.bundle import (
     EncoderSpec,
     Feature,
@@ -483,8 +484,5 @@ def test_the_command_line_says_so(
     Image.fromarray(np.eye(32, dtype=np.uint8)).save(tmp_path / "mask.png")
     out = tmp_path / "out"
     assert vos_run([str(clip), "--mask", str(tmp_path / "mask.png"), "-o", str(out), "--bundle", str(root)]) == 2
-    stderr = capsys.readouterr().err
-    assert says in stderr
-    assert stderr.startswith("error: ")
-    assert stderr.count("\n") == 1
+    assert says in error_line(capsys)
     assert not out.exists()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.fakes.memories import load_session, save_session
+from tests.fakes.memories import load_session, save_session, take
 from vosrt.bundle import EncoderSpec
 from vosrt.core.memory import Memory
 from vosrt.cuda.memory import CudaMemory
@@ -35,9 +35,7 @@ def on_processor(native: Any, options: PropagationOptions) -> Memory:
 
 def play(memory: Memory, frames: list[F32Array], marks: dict[int, U8Array]) -> None:
     for t, embedding in enumerate(frames):
-        memory.push(embedding)
-        if t in marks:
-            memory.annotate(marks[t])
+        take(memory, embedding, marks.get(t))
 
 
 @pytest.mark.parametrize(
@@ -66,9 +64,7 @@ def test_a_session_continues_bit_for_bit(
     assert again.top_k().cell.shape[0] == 0
     for t, embedding in enumerate(frames[count:]):
         for each in (memory, again):
-            each.push(embedding)
-            if t == 1:
-                each.annotate(mark(3))
+            take(each, embedding, mark(3) if t == 1 else None)
         np.testing.assert_array_equal(again.soft_masks(), memory.soft_masks())
         for ours, theirs in zip(again.labels(50, 70), memory.labels(50, 70), strict=True):
             np.testing.assert_array_equal(ours, theirs)

@@ -247,9 +247,7 @@ def test_calibration_on_every_path_is_that_of_the_twin(native: Any, isa: str) ->
     twin, memory = NumpyMemory(H, W, K, options), make_native(native, isa, (H, W, K), options)
     for t, frame in enumerate(frames):
         for each in (twin, memory):
-            each.push(frame)
-            if t in (0, 3, 9):
-                each.annotate({0: mask, 3: other, 9: np.roll(mask, 40, axis=1)}[t])
+            take(each, frame, {0: mask, 3: other, 9: np.roll(mask, 40, axis=1)}.get(t))
         worn = twin.soft_masks() ** np.float32(1.2)  # so that there is something to calibrate
         near = 1e-3 if isa in FP32_ISAS else 2e-2
         np.testing.assert_allclose(memory.soft_masks(), twin.soft_masks(), atol=near)

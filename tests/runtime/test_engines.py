@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.fakes.tensorrt import mean_colours
 from vosrt.bundle import EncoderSpec
 from vosrt.engines import openvino
 from vosrt.engines.fake import FakeEngine
@@ -20,7 +21,7 @@ from vosrt.engines.onnxruntime import OnnxRuntimeEngine, cpu_engine
 from vosrt.engines.openvino import OpenVinoEngine
 from vosrt.engines.select import create_encoder_engine
 from vosrt.errors import EngineError, MissingExtraError, OptionError, VosrtError
-from vosrt.types import F32Array, Precision, U8Array
+from vosrt.types import Precision, U8Array
 
 SPEC = EncoderSpec(channels=3, feature="res4")
 AXES = {"frames": ("n", "height", "width", None)}
@@ -36,19 +37,12 @@ def _frames(height: int, width: int, seed: int = 0) -> U8Array:
     return np.random.default_rng(seed).integers(1, 256, (1, height, width, 3), dtype=np.uint8)
 
 
-def _mean_colours(frames: U8Array) -> F32Array:
-    n, height, width, _ = frames.shape
-    cells = frames.astype(np.float32).reshape(n, height // 8, 8, width // 8, 8, 3).mean(axis=(2, 4))
-    normalised: F32Array = cells / np.linalg.norm(cells, axis=-1, keepdims=True)
-    return normalised
-
-
 def test_the_cpu_engine_computes_the_graph(graph: Path) -> None:
     """It takes any size, with inputs and outputs by name."""
     engine = create_encoder_engine(graph, SPEC, engine="cpu", threads=1)
     for height, width in ((16, 24), (64, 32), (16, 24)):
         frames = _frames(height, width)
-        np.testing.assert_allclose(engine.run({"frames": frames})["embedding"], _mean_colours(frames), atol=1e-5)
+        np.testing.assert_allclose(engine.run({"frames": frames})["embedding"], mean_colours(frames), atol=1e-5)
     assert (engine.info.name, engine.info.precision, engine.info.reason) == ("cpu", "fp32", "asked for")
     assert "onnxruntime" in engine.info.version
 
@@ -65,7 +59,7 @@ def test_the_openvino_engine_computes_the_graph(graph: Path, skip_or_fail: Calla
         for height, width in ((64, 96), (32, 24), (64, 96)):
             frames = _frames(height, width)
             embedding = engine.run({"frames": frames})["embedding"]
-            np.testing.assert_allclose(embedding, _mean_colours(frames), atol=tolerance)
+            np.testing.assert_allclose(embedding, mean_colours(frames), atol=tolerance)
 
 
 def test_results_of_openvino_outlive_the_next_run(graph: Path, skip_or_fail: Callable[..., None]) -> None:
@@ -97,7 +91,7 @@ def test_an_openvino_request_is_asked_by_one_thread_at_a_time(graph: Path, skip_
 
     frames = _frames(16, 24)
     embedding = engine._run(session._replace(request=Guarded()), {"frames": frames})["embedding"]
-    np.testing.assert_allclose(embedding, _mean_colours(frames), atol=1e-5)
+    np.testing.assert_allclose(embedding, mean_colours(frames), atol=1e-5)
 
 
 def test_a_signal_after_several_openvino_engines_is_survived(graph: Path, skip_or_fail: Callable[..., None]) -> None:
@@ -129,7 +123,7 @@ def test_threads_share_an_engine(name: str, graph: Path, skip_or_fail: Callable[
     with ThreadPoolExecutor(4) as pool:
         outputs = list(pool.map(lambda frames: engine.run({"frames": frames})["embedding"], inputs))
     for frames, embedding in zip(inputs, outputs, strict=True):
-        np.testing.assert_allclose(embedding, _mean_colours(frames), atol=1e-5)
+        np.testing.assert_allclose(embedding, mean_colours(frames), atol=1e-5)
 
 
 def test_few_sessions_are_kept(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fakes.programs import error_line
 from vosrt.cli.run import main as vos_run
 from vosrt.engines import isolated
 from vosrt.engines.isolated import IsolatedEngine
@@ -58,9 +59,7 @@ def test_a_process_that_crashes_is_one_line(
 
     monkeypatch.setattr(IsolatedEngine, "run", run)
     assert vos_run(arguments(clip, tmp_path / "out", "--bundle", "fast", "--isolated")) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: the isolated engine's process ended by " + number.name)
-    assert error.count("\n") == 1
+    assert error_line(capsys).startswith("error: the isolated engine's process ended by " + number.name)
     assert len(list((tmp_path / "out" / "masks").iterdir())) in (2, 3)  # the frame before may be on its way
 
 

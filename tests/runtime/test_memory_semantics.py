@@ -147,9 +147,7 @@ def test_padding_stands_for_frames_before_a_late_reference(
     """Frames between the start and the first annotation are not attended, but their slots count as copies."""
     memory = memory_factory(1, 1, K, context=3, top_k=8)
     for t in range(5):
-        memory.push(unit_embedding(t, 1, 1, K))
-        if t == 3:
-            memory.annotate(np.ones((1, 1), dtype=np.uint8))
+        take(memory, unit_embedding(t, 1, 1, K), np.ones((1, 1), dtype=np.uint8) if t == 3 else None)
     assert memory.top_k().frame[0, 0].tolist() == [3, 3, 3, 3, -1, -1, -1, -1]
 
 
