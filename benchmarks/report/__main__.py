@@ -26,6 +26,7 @@ from benchmarks.report.models import (
     objective_part,
     propagation_part,
     quantised_part,
+    reliability_part,
     runs_part,
     training_part,
 )
@@ -395,6 +396,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "refinement": refinement_part,
         "propagation": propagation_part,
         "composites": composite_part,
+        "reliability": reliability_part,
         "alignment": alignment_part,
         "pseudo_masks": pseudo_mask_part,
         "mask_training": mask_training_part,

@@ -155,6 +155,30 @@ def composite_part(machine: str, rows: list[Row]) -> str:
     return f"{machine}\n\n{listing(means, columns)}\n\n{_event_table(means)}"
 
 
+@part("reliability")
+def reliability_part(machine: str, rows: list[Row]) -> str:
+    """The IoU that an object's confidence promises beside the one it has, before and after the map."""
+    (head,) = (row for row in rows if row["what"] == "map")
+    body: list[list[object]] = []
+    for number in distinct([row for row in rows if row["what"] != "map"], "bin"):
+        line: list[object] = [f"{number / 5:.1f} to {(number + 1) / 5:.1f}"]
+        for name in ("confidence", "state_confidence"):
+            (row,) = (row for row in rows if row["what"] == name and row["bin"] == number)
+            line += [row["frames"], *(f"{row[key]:.2f}" if row["frames"] else "" for key in ("promised", "iou"))]
+        body.append(line)
+    names = ("mean confidence", "state_confidence")
+    title = ["promised", *(f"{name}: {column}" for name in names for column in ("frames", "promised", "IoU"))]
+    errors = "; ".join(
+        f"{name} {before:.1f} and {after:.1f}" for name, (before, after) in head["calibration_error"].items()
+    )
+    wrong = ", ".join(f"{name} {count}" for name, count in head["lost_wrong_of"].items())
+    return (
+        f"Bundle `{head['bundle']}`, {head['frames']} objects in frames. {machine}\n\n{table(title, body)}\n\n"
+        f"Expected calibration error in percent points, before and after: {errors}. "
+        f"Of {head['lost']} lost ones {head['lost_right']} are out of view; objects of the others: {wrong}."
+    )
+
+
 def _event_table(means: list[Row]) -> str:
     """Losses and returns that were found, by the states of objects and by pixels alone."""
     rules = (("events", "states", "ghost_not_lost"), ("events_by_pixel", "any pixel", "ghost"))

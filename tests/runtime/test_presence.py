@@ -72,11 +72,24 @@ def test_what_is_unsure_brings_no_lost_object_back() -> None:
     assert letters(follow([1000, 900, 900], [1.0, 0.5, 0.5])) == "PPP"  # it was never lost
 
 
-def test_the_confidence_says_how_clear_a_state_is() -> None:
-    clear, faint, gone = (follow([1000, area], [1.0, sure])[1] for area, sure in ((900, 0.9), (900, 0.5), (0, 0.0)))
-    assert clear.state_confidence == pytest.approx(0.9)
-    assert faint.state_confidence == pytest.approx(0.5)
-    assert gone.state_confidence == 1
+def test_the_confidence_of_a_state_is_the_iou_to_expect() -> None:
+    """The mean confidence of a mask promises too much; what is fitted to it rises with it and ends at 0 and at 1."""
+    sure, faint, annotated, gone = (
+        follow([1000, area], [1.0, confidence])[1].state_confidence
+        for area, confidence in ((900, 0.9), (900, 0.5), (900, 1.0), (0, 0.0))
+    )
+    assert sure == pytest.approx(0.31 * 9**1.38 / (1 + 0.31 * 9**1.38))
+    assert faint == pytest.approx(0.31 / 1.31)
+    assert annotated == gone == 1
+    curve = [follow([1000, 900], [1.0, step / 100])[1].state_confidence for step in range(1, 101)]
+    assert curve == sorted(curve)
+    assert curve[0] < 0.01
+
+
+def test_of_a_small_rest_less_is_expected() -> None:
+    whole, rest = (follow([1000, area], [1.0, 0.9])[1] for area in (900, 200))
+    assert rest.state == "unsure"
+    assert rest.state_confidence == pytest.approx(whole.state_confidence * 0.2 / 0.25)
 
 
 def test_an_annotation_says_how_large_the_object_is() -> None:

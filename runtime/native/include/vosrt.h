@@ -474,7 +474,7 @@ typedef struct vosrt_object {
     int64_t area_px;               /* its pixels */
     double centroid_x, centroid_y; /* mean of its pixels, whose centres have whole coordinates */
     int32_t state;                 /* vosrt_state */
-    float state_confidence;        /* how clearly this frame speaks for the state, 0 to 1; not a calibrated probability */
+    float state_confidence;        /* 0 to 1: the IoU to expect of the mask with the object; of LOST, how clearly it is not seen */
 } vosrt_object;
 
 /* Measure the objects of dense labels u8 [height, width], e.g. after they were cleaned: one vosrt_object for each of the

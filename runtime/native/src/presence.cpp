@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdlib>
 #include <iterator>
 #include <limits>
@@ -20,6 +21,9 @@ constexpr int32_t kLostAfter = 3;       // frames in a row with hardly anything
 constexpr int32_t kBackAfter = 3;       // frames in a row with something, of a lost object; one that is clearly seen is back at once
 constexpr int32_t kBackFor = 5;         // frames
 constexpr double kBackSure = 0.6;       // confidence; what is seen of a lost object with less is a ghost, too
+
+// Of the odds of an IoU against those of a mean confidence; fitted by benchmarks/accuracy/reliability.py.
+constexpr double kOddsFactor = 0.31, kOddsPower = 1.38;
 
 constexpr int32_t kAreas = std::size(vosrt_presence{}.areas_px);
 
@@ -81,11 +85,16 @@ double confidence_of(const vosrt_object &object) {
     return object.confidence > 0.0f ? std::min(static_cast<double>(object.confidence), 1.0) : 1.0;  // 0: not measured
 }
 
-double clearness(const vosrt_object &object, double share) { return std::clamp(share / kClearlyShare, 0.0, 1.0) * confidence_of(object); }
+// The IoU to expect of a mask whose pixels have this mean confidence, which promises too much by itself.
+double expected_iou(double confidence) {
+    if (confidence >= 1.0) return 1.0;
+    const double odds = kOddsFactor * std::pow(confidence / (1.0 - confidence), kOddsPower);
+    return odds / (1.0 + odds);
+}
 
-double state_confidence(int32_t state, double clear) {
-    if (state == VOSRT_STATE_LOST) return 1.0 - clear;
-    return state == VOSRT_STATE_UNSURE ? 1.0 - std::abs(2.0 * clear - 1.0) : clear;
+double state_confidence(int32_t state, double confidence, double share) {
+    const double clear = std::clamp(share / kClearlyShare, 0.0, 1.0);
+    return state == VOSRT_STATE_LOST ? 1.0 - clear * confidence : clear * expected_iou(confidence);
 }
 
 }  // namespace
@@ -111,7 +120,7 @@ void follow_object(vosrt_presence &presence, int64_t frame, vosrt_object &object
     const bool replaces = annotated || (before.state == VOSRT_STATE_LOST && now == Seen::kSomewhat);
     presence.area_px = !counts ? 0 : replaces ? -object.area_px
                                               : object.area_px;
-    object.state_confidence = static_cast<float>(state_confidence(state.state, clearness(object, share)));
+    object.state_confidence = static_cast<float>(state_confidence(state.state, confidence_of(object), share));
 }
 
 }  // namespace vosrt

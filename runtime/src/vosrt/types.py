@@ -178,7 +178,8 @@ class ObjectResult:
         state: ``"present"``; ``"lost"``: it left or is covered; ``"back"``: it is seen again, since at most 5 frames;
             ``"unsure"``: it has far fewer pixels than usual. A lost object may have a few pixels, which are most likely
             wrong. `vosrt.core.native.measure_objects` alone tells present and lost, by pixels.
-        state_confidence: how clearly the frame speaks for the state, 0 to 1; not a calibrated probability.
+        state_confidence: 0 to 1. The IoU to expect of the mask with the object; of a lost object, how clearly it is
+            not seen.
     """
 
     id: int
