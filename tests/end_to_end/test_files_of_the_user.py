@@ -148,6 +148,13 @@ def test_resume_refuses_another_request_and_a_damaged_session(
     assert count_frames(project.out / "overlay.mp4") == COUNT
 
 
+def test_a_run_that_cannot_be_resumed_does_not_say_so(project: Project) -> None:
+    process = project.started("--budget-ms", "5000", masks=2, size=128)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1].endswith(f"frames are in {project.out}\n")
+    assert process.returncode == 130
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("gaps_s", [(), (0.0,), (0.02,)])
 def test_a_signal_or_two_lose_nothing(project: Project, number: signal.Signals, gaps_s: tuple[float, ...]) -> None:

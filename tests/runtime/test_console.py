@@ -19,7 +19,7 @@ import vosrt
 from vosrt.cli.app import call, program
 from vosrt.console import Column, complain, say, show, table, warn
 from vosrt.errors import InputError, MissingExtraError, WorkError
-from vosrt.text import one_line, printable, to_json
+from vosrt.text import counted, one_line, printable, to_json
 
 HOSTILE = "[/v3] [bold]x[/bold] vosrt[bench] :smile: {a}"
 COMMANDS = {
@@ -91,6 +91,10 @@ def test_everything_can_be_printed(text: str, shown: str) -> None:
     printable(text).encode()
     assert "\n" not in one_line(text)
     assert json.loads(to_json({"name": [text]}))["name"][0].encode()
+
+
+def test_one_thing_is_counted_in_the_singular() -> None:
+    assert [counted(number, "frame") for number in (0, 1, 2)] == ["0 frames", "1 frame", "2 frames"]
 
 
 def test_json_of_names_that_are_utf8_is_unchanged() -> None:

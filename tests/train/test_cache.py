@@ -147,7 +147,7 @@ def test_broken_and_short_videos_are_listed_and_skipped(root: Path, tmp_path: Pa
     assert reasons["empty.mp4"] == "is an empty file; expected a video"
     assert "cannot be opened as a video" in reasons["noise.mp4"]
     assert reasons["short.mp4"] == "has 4 frames; expected 5 or more"
-    assert reasons["poster"] == "has 1 frames; expected 5 or more"
+    assert reasons["poster"] == "has 1 frame; expected 5 or more"
     assert "cannot be read as an image" in reasons["pictures"]
     assert plan_cache(root, tmp_path / "cache", CONFIG).missing == ()
 

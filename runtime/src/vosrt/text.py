@@ -32,6 +32,11 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 frame``, ``2 frames``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def quoted(value: object) -> str:
     """Return a value from a file as Python writes it, in ASCII and at most 60 characters."""
     text = ascii(value)

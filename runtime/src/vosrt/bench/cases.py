@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from vosrt.cuda import open_device
 from vosrt.errors import OptionError
+from vosrt.text import counted
 from vosrt.types import MAX_CONTEXT, MAX_OBJECT_ID, ModelPrecision
 
 AUTO = "auto"
@@ -43,8 +44,7 @@ class Case:
         context = "" if self.context is None else f", context {self.context}"
         core = "" if self.isa == AUTO else f", {self.isa}"
         device = "" if self.device == "cpu" else f", {self.device}"
-        objects = f"{self.objects} object" if self.objects == 1 else f"{self.objects} objects"
-        return f"{self.size}p, {objects}{context}, {self.engine} {self.precision}{core}{device}"
+        return f"{self.size}p, {counted(self.objects, 'object')}{context}, {self.engine} {self.precision}{core}{device}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from vosrt._files import write_file
 from vosrt._reading import read_text
 from vosrt.console import Cell, Column, RichTable, styled, table
+from vosrt.text import counted
 
 RESULTS = "bench.jsonl"
 
@@ -73,8 +74,8 @@ def _settings(row: Row) -> tuple[str, str, str]:
 def findings(rows: Sequence[Row]) -> list[str]:
     """Return what the rows say about objects, GPUs and disturbance, a sentence each."""
     said = [
-        f"{more['objects']} objects cost {model:.2f} × {_objects(first['objects'])}, with decoding and writing "
-        f"{frame:.2f} × ({_setting(first)})"
+        f"{more['objects']} objects cost {model:.2f} × {counted(first['objects'], 'object')}, with decoding and "
+        f"writing {frame:.2f} × ({_setting(first)})"
         for first, more, model, frame in object_costs(rows)
     ]
     for row in rows:
@@ -138,10 +139,6 @@ def read_rows(path: Path) -> tuple[Row, list[Row]]:
 
 def _setting(row: Row) -> str:
     return f"{row['size']}p, context {row['context']}, {row['engine']} {row['precision']}, {row['isa']}"
-
-
-def _objects(count: int) -> str:
-    return f"{count} object" if count == 1 else f"{count} objects"
 
 
 def _or_unknown(value: float | None, unit: str) -> str:

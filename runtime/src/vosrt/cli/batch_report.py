@@ -13,6 +13,7 @@ from urllib.parse import quote
 from vosrt._results import Results
 from vosrt.cli.clip_worker import Outcome
 from vosrt.console import Cell, Column, say_json, show, styled, table
+from vosrt.text import counted
 
 CSV, HTML = "report.csv", "report.html"
 _PAGE = """<!doctype html>
@@ -71,9 +72,8 @@ class Row:
         """The results in few words."""
         if self.state != "done":
             return self.error or "not done"
-        objects = f"{self.objects} object{'s' * (self.objects != 1)}"
-        warned = f", {self.warnings} warning{'s' * (self.warnings != 1)}" if self.warnings else ""
-        return f"{self.frames} frames, {objects}, {self.fps:.1f} FPS{warned}"
+        warned = f", {counted(self.warnings, 'warning')}" if self.warnings else ""
+        return f"{counted(self.frames, 'frame')}, {counted(self.objects, 'object')}, {self.fps:.1f} FPS{warned}"
 
 
 def write_report(results: Results, rows: list[Row]) -> None:
@@ -116,7 +116,7 @@ def print_rows(out: Path, rows: list[Row], *, as_json: bool, quiet: bool) -> Non
     failed: list[list[Cell]] = [[styled(row.name, "red"), row.error] for row in rows if row.state == "failed"]
     frames = sum(row.frames for row in rows)
     lines: list[list[Cell]] = [
-        ["clips", f"{_title(rows)}; {frames} frames"],
+        ["clips", f"{_title(rows)}; {counted(frames, 'frame')}"],
         *failed,
         ["report", f"{out / HTML}, {out / CSV}"],
     ]

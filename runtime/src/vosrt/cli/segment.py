@@ -28,6 +28,7 @@ from vosrt.cuda import open_device
 from vosrt.directions import Direction, check_direction, follow
 from vosrt.engines.nvidia import has_gpu
 from vosrt.errors import BrokenVideoError, OptionError, VosrtError
+from vosrt.text import counted
 from vosrt.types import U8Array, WorkingSize
 from vosrt.video.base import SegmentedFrame, SourceOptions, is_pipe
 from vosrt.video.cleaning import Cleaned
@@ -213,7 +214,8 @@ def _segment(request: Request, load: Callable[[Request], Model]) -> int:
             if open_stream.budget is not None:
                 summary["budget"] = open_stream.budget.report() | {"text": open_stream.budget.summary()}
             summary["files"] = [FIRST] * first.written + summary["files"]
-            return _finish(request, results, folder, report, summary, told=annotations.warnings)
+            resumable = not source.info.live and request.budget_ms is None
+            return _finish(request, results, folder, report, summary, told=annotations.warnings, resumable=resumable)
     finally:
         source.close()
 
@@ -256,6 +258,7 @@ def _finish(
     summary: dict[str, Any],
     *,
     told: list[str],
+    resumable: bool,
 ) -> int:
     """Write the summary, print it, and say what became of the run; the first failure counts."""
     if report.error is not None and not folder.frames:
@@ -270,12 +273,16 @@ def _finish(
     except VosrtError as error:
         report = replace(report, error=report.error or error)
     print_summary(summary, as_json=request.json, quiet=request.quiet, told=told)
-    kept = f"the results of {folder.frames} frames are in {results.path}" if folder.started else "nothing was written"
+    kept = (
+        f"the results of {counted(folder.frames, 'frame')} are in {results.path}"
+        if folder.started
+        else "nothing was written"
+    )
     if report.error is not None:
         complain(f"{report.error}; {kept}")
         return report.error.exit_code
     if report.interrupted:
-        note(f"interrupted: {kept}" + ("; --resume goes on" if folder.started else ""))
+        note(f"interrupted: {kept}" + ("; --resume goes on" if folder.started and resumable else ""))
         return EXIT_INTERRUPTED
     return 0
 

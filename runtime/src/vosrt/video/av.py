@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import av
 
 from vosrt.errors import BrokenVideoError, SourceError
+from vosrt.text import counted
 from vosrt.types import U8Array
 from vosrt.video import container
 from vosrt.video.base import Frame, FrameRange, SourceInfo, SourceOptions, is_pipe, is_reading
@@ -189,7 +190,8 @@ class VideoSource:
     def _nothing_decoded(self) -> SourceError:
         if self._timeline.count:
             return SourceError(
-                f"{self._name}: has {self._timeline.count} frames; frame {self._range.start} (--start) is past the end"
+                f"{self._name}: has {counted(self._timeline.count, 'frame')}; "
+                f"frame {self._range.start} (--start) is past the end"
             )
         return SourceError(
             f"{self._name}: holds no frame that can be decoded; expected a playable video "

@@ -15,6 +15,7 @@ from PIL import UnidentifiedImageError
 
 from vosrt._reading import IMAGE_BYTES, RefusedFileError, open_image, read_bytes
 from vosrt.errors import BrokenVideoError, SourceError
+from vosrt.text import counted
 from vosrt.types import U8Array
 from vosrt.video.base import Frame, FrameRange, SourceInfo, SourceOptions, check_pixels
 from vosrt.video.levels import Levels
@@ -87,7 +88,9 @@ class ImageFolderSource:
         self._start = frames.start
         self._files = files[frames.start : frames.end]
         if not self._files:
-            raise SourceError(f"{folder}: has {len(files)} frames; frame {frames.start} (--start) is past the end")
+            raise SourceError(
+                f"{folder}: has {counted(len(files), 'frame')}; frame {frames.start} (--start) is past the end"
+            )
         _check_sizes(self._files, options.max_megapixels)
         if _has_pages(self._files[0]):
             pages = "holds several pages, of which the first is read; give the file itself to read all"

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vosrt.errors import BrokenVideoError, MissingExtraError, SourceError
+from vosrt.text import counted
 from vosrt.video.base import Frame, FrameRange, SourceInfo, SourceOptions, check_pixels
 from vosrt.video.images import FOLDER_FPS, deep_image
 from vosrt.video.levels import Levels
@@ -107,7 +108,9 @@ class TiffSource:
         count = self._in_series * len(self._alike)
         planes = range(count)[self._range.start : self._range.end]
         if not planes:
-            raise SourceError(f"{self._path}: has {count} frames; frame {self._range.start} (--start) is past the end")
+            raise SourceError(
+                f"{self._path}: has {counted(count, 'frame')}; frame {self._range.start} (--start) is past the end"
+            )
         several = [f"{name} {size}" for name, size in zip(axes[: -len(kind)], shape, strict=False) if size > 1]
         self._notes = [f"{self._path}: holds {' × '.join(several)} planes; each is a frame"] if several[1:] else []
         if len(self._alike) < len(self._file.series):

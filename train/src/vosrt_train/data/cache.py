@@ -25,6 +25,7 @@ import numpy as np
 from vosrt._files import locked, open_new, replacing, sha256_of, write_all
 from vosrt._reading import JSON_BYTES, read_bytes
 from vosrt.errors import InputError, OutputError, SourceError, WorkError
+from vosrt.text import counted
 from vosrt.types import U8Array
 from vosrt.video.finding import Skipped, Source, find_sources
 from vosrt_train.data.config import CacheConfig
@@ -210,7 +211,7 @@ def open_cache(directory: Path, *, min_frames: int, skipped: Iterable[Skipped] =
         if entry.reason or not _is_whole(directory, entry):
             unusable.append(Skipped(entry.name, entry.reason or "its frames are not in the cache; build it again"))
         elif entry.frames < min_frames:
-            unusable.append(Skipped(entry.name, f"has {entry.frames} frames; expected {min_frames} or more"))
+            unusable.append(Skipped(entry.name, f"has {counted(entry.frames, 'frame')}; expected {min_frames} or more"))
         else:
             path = _frames_path(directory, entry.key)
             size = (entry.frames, entry.height, entry.width)
