@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -96,7 +97,9 @@ def test_a_folder_has_the_results_of_single_runs_and_a_report(batch: Batch) -> N
 def test_a_failed_clip_is_tried_twice_and_the_others_are_done(batch: Batch, capsys: pytest.CaptureFixture[str]) -> None:
     (batch.clips / "clip0.mp4").write_bytes(b"no video")
     assert batch.run("--json") == 1
-    printed = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    printed = json.loads(said.out)
+    assert re.fullmatch(r"error: clip0: .*cannot be opened as a video.*\n", said.err)
     states = {clip["name"]: (clip["state"], clip["attempts"]) for clip in printed["clips"]}
     assert states == {"clip0": ("failed", 2), "clip1": ("done", 1), "clip2": ("done", 1)}
     assert "cannot be opened as a video" in batch.rows()["clip0"]["error"]
@@ -104,6 +107,7 @@ def test_a_failed_clip_is_tried_twice_and_the_others_are_done(batch: Batch, caps
     before = (batch.root / "out" / "clips" / "clip1" / "summary.json").stat().st_mtime_ns
     write_clip(batch.clips / "clip0.mp4", 8)
     assert batch.run("--quiet", "--resume") == 0
+    assert capsys.readouterr().err == ""
     assert batch.rows()["clip0"]["state"] == "done"
     assert (batch.root / "out" / "clips" / "clip1" / "summary.json").stat().st_mtime_ns == before
 

@@ -26,7 +26,7 @@ from vosrt.cli.clip_worker import Outcome, begin, run_clip
 from vosrt.cli.clips import Clip, list_clips
 from vosrt.cli.report import Steps
 from vosrt.cli.segment import Request
-from vosrt.console import note
+from vosrt.console import complain, note
 from vosrt.errors import OptionError
 
 CLIPS = "clips"
@@ -145,6 +145,8 @@ def _run_all(
             if not silent:
                 again = ", once more at the end" if outcome.code and attempt < ATTEMPTS else ""
                 note(f"{name}: {outcome.error or rows[name].said}{again}")
+            elif outcome.code and attempt == ATTEMPTS:
+                complain(f"{name}: {outcome.error}")
         waiting = {name: waiting[name] for name in waiting if rows[name].state == "failed"}
         if not waiting or stop.is_set():
             return
