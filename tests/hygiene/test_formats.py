@@ -1,7 +1,7 @@
 """Files of every format so far still load; the policy is in CONTRIBUTING, and `tests/data/formats` has a file of each.
 
-A new format adds its file and keeps the others. Sessions of formats 1, 2 and 4 are one of format 3 with
-fewer fields, or one more.
+A new format adds its file and keeps the others. Sessions of formats 1, 2, 4 and 5 are one of format 3 with
+fewer fields, or more.
 """
 
 from __future__ import annotations

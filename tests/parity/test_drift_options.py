@@ -1,4 +1,4 @@
-"""Centring, sharpness, object bias and its calibration, held against every core, every path and the emulated GPU."""
+"""Options against drift, held against every core, every path and the emulated GPU."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from vosrt.types import RANGES, F32Array, PropagationOptions, U8Array
 Video = Callable[[int], list[F32Array]]
 Mark = Callable[..., U8Array]
 H, W, K = 9, 14, 40
-ALTERED = PropagationOptions(context=3, radius=4, centring=0.8, sharpness=1.5, object_bias=0.1, guided=2, calibration=2)
+ALTERED = PropagationOptions(
+    context=3, radius=4, centring=0.8, sharpness=1.5, object_bias=0.1, guided=2, calibration=2, motion=0.3
+)
 
 
 def make_native(native: Any, isa: str, shape: tuple[int, int, int], options: PropagationOptions) -> Memory:
@@ -46,6 +48,7 @@ def videos(draw: st.DrawFn) -> tuple[PropagationOptions, list[F32Array], dict[in
         centring=draw(st.sampled_from((0.0, 0.5, 0.8, 1.0))),
         sharpness=draw(st.sampled_from((0.1, 1.0, 1.5, 3.0, 100.0))),
         object_bias=draw(st.sampled_from((-10.0, 0.0, 0.1, 10.0))),
+        motion=draw(st.sampled_from((0.0, 0.3))),
     )
     random = np.random.default_rng(draw(st.integers(0, 2**20)))
     scene = random.standard_normal((height, width, channels)) + draw(st.sampled_from((0.0, 1.0)))
@@ -117,7 +120,7 @@ def test_what_is_remembered_is_altered_and_what_is_shown_is_not(
     alter: Callable[[PropagationOptions], Memory], video: Video, mark: Mark
 ) -> None:
     """Masks are the sum, by a frame's own neighbours, of p^1.5 e^0.1 / Σ of earlier ones; of marked ones as marked."""
-    options = replace(ALTERED, centring=0.0, yield_background=False, calibration=0)
+    options = replace(ALTERED, centring=0.0, yield_background=False, calibration=0, motion=0)
     memory = alter(options)
     remembered: list[NDArray[np.float64]] = []
     for t, embedding in enumerate(video(7)):
@@ -255,11 +258,80 @@ def test_calibration_on_every_path_is_that_of_the_twin(native: Any, isa: str) ->
             each.set_soft_masks(worn)
 
 
+def test_what_moves_with_an_object_is_its_own(alter: Callable[[PropagationOptions], Memory]) -> None:
+    """Of doubtful cells those that move with the object are taken, those that stand still with the field are not."""
+    random = np.random.default_rng(7)
+    field, thing = random.standard_normal((H, W, K)), random.standard_normal((7, 6, K))
+    mask = np.zeros((8 * H, 8 * W), np.uint8)
+    mask[8:64, :48] = 4
+    plain = PropagationOptions(context=6, radius=4)
+    shares = []
+    for options in (plain, replace(plain, motion=0.5)):
+        memory = alter(options)
+        for t in range(6):
+            frame = field.copy()
+            frame[1:8, t : t + 6] = thing
+            memory.push((frame / np.linalg.norm(frame, axis=-1, keepdims=True)).astype(np.float32))
+            if t == 0:
+                memory.annotate(mask)
+            if t < 5:
+                soft = np.zeros((H, W, 2), np.float32)
+                soft[1:8, t : t + 6, 1] = 1
+                soft[3:6, t + 2 : t + 4, 1] = 0.4
+                soft[3:6, 11:13, 1] = 0.6
+                soft[..., 0] = 1 - soft[..., 1]
+                memory.set_soft_masks(soft)
+        soft = memory.soft_masks()
+        np.testing.assert_allclose(soft.sum(axis=-1), 1, atol=1e-4)
+        shares.append((soft[3:6, 7:9, 1].mean(), soft[3:6, 11:13, 1].mean()))
+    (moves, stays), (moves_with_it, stays_with_it) = shares
+    assert moves_with_it > moves + 0.15
+    assert stays_with_it < stays - 0.15
+
+
+@pytest.mark.parametrize("isa", [*FP32_ISAS, *BF16_ISAS, "cuda"])
+def test_motion_on_every_path_is_that_of_the_twin(request: pytest.FixtureRequest, native: Any, isa: str) -> None:
+    """Objects that are marked, marked again and removed, on a grid that is larger than a window."""
+    if isa == "cuda":
+        request.getfixturevalue("cuda_emulated")
+    height, width, options = 23, 25, PropagationOptions(context=5, radius=4, top_k=8, motion=0.7)
+    random = np.random.default_rng(3)
+    field = random.standard_normal((height, width + 6, K))
+    twin = NumpyMemory(height, width, K, options)
+    other = (
+        CudaMemory(height, width, K, options)
+        if isa == "cuda"
+        else make_native(native, isa, (height, width, K), options)
+    )
+    for t in range(6):
+        frame = field[:, t : t + width].copy()
+        frame[5:20, 3 + t : 12 + t] = field[6:21, 20:29]
+        frame += 0.3 * random.standard_normal(frame.shape)
+        embedding = (frame / np.linalg.norm(frame, axis=-1, keepdims=True)).astype(np.float32)
+        mask = np.zeros((8 * height, 8 * width), np.uint8)
+        mask[40:160, 8 * (3 + t) : 8 * (12 + t)] = 3 if t else 1
+        mask[:64, 8 * 20 :] = 2
+        for memory in (twin, other):
+            memory.push(embedding)
+            if t in (0, 3):
+                memory.annotate(mask)
+            if t == 4:
+                memory.remove(1)
+        near = 1e-4 if isa in FP32_ISAS else 0.05
+        agree = chosen_alike(other, twin).reshape(height, width) if t else slice(None)
+        difference = np.abs(other.soft_masks() - twin.soft_masks())[agree]
+        assert difference.max() < near
+        assert difference.mean() < near / 10
+        other.set_soft_masks(twin.soft_masks())
+
+
 def test_odd_masks_and_embeddings_are_remembered_without_harm(
     alter: Callable[[PropagationOptions], Memory], mark: Mark
 ) -> None:
     """Masks without mass, huge and tiny ones, a scene that is its own mean, and cells that are not numbers."""
-    memory = alter(PropagationOptions(context=2, centring=1.0, sharpness=100.0, object_bias=10.0, calibration=1))
+    memory = alter(
+        PropagationOptions(context=2, centring=1.0, sharpness=100.0, object_bias=10.0, calibration=1, motion=10)
+    )
     still = np.full((H, W, K), K**-0.5, np.float32)
     take(memory, still, mark(1))
     memory.push(still)

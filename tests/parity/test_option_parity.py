@@ -32,6 +32,7 @@ VALUES: dict[str, tuple[Any, ...]] = {  # the first is the plain one
     "object_bias": (0.0, -0.5, 0.1, 1.0),
     "guided": (0, 1, 4, 32),
     "calibration": (0, 1, 5, 1024),
+    "motion": (0.0, 0.3, 10.0),
 }
 FORMER = {"window", "global_reference"}  # keys that allow one value
 SIZES = {"size", "enlarge_percent"}  # which no memory sees

@@ -7,6 +7,7 @@
 #include "guided_kernels.hpp"
 #include "mask_kernels.hpp"
 #include "match_tile.hpp"
+#include "motion_kernels.hpp"
 
 namespace vosrt::cuda {
 
@@ -41,6 +42,8 @@ void launch_match(Queue &queue, const MatchShape &shape, const MatchParams &para
 void launch_heads(Queue &queue, const HeadParams &params);
 void launch_seeds(Queue &queue, const SeedParams &params, int32_t references);
 void launch_read_out(Queue &queue, const ReadOutParams &params);
+// After launch_read_out, whose masks it changes.
+void launch_motion(Queue &queue, const MotionParams &params);
 void launch_values(Queue &queue, const ValuesParams &params);
 void launch_clear(Queue &queue, const int64_t *now, int32_t context, int32_t cells, int32_t capacity, float *ring_soft);
 void launch_release(Queue &queue, float *soft, int32_t cells, int32_t capacity, int32_t channel);

@@ -140,6 +140,33 @@ struct ClearKernel {
     }
 };
 
+struct StepKernel {
+    static constexpr int32_t kThreads = 128;
+    MotionParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        find_steps(t, params);
+    }
+};
+
+struct RowKernel {
+    static constexpr int32_t kThreads = 128;
+    MotionParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        sum_rows(t, params);
+    }
+};
+
+struct MotionKernel {
+    static constexpr int32_t kThreads = 128;
+    MotionParams params;
+    template <class Thread>
+    VOSRT_KERNEL void operator()(Thread &t) const {
+        weigh_motion(t, params);
+    }
+};
+
 struct ReleaseKernel {
     static constexpr int32_t kThreads = 256;
     float *soft;
@@ -346,6 +373,13 @@ void launch_seeds(Queue &queue, const SeedParams &params, int32_t references) {
 void launch_read_out(Queue &queue, const ReadOutParams &params) {
     launch(queue, ReadOutKernel{params}, ceil_divide(params.grid.cells(), kReadOutWarps), 1,
            kReadOutWarps * sizeof(ReadOutScratch));
+}
+
+void launch_motion(Queue &queue, const MotionParams &params) {
+    const int32_t blocks = ceil_divide(params.cells(), StepKernel::kThreads);
+    launch(queue, StepKernel{params}, blocks, 1, 0);
+    launch(queue, RowKernel{params}, blocks, motion::kAges * params.masks.count, 0);
+    launch(queue, MotionKernel{params}, blocks, 1, 0);
 }
 
 void launch_values(Queue &queue, const ValuesParams &params) {

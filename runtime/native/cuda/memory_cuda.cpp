@@ -57,6 +57,8 @@ CudaMemory::CudaMemory(const MemoryOptions &options)
     channels_ = buffer(256 * sizeof(int32_t), "the objects");
     ids_ = buffer(256, "the objects");
     biases_ = buffer(sizeof(Biases), "the objects");
+    if (options_.motion != 0.0f) steps_ = buffer(motion::kAges * static_cast<size_t>(cells()) * sizeof(motion::Step), "the motion");
+    step_rows_ = step_rows_for(capacity_);
     reserve_work(1);
 
     const int64_t before_first = -1;
@@ -90,7 +92,7 @@ int64_t CudaMemory::bytes() const {
     size_t total = guide_.bytes();
     for (const cuda::Buffer *each :
          {&half_widths_, &mean_, &centre_, &centred_, &now_, &ring_keys_, &ring_bias_, &ring_soft_, &ring_heads_, &axes_, &limits_, &search_, &embedding_, &lists_, &neighbours_, &jobs_,
-          &contexts_, &table_, &owner_, &channels_, &ids_, &biases_, &went_to_, &labels_, &confidence_})
+          &contexts_, &table_, &owner_, &channels_, &ids_, &biases_, &went_to_, &steps_, &step_rows_, &labels_, &confidence_})
         total += each->bytes();
     for (const ReferenceSlot &reference : references_)
         total += reference.keys.bytes() + reference.bias.bytes() + reference.soft.bytes() + reference.heads.bytes();
@@ -275,6 +277,16 @@ void CudaMemory::match_newest(cuda::Stopwatch *watch) {
                                    .ring_soft = ring_soft_.data<float>(),
                                    .owner = owner_.data<int32_t>(),
                                    .neighbours = neighbours_.data<cuda::Neighbour>()});
+    if (options_.motion != 0.0f && newest_masks().count > 1)
+        cuda::launch_motion(queue_, {.masks = newest_masks(),
+                                     .window = window,
+                                     .top_k = options_.top_k,
+                                     .strength = options_.motion,
+                                     .contexts = contexts_.data<cuda::Context>(),
+                                     .references = table_.data<cuda::ReferenceEntry>(),
+                                     .neighbours = neighbours_.data<cuda::Neighbour>(),
+                                     .steps = steps_.data<motion::Step>(),
+                                     .rows = step_rows_.data<motion::Sums<float>>()});
 }
 
 // Room for a frame and its picture.
@@ -525,6 +537,11 @@ void CudaMemory::upload_tables() {
     forget_recordings();
 }
 
+cuda::Buffer CudaMemory::step_rows_for(size_t capacity) const {
+    if (options_.motion == 0.0f) return {};
+    return buffer(motion::kAges * capacity * cells() * sizeof(motion::Sums<float>), "the motion");
+}
+
 void CudaMemory::grow_channels(size_t channels) {
     size_t capacity = capacity_;
     while (capacity < channels) capacity *= 2;
@@ -539,11 +556,13 @@ void CudaMemory::grow_channels(size_t channels) {
         queue_.copy_rows(out.data(), row, old.data(), old_row, old_row, rows);
         return out;
     };
+    cuda::Buffer step_rows = step_rows_for(capacity);
     cuda::Buffer ring = wider(ring_soft_);
     std::vector<cuda::Buffer> soft;
     for (const ReferenceSlot &reference : references_) soft.push_back(wider(reference.soft));
     queue_.wait();
     ring_soft_ = std::move(ring);
+    step_rows_ = std::move(step_rows);
     for (size_t r = 0; r < references_.size(); ++r) references_[r].soft = std::move(soft[r]);
     capacity_ = capacity;
     forget_recordings();

@@ -122,6 +122,7 @@ class CudaMemory final : public Memory {
     void match_newest(cuda::Stopwatch *watch);
     void reserve_ring(int64_t slots);
     void reserve_pixels(int32_t height, int32_t width);
+    cuda::Buffer step_rows_for(size_t capacity) const;
     void grow_channels(size_t channels);
     void upload_tables();
     void forget_recordings() { recorded_.clear(); }
@@ -152,8 +153,9 @@ class CudaMemory final : public Memory {
     cuda::Buffer axes_, limits_, search_;
     cuda::Buffer embedding_;  // of a frame that comes from the host
     cuda::Buffer lists_, neighbours_, jobs_, contexts_, table_, owner_, channels_, ids_;
-    cuda::Buffer biases_;   // f32 [256], by channel, see Memory::Biases
-    cuda::Buffer went_to_;  // i32 [references][cells]: see cuda::CalibrateParams
+    cuda::Buffer biases_;             // f32 [256], by channel, see Memory::Biases
+    cuda::Buffer steps_, step_rows_;  // see cuda::MotionParams; the latter has room for capacity_ masks
+    cuda::Buffer went_to_;            // i32 [references][cells]: see cuda::CalibrateParams
     cuda::Buffer labels_, confidence_;
     std::unique_ptr<std::byte, FreePinned> landed_;  // of both
     cuda::CudaGuide guide_;

@@ -154,6 +154,7 @@ typedef struct vosrt_memory_options {
     float object_bias;        /* 0: logarithm of the factor that objects have beside background in them, -10 to 10 */
     int32_t guided;           /* 0: labels follow the picture's edges within so many pixels of half its size, 0 to 32 */
     int32_t calibration;      /* 0: frames after which object_bias is set again for every object, by what its annotation shows; 0: never */
+    float motion;             /* 0: weight of the evidence that a cell moves as an object does and not as background, 0 to 10 */
 } vosrt_memory_options;
 
 /* Fill in the defaults, which the comments above begin with; height, width and channels become 0, which no memory takes. */

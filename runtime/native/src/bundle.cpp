@@ -39,7 +39,7 @@ vosrt_memory_options propagation_of(const Json &values) {
         if (const Json *value = values.find(key)) set(*value);
     };
     const std::pair<const char *, int32_t &> integers[] = {{"context", out.context}, {"top_k", out.top_k}, {"guided", out.guided}, {"calibration", out.calibration}};
-    const std::pair<const char *, float &> numbers[] = {{"radius", out.radius}, {"temperature", out.temperature}, {"centring", out.centring}, {"sharpness", out.sharpness}, {"object_bias", out.object_bias}};
+    const std::pair<const char *, float &> numbers[] = {{"radius", out.radius}, {"temperature", out.temperature}, {"centring", out.centring}, {"sharpness", out.sharpness}, {"object_bias", out.object_bias}, {"motion", out.motion}};
     const std::pair<const char *, int32_t &> flags[] = {{"pad_context", out.pad_context}, {"yield_background", out.yield_background}};
     for (const auto &[key, to] : integers) with(key, [&to = to](const Json &value) { to = static_cast<int32_t>(value.integer); });
     for (const auto &[key, to] : numbers) with(key, [&to = to](const Json &value) { to = static_cast<float>(value.real); });

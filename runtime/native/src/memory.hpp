@@ -27,6 +27,7 @@ struct MemoryOptions {
     float centring, sharpness, object_bias;
     int32_t guided;
     int32_t calibration;
+    float motion;
     Alignment alignment;
     vosrt_isa isa;  // resolved, never AUTO
     int32_t threads;

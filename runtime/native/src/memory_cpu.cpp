@@ -39,6 +39,12 @@ CpuMemory::CpuMemory(const MemoryOptions &options)
         looks_back_.resize(cells());
         went_to_.resize(cells());
     }
+    if (options_.motion != 0.0f) {
+        steps_.resize(static_cast<size_t>(motion::kAges) * cells());
+        background_steps_.resize(steps_.size());
+        object_steps_.resize(pool_.size(), std::vector<motion::Sums<float>>(cells()));
+        column_steps_.resize(pool_.size(), std::vector<motion::Sums<double>>(options_.width));
+    }
     if (options_.centring != 0.0f) centred_.resize(static_cast<size_t>(cells()) * options_.channels);
 
     patch_columns_ = (options_.width + kernel_.patch_width - 1) / kernel_.patch_width;
@@ -77,6 +83,7 @@ CpuMemory::Slot CpuMemory::make_slot(size_t capacity) const {
 int64_t CpuMemory::bytes() const {
     const auto of = [](const Slot &slot) { return slot.keys.bytes() + slot.soft.capacity() * sizeof(float); };
     size_t total = search_.bytes() + candidates_.capacity() * sizeof(Candidate) + window_.size() * sizeof(uint32_t) + looks_back_.size() + went_to_.size() * sizeof(Candidate) + centred_.size() * sizeof(float) + guide_.bytes();
+    total += steps_.size() * sizeof(motion::Step) + (background_steps_.size() + object_steps_.size() * cells()) * sizeof(motion::Sums<float>) + evidence_.capacity() * sizeof(float);
     for (const Slot &slot : slots_) total += of(slot);
     for (const ReferenceSlot &reference : references_) total += of(reference.slot);
     for (const AlignedBuffer &buffer : workspace_) total += buffer.bytes();
@@ -319,6 +326,100 @@ void CpuMemory::match_newest() {
                 propagate(cell, sums_[worker].data(), slot.soft.data() + cell * capacity_);
             }
     });
+    if (options_.motion != 0.0f && objects().order_channels().size() > 1) move_together();
+}
+
+// What moves as an object does is the object's, see motion.hpp.
+void CpuMemory::move_together() {
+    const std::vector<int32_t> &channels = objects().order_channels();
+    const int32_t runs = (cells() + kRunCells - 1) / kRunCells;
+    const auto for_each_cell = [&](const auto &body) {
+        pool_.run(runs, [&](int32_t job, int32_t) {
+            for (int32_t cell = job * kRunCells; cell < std::min((job + 1) * kRunCells, cells()); ++cell) body(cell);
+        });
+    };
+    for_each_cell([&](int32_t cell) { find_step(cell); });
+    pool_.run(motion::kAges, [&](int32_t age, int32_t worker) {
+        sum_steps(age, 0, worker, background_steps_.data() + static_cast<size_t>(age) * cells());
+    });
+    pool_.run(static_cast<int32_t>(channels.size()) - 1, [&](int32_t object, int32_t worker) {
+        std::vector<motion::Sums<float>> &mine = object_steps_[worker];
+        float *evidence = evidence_.data() + static_cast<size_t>(object) * cells();
+        std::fill_n(evidence, cells(), 0.0f);
+        for (int32_t age = 0; age < motion::kAges; ++age) {
+            sum_steps(age, channels[object + 1], worker, mine.data());
+            for (int32_t cell = 0; cell < cells(); ++cell) {
+                const motion::Step &step = steps_[static_cast<size_t>(age) * cells() + cell];
+                const motion::Sums<float> &rest = background_steps_[static_cast<size_t>(age) * cells() + cell];
+                const float nearer = motion::in_noise(std::sqrt(rest.squared_distance(step))) - motion::in_noise(std::sqrt(mine[cell].squared_distance(step)));
+                evidence[cell] += step.weight * rest.support() * mine[cell].support() * nearer;
+            }
+        }
+    });
+    for_each_cell([&](int32_t cell) { weigh_motion(cell, newest().soft.data() + cell * capacity_); });
+}
+
+// Where a cell was in each of the last frames, by the candidates of the first reference's context that lie within its window.
+void CpuMemory::find_step(int32_t cell) {
+    const Candidate *list = candidates_.data() + ((matched().size() - 1) * cells() + cell) * options_.top_k;
+    const Matched &context = matched().front();
+    const int64_t now = objects().newest();
+    const auto reach = static_cast<int32_t>(half_width_.size()) - 1;
+    motion::Step found[motion::kAges];
+    float total = 0.0f;
+    for (int32_t i = 0; i < options_.top_k && list[i].cell >= 0; ++i) {
+        const float weight = std::exp((list[i].similarity - list[0].similarity) / motion::kTemperature);
+        total += weight;
+        const int64_t age = list[i].position <= context.copies ? now - context.frame : options_.context + 1 - list[i].position;
+        const int32_t dy = list[i].cell / options_.width - cell / options_.width, dx = list[i].cell % options_.width - cell % options_.width;
+        if (age <= motion::kAges && std::abs(dy) <= reach && std::abs(dx) <= half_width_[std::abs(dy)])
+            found[age - 1].add(weight, static_cast<float>(dy), static_cast<float>(dx));
+    }
+    for (int32_t age = 0; age < motion::kAges; ++age) {
+        if (total > 0.0f) found[age].finish(total);
+        steps_[static_cast<size_t>(age) * cells() + cell] = found[age];
+    }
+}
+
+// Adds up the steps of a channel's cells over the window of every cell. Sums slide, in double, so that what was added goes again.
+void CpuMemory::sum_steps(int32_t age, int32_t channel, int32_t worker, motion::Sums<float> *out) {
+    const int32_t height = options_.height, width = options_.width;
+    const motion::Step *steps = steps_.data() + static_cast<size_t>(age) * cells();
+    const float *soft = newest().soft.data() + channel;
+    std::vector<motion::Sums<double>> &columns = column_steps_[worker];
+    std::fill(columns.begin(), columns.end(), motion::Sums<double>{});
+    const auto add_row = [&](int32_t y, float sign) {
+        if (y < 0 || y >= height) return;
+        for (int32_t x = 0; x < width; ++x) columns[x].add(steps[y * width + x], soft[static_cast<size_t>(y * width + x) * capacity_], sign);
+    };
+    for (int32_t y = 0; y < motion::kReach; ++y) add_row(y, 1.0f);
+    for (int32_t y = 0; y < height; ++y) {
+        add_row(y + motion::kReach, 1.0f);
+        add_row(y - motion::kReach - 1, -1.0f);
+        motion::Sums<double> sum;
+        for (int32_t x = 0; x < std::min(motion::kReach, width); ++x) sum.add(columns[x]);
+        for (int32_t x = 0; x < width; ++x) {
+            if (x + motion::kReach < width) sum.add(columns[x + motion::kReach]);
+            if (x > motion::kReach) sum.add(columns[x - motion::kReach - 1], -1.0f);
+            out[y * width + x] = {static_cast<float>(sum.weight), static_cast<float>(sum.dy), static_cast<float>(sum.dx)};
+        }
+    }
+}
+
+// A cell's masks times e^(motion * evidence), divided by their sum; relative to the largest one, so that none overflows.
+void CpuMemory::weigh_motion(int32_t cell, float *soft) const {
+    const std::vector<int32_t> &channels = objects().order_channels();
+    float weight = motion::kDoubt, largest = 0.0f, total = 0.0f;
+    for (int32_t age = 0; age < motion::kAges; ++age) weight += steps_[static_cast<size_t>(age) * cells() + cell].weight;
+    for (const int32_t channel : channels) largest = std::max(largest, soft[channel]);
+    if (largest == 0.0f) return;
+    for (size_t n = 0; n < channels.size(); ++n) {
+        float &value = soft[channels[n]];
+        value /= largest;
+        if (n > 0) value *= std::exp(options_.motion * evidence_[(n - 1) * cells() + cell] / weight);
+        total += value;
+    }
+    for (const int32_t channel : channels) soft[channel] /= total;
 }
 
 // Calls body(group, box of its cells, job, worker) for all patches of a frame, on all threads.
@@ -398,6 +499,7 @@ void CpuMemory::reserve_work(size_t references) {
 }
 
 void CpuMemory::reserve_objects(const ObjectTable &table) {
+    if (options_.motion != 0.0f) evidence_.resize(std::max(evidence_.size(), table.order_channels().size() * cells()));
     grow_channels(table.order_channels().size());
     references_.reserve(table.references().size() + 1);
     for (const ObjectTable::Reference &reference : table.references())

@@ -7,6 +7,7 @@
 #include "aligned.hpp"
 #include "guided.hpp"
 #include "memory.hpp"
+#include "motion.hpp"
 #include "search.hpp"
 #include "thread_pool.hpp"
 
@@ -67,6 +68,10 @@ class CpuMemory final : public Memory {
     void look_back(const std::byte *keys);
     void make_all_heads();
     void match_newest();
+    void move_together();
+    void find_step(int32_t cell);
+    void sum_steps(int32_t age, int32_t channel, int32_t worker, motion::Sums<float> *out);
+    void weigh_motion(int32_t cell, float *soft) const;
     template <class Body>
     void for_each_group(const Body &body);
     void propagate(int32_t cell, float *sums, float *soft) const;
@@ -90,9 +95,14 @@ class CpuMemory final : public Memory {
     std::vector<float> centred_;             // the newest embedding without it, [cells][channels]
     float mean_square_ = 0.0f;
     Biases biases_;
-    std::vector<uint8_t> looks_back_;  // cells of a reference that are held against the newest frame
-    std::vector<Candidate> went_to_;   // the most similar cell of the newest frame, of those
-    size_t capacity_ = 4;              // channels that soft masks have room for
+    std::vector<uint8_t> looks_back_;                              // cells of a reference that are held against the newest frame
+    std::vector<Candidate> went_to_;                               // the most similar cell of the newest frame, of those
+    std::vector<motion::Step> steps_;                              // [kAges][cells]
+    std::vector<motion::Sums<float>> background_steps_;            // likewise, over windows
+    std::vector<std::vector<motion::Sums<float>>> object_steps_;   // per worker, [cells]
+    std::vector<std::vector<motion::Sums<double>>> column_steps_;  // per worker, [width]
+    std::vector<float> evidence_;                                  // [objects][cells]
+    size_t capacity_ = 4;                                          // channels that soft masks have room for
 
     int32_t patch_columns_, patch_rows_;
     int32_t group_columns_ = 2, group_rows_ = 4;  // patches of one job

@@ -29,7 +29,8 @@ vosrt_memory_options default_memory_options() {
             .sharpness = 1.0f,
             .object_bias = 0.0f,
             .guided = 0,
-            .calibration = 0};
+            .calibration = 0,
+            .motion = 0.0f};
 }
 
 vosrt_model_options default_model_options() {
@@ -62,6 +63,7 @@ MemoryOptions resolve(const vosrt_memory_options &in) {
     out.object_bias = ranges::object_bias.check(in.object_bias);
     out.guided = ranges::guided.check(in.guided);
     out.calibration = ranges::calibration.check(in.calibration);
+    out.motion = ranges::motion.check(in.motion);
     out.pad_context = within(in.pad_context, 0, 1, "pad_context") == 1;
     out.yield_background = within(in.yield_background, 0, 1, "yield_background") == 1;
     out.alignment = within(in.align_corners, 0, 1, "align_corners") == 1 ? Alignment::corners : Alignment::half_pixel;

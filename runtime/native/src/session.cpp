@@ -15,8 +15,9 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "sessions are little-endian");
 
 constexpr char kMagic[8] = {'V', 'O', 'S', 'R', 'T', 'S', 'E', 'S'};
-// 1 does not say how the grid is aligned: its corners are; 1 and 2 alter no embeddings or masks; 1 to 3 calibrate nothing.
-constexpr uint32_t kVersion = 4;
+// 1 does not say how the grid is aligned: its corners are; 1 and 2 alter no embeddings or masks; 1 to 3 calibrate nothing;
+// 1 to 4 know nothing of motion.
+constexpr uint32_t kVersion = 5;
 constexpr size_t kHashAt = 24, kHeaderBytes = kHashAt + 32;
 constexpr int32_t kCircle = 0;  // the shape of the window
 constexpr bool kGlobalReference = true;
@@ -56,6 +57,7 @@ void write_all(SessionWriter &out, Memory &memory, const vosrt_session &session)
     for (const float value : {options.centring, options.sharpness, options.object_bias}) out.put(value);
     out.put(options.guided);
     out.put(options.calibration);
+    out.put(options.motion);
     memory.write(out);
     if (session.annotation != nullptr)
         out.bytes(session.annotation, static_cast<size_t>(session.frame_height) * session.frame_width);
@@ -132,6 +134,7 @@ SessionReader::SessionReader(std::span<const uint8_t> data) : data_(data) {
         options_.guided = get<int32_t>();
     }
     if (version >= 4) options_.calibration = get<int32_t>();
+    if (version >= 5) options_.motion = get<float>();
 }
 
 void SessionReader::check_network(const vosrt_load_options &wanted) const {

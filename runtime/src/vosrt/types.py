@@ -113,6 +113,10 @@ class PropagationOptions:
             ``2 * guided + 1`` of its pixels to a side. Where masks are refined, they are shown as they are, as with 0.
         calibration: frames after which every object's ``object_bias`` is set again, by what its annotation shows of the
             newest masks (`vosrt.core.reference.calibrate`), so that objects do not erode; 0 never does.
+        motion: strength of common fate: before masks are shown or remembered, an object takes the cells that moved as
+            it did over the last four frames and not as the background did, and loses the others
+            (`vosrt.core.reference.move_together`), so that surfaces which come into view are kept. 0 leaves masks as
+            they are read.
     """
 
     context: int = 20
@@ -126,6 +130,7 @@ class PropagationOptions:
     object_bias: float = 0.0
     guided: int = 0
     calibration: int = 0
+    motion: float = 0.0
 
     def __post_init__(self) -> None:
         for name, allowed in RANGES.items():

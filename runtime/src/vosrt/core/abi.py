@@ -23,7 +23,7 @@ STRUCTS: dict[str, list[tuple[str, Any]]] = {
         c_int32), ("context", c_int32), ("radius", c_float), ("top_k", c_int32), ("temperature", c_float),
         ("pad_context", c_int32), ("yield_background", c_int32), ("precision", c_int32), ("isa", c_int32), ("threads",
         c_int32), ("device", c_int32), ("align_corners", c_int32), ("centring", c_float), ("sharpness", c_float),
-        ("object_bias", c_float), ("guided", c_int32), ("calibration", c_int32)],
+        ("object_bias", c_float), ("guided", c_int32), ("calibration", c_int32), ("motion", c_float)],
     "vosrt_memory_info": [("struct_size", c_uint32), ("isa", c_int32), ("threads", c_int32), ("objects", c_int32),
         ("references", c_int32), ("align_corners", c_int32), ("frames", c_int64), ("bytes", c_int64), ("height",
         c_int32), ("width", c_int32), ("channels", c_int32), ("top_k", c_int32), ("head", c_int32), ("survivors",

@@ -252,6 +252,75 @@ def calibrate(truth: F32Array, key: F32Array, soft: F32Array, now: F32Array) -> 
     return np.where(left, np.float32(0), added)
 
 
+class Steps(NamedTuple):
+    """How cells moved over the last frames, by age: what lies where they were, in cells, and how sure that is."""
+
+    share: F32Array  # [4, h, w], of the weight of a cell's neighbours; 0 to 1
+    dy: F32Array  # [4, h, w]
+    dx: F32Array  # [4, h, w]
+
+
+def find_steps(neighbours: Neighbours, age: I32Array, grid: tuple[int, int], radius: float) -> Steps:
+    """The mean place of each cell's neighbours in each of the last four frames, relative to the cell.
+
+    The weights are a softmax over similarity / 0.02. Neighbours outside the window count for the shares alone.
+
+    Args:
+        neighbours: what `match` found.
+        age: i32 [h*w, k], how many frames before their query neighbours are.
+        grid: rows and columns.
+        radius: of the window, as in `match`.
+    """
+    height, width = grid
+    query = np.arange(height * width)[:, None]
+    dy, dx = neighbours.cell // width - query // width, neighbours.cell % width - query % width
+    found = neighbours.slot >= 0
+    weight = _weights(neighbours, 0.02)
+    inside = found & (dy**2 + dx**2 < float(np.float32(radius)) ** 2)
+    steps = []
+    for frames in range(1, 5):
+        of_age = np.where(inside & (age == frames), weight, 0)
+        share = of_age.sum(axis=1)
+        total = np.where(share > 0, share, 1)
+        steps.append((share, (of_age * dy).sum(axis=1) / total, (of_age * dx).sum(axis=1) / total))
+    planes = np.array(steps, dtype=np.float32).reshape(4, 3, height, width)
+    return Steps(*planes.transpose(1, 0, 2, 3))
+
+
+def move_together(soft: F32Array, steps: Steps, strength: float) -> F32Array:
+    """Common fate: objects take the cells that move as they do, and lose those that move as the background does.
+
+    For every age, the steps of an object's cells and of the background's are averaged over windows of 21 x 21 cells,
+    weighted by soft masks and shares. A cell's step is compared with both: how much nearer it is to the object's, in
+    units of 0.4 cells, each distance counted as 3 at most, is evidence. It counts less where a window has less than
+    four cells of a mask. Evidence of all ages is averaged by shares, no evidence being one of 0.05; an object's mask is
+    multiplied by e^(strength * evidence), and the masks of a cell are divided by their sum.
+
+    Args:
+        soft: f32 [h, w, M], background first.
+        steps: how the cells moved.
+        strength: what evidence is multiplied by.
+
+    Returns:
+        f32 [h, w, M] of sum 1; zeros where a cell has no mass.
+    """
+    evidence = np.zeros(soft.shape, dtype=np.float64)
+    for share, dy, dx in zip(*(plane.astype(np.float64) for plane in steps), strict=True):
+        shared = share[..., None] * soft
+        weight, rows, columns = (_box(shared * each[..., None], 10) for each in (np.ones_like(dy), dy, dx))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            distance = np.hypot(dy[..., None] - rows / weight, dx[..., None] - columns / weight) / 0.4
+        distance = np.where(distance < 3, distance, 3)
+        support = np.minimum(weight / 4, 1)
+        evidence += share[..., None] * (support[..., :1] * support * (distance[..., :1] - distance))
+    evidence /= (steps.share.sum(axis=0, dtype=np.float64) + 0.05)[..., None]
+    largest = soft.max(axis=-1, keepdims=True).astype(np.float64)
+    relative = soft / np.where(largest > 0, largest, 1)
+    moved = relative * np.exp(strength * evidence)
+    total = moved.sum(axis=-1, keepdims=True)
+    return (moved / np.where(total > 0, total, 1)).astype(np.float32)
+
+
 class Neighbours(NamedTuple):
     """Top-k of every query cell, most similar first; NaN and -1 where there are fewer candidates than k."""
 
@@ -665,10 +734,17 @@ class NumpyMemory:
             soft = read_out(neighbours, np.stack([other.labels(ids) for other in context]), self._options.temperature)
             slot.soft.update({object_id: soft[:, :, channel] for channel, object_id in enumerate(ids)})
             frames = np.array([*(other.frame for other in context), -1], dtype=np.int32)
+            if position == 0 and self._options.motion:
+                ages = slot.frame - frames[neighbours.slot]
+                steps = find_steps(neighbours, ages, self._shape[:2], self._options.radius)
             blocks.append((neighbours.similarity, frames[neighbours.slot], neighbours.cell))
         if self._options.yield_background:
             later = [slot.soft[object_id] for anchor in self._references[1:] for object_id in sorted(anchor.ids)]
             slot.soft[BACKGROUND] = slot.soft[BACKGROUND] * np.maximum(0, 1 - np.sum(later, axis=0, dtype=np.float32))
+        ids = [BACKGROUND, *self.object_ids]
+        if self._options.motion and len(ids) > 1:
+            soft = move_together(slot.labels(ids), steps, self._options.motion)
+            slot.soft = {object_id: soft[:, :, channel] for channel, object_id in enumerate(ids)}
         self._top_k = TopK(*(np.stack(arrays) for arrays in zip(*blocks, strict=True)))
 
     def _context_of(self, anchor: _Reference, frame: int) -> tuple[list[_Slot], list[bool]]:
