@@ -35,6 +35,8 @@ from vosrt.types import F32Array, U8Array
 from vosrt.video.boxes import cut_out
 
 CLICKS = 5
+EVERY = 10  # frames, of the row of more frames
+MORE = "every tenth frame"
 MIDDLE = 0.5  # of a sequence: its other frame that the search looks at
 GRABCUT_SIDE = 640  # pixels
 LOOSE = 20  # pixels by which a loose box is wider on each side
@@ -203,16 +205,33 @@ def _worth(scores: list[float]) -> float:
     return 0.3 * scores[0] + scores[2] + scores[4] - 0.5 * lost
 
 
-def scenes(root: Path, place: float = 0.0) -> list[Scene]:
-    """A frame of every sequence with its annotation; `place` is 0 for the first, below 1 for all others."""
+def scenes(root: Path, place: float = 0.0, every: int = 0) -> list[Scene]:
+    """Frames of every sequence in which the object is seen, with their annotations.
+
+    Args:
+        root: of the sequences.
+        place: of the one frame of each; 0 is the first, below 1 are all others.
+        every: from the first on, each so many frames, in place of one.
+    """
     found = []
     for sequence in open_dataset("davis16", root).sequences:
         stems = sorted(sequence.annotations)
-        stem = stems[int(place * len(stems))]
-        frame = next(path for path in sorted(sequence.frames.iterdir()) if path.stem == stem)
-        annotation = cv2.imread(str(sequence.annotations[stem]), cv2.IMREAD_GRAYSCALE)
-        found.append((sequence.name, np.asarray(cv2.imread(str(frame)), np.uint8), np.asarray(annotation) > 0))
+        frames = {path.stem: path for path in sequence.frames.iterdir()}
+        for stem in stems[::every] if every else [stems[int(place * len(stems))]]:
+            truth = np.asarray(cv2.imread(str(sequence.annotations[stem]), cv2.IMREAD_GRAYSCALE)) > 0
+            if truth.any():
+                found.append((sequence.name, np.asarray(cv2.imread(str(frames[stem])), np.uint8), truth))
     return found
+
+
+def more_frames(model: Model, root: Path) -> dict[str, Any]:
+    """The row of every tenth frame: eight first frames are few. Means over frames, then over sequences."""
+    scores: dict[str, list[list[float]]] = {}
+    for scene in scenes(root, every=EVERY):
+        scores.setdefault(scene[0], []).append(Clicked(model, scene).clicks({}))
+    means = np.mean([np.mean(each, axis=0) for each in scores.values()], axis=0)
+    frames = sum(len(each) for each in scores.values())
+    return {"sequence": MORE, "clicks": [round(float(each), 2) for each in means], "frames": frames}
 
 
 def main() -> None:
@@ -235,6 +254,8 @@ def main() -> None:
     for frame in frames:
         rows.append(measure(frame))
         print(rows[-1], flush=True)
+    rows.append(more_frames(model, options.root))
+    print(rows[-1], flush=True)
     if options.search:
         others = [Clicked(model, scene) for scene in scenes(options.root, MIDDLE)]
         rows.append(search([*frames, *others], options.search))
