@@ -58,7 +58,7 @@ Features detect() {
     const bool amx = (d & (1u << 22)) && (d & (1u << 24));  // AMX-BF16, AMX-TILE
     const bool vnni = found.avx512 && (c & (1u << 11));
     uint32_t a1 = 0, b1 = 0, c1 = 0, d1 = 0;
-    if (a >= 1 && __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1)) found.avx512bf16 = found.avx512 && (a1 & (1u << 5));
+    if (a >= 1 && __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1)) found.avx512bf16 = vnni && (a1 & (1u << 5));
     found.int8 = vnni || (found.avx2 && (a1 & (1u << 4)));
     found.amx = amx && tiles && found.avx512bf16 && request_amx_permission();
     return found;

@@ -313,6 +313,8 @@ void CpuMemory::match_newest() {
                          .top_k = options_.top_k,
                          .mean_square = mean_square_,
                          .heads_at = search_.heads_at(cells()),
+                         .bytes_at = search_.bytes_at(cells()),
+                         .scale = search_.scale(),
                          .result = candidates_.data()};
     MatchTask bounded = task;
     bounded.head = search_.head();

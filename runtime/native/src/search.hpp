@@ -25,11 +25,15 @@ class Search {
     Search(const MatchKernel &kernel, int32_t channels, int32_t threads);
 
     // Keys of a frame are followed by room for their heads.
-    size_t keys_bytes(int32_t cells) const { return heads_at(cells) + (most_ == 0 ? 0 : rows(cells) * kernel_.head_row_bytes(most_)); }
-    size_t heads_at(int32_t cells) const { return rows(cells) * kernel_.row_bytes(channels_); }
+    size_t keys_bytes(int32_t cells) const {
+        return most_ == 0 ? bytes_at(cells) : heads_at(cells) + rows(cells) * kernel_.head_row_bytes(most_);
+    }
+    size_t bytes_at(int32_t cells) const { return rows(cells) * kernel_.row_bytes(channels_); }
+    size_t heads_at(int32_t cells) const { return bytes_at(cells) + rows(cells) * kernel_.byte_row_bytes; }
 
     bool ready() const { return !axes_.empty(); }
     int32_t head() const { return head_; }
+    ByteScale scale() const { return scale_; }
     // Takes the axes of a frame's keys; the heads of all frames have to be made afterwards. Nothing if it has some, or never needs any.
     bool learn(const std::byte *keys, int32_t cells);
     // The heads of `count` cells from `from` on, in the keys that they belong to; `workspace` is the kernel's.
@@ -49,6 +53,7 @@ class Search {
    private:
     size_t rows(int32_t cells) const { return static_cast<size_t>(cells) + kernel_.padding_rows; }
     SearchCounts total() const;
+    ByteScale byte_scale(const std::vector<float> &samples);  // turns axes within their span
     struct Cost {
         double bounds, survivors;
         double total() const { return bounds + survivors; }
@@ -61,7 +66,8 @@ class Search {
     int32_t most_ = 0, head_ = 0;  // elements of a head; 0 = never bounded
     bool pays_ = true;
     int64_t frames_ = 0, changed_ = 0;
-    std::vector<float> axes_;           // [most_ - 1][axis_stride]
+    std::vector<float> axes_;  // [most_ - 1][axis_stride]
+    ByteScale scale_;
     std::vector<SearchCounts> counts_;  // per worker
 };
 

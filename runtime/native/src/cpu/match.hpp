@@ -49,6 +49,13 @@ struct SearchCounts {
     }
 };
 
+// How heads are rounded to 8-bit integers (match_bytes.hpp); a step of 0 = they are not.
+struct ByteScale {
+    float step = 0.0f;     // of a coordinate
+    float balance = 0.0f;  // of rounding errors with the length of heads
+    float most = 0.0f;     // what is left of a key is no more than that, but for those that are never screened
+};
+
 struct MatchTask {
     int32_t height, width;             // grid
     int32_t channels;                  // K
@@ -64,6 +71,8 @@ struct MatchTask {
     float mean_square;    // m.m
     int32_t head = 0;     // elements of a head (match_bound.hpp); 0 = every product is computed
     size_t heads_at = 0;  // bytes from the keys of a frame to its heads
+    size_t bytes_at = 0;  // and to its heads as 8-bit integers
+    ByteScale scale{};
     // [reference_count][height * width][top_k], best first; cell -1 = none. A bounded search reads what the previous frame left
     // in it as a guess at what to look at first; any content will do.
     Candidate *result;
@@ -78,6 +87,17 @@ struct PatchGroup {
     int32_t count() const { return columns * rows; }
 };
 
+// The heads of some keys, to be made.
+struct HeadTask {
+    const std::byte *keys;
+    int32_t cells, channels;
+    const float *axes;  // f32 [head - 1][axis_stride(channels)], orthonormal or zero
+    int32_t head;
+    std::byte *heads;
+    std::byte *bytes;  // as 8-bit integers, if scale.step is not 0
+    ByteScale scale;
+};
+
 // What one instruction-set path offers. Keys are rows of `row_bytes`, one per cell, in the path's own number format.
 struct MatchKernel {
     vosrt_isa isa;
@@ -90,17 +110,17 @@ struct MatchKernel {
     // they load of each slot, so a group should be compact.
     size_t (*workspace_bytes)(int32_t channels, int32_t top_k, int32_t references, int32_t patches);
     void (*match)(const MatchTask &task, const PatchGroup &group, std::byte *workspace, SearchCounts &counts);
-    // Heads of keys, for a bounded search: rows of `head_row_bytes`, whose `head` is a multiple of `head_multiple`.
+    // Heads of keys, for a bounded search: rows of `head_row_bytes`, whose `head` is a multiple of `head_multiple`; and of
+    // `byte_row_bytes`, 0 where the path does not screen with integers first.
     int32_t head_multiple;
+    size_t byte_row_bytes;
     // What products cost, for Search to weigh bounds by: a key's comparison with a patch takes as long as so many channels of its
     // product, and a survivor so many times as long as a key of the search that computes every product, as it lies anywhere.
     float compare_channels, survivor_cost;
     size_t (*head_row_bytes)(int32_t head);
     // The channels of a key as fp32, as they take part in products.
     void (*load)(const std::byte *key, int32_t channels, float *out);
-    // `axes` is f32 [head - 1][axis_stride(channels)], orthonormal or zero; `workspace` as for match.
-    void (*make_heads)(const std::byte *keys, int32_t cells, int32_t channels, const float *axes, int32_t head,
-                       std::byte *heads, std::byte *workspace);
+    void (*make_heads)(const HeadTask &task, std::byte *workspace);  // `workspace` as for match
 };
 
 // The kernel of a path, or nullptr where the build lacks it.

@@ -23,6 +23,7 @@
 #pragma once
 
 #include "../bound.hpp"
+#include "match_bytes.hpp"
 #include "match_kernel.hpp"
 
 namespace vosrt {
@@ -54,6 +55,9 @@ struct Heads {
         return (axis_stride(channels) + Fp32::kKeys) * Fp32::kLanes * sizeof(float) + Fp32::kLanes * kMost * sizeof(float);
     }
     static constexpr int32_t kMost = 128;  // elements of a head
+    // Whether bounds in 8-bit integers come first.
+    static constexpr bool kBytes = requires { &Ops::screen_bytes; };
+    static_assert(!kBytes || Ops::kFirst >= ByteHead::kAll - 1);
 
     static void load(const std::byte *key, int32_t channels, float *out) {
         const auto *in = reinterpret_cast<const Element *>(key);
@@ -61,32 +65,35 @@ struct Heads {
     }
 
     // Cells sit in the lanes, axes are broadcast against them as keys are in a match.
-    static void make(const std::byte *keys, int32_t cells, int32_t channels, const float *axes, int32_t head, std::byte *heads,
-                     std::byte *workspace) {
+    static void make(const HeadTask &task, std::byte *workspace) {
         constexpr int32_t kLanes = Fp32::kLanes;
-        const int32_t steps = axis_stride(channels);
+        const int32_t channels = task.channels, head = task.head, steps = axis_stride(channels);
         const size_t key_row = Matcher<Ops>::row_elements(channels), head_row = row_elements(head);
         auto *packed = reinterpret_cast<float *>(workspace);
         float *coordinates = packed + static_cast<size_t>(steps) * kLanes;  // [head][kLanes], in whole calls of scores
         std::memset(packed, 0, static_cast<size_t>(steps) * kLanes * sizeof(float));
-        for (int32_t from = 0; from < cells; from += kLanes) {
-            const int32_t count = smaller(kLanes, cells - from);
+        for (int32_t from = 0; from < task.cells; from += kLanes) {
+            const int32_t count = smaller(kLanes, task.cells - from);
             for (int32_t lane = 0; lane < count; ++lane) {
-                const Element *key = reinterpret_cast<const Element *>(keys) + (from + lane) * key_row;
+                const Element *key = reinterpret_cast<const Element *>(task.keys) + (from + lane) * key_row;
                 for (int32_t c = 0; c < channels; ++c) packed[c * kLanes + lane] = value_of(key[c]);
             }
             float squares[kLanes] = {};
             for (int32_t c = 0; c < channels; ++c)
                 for (int32_t lane = 0; lane < kLanes; ++lane) squares[lane] += packed[c * kLanes + lane] * packed[c * kLanes + lane];
             for (int32_t axis = 0; axis < head - 1; axis += Fp32::kKeys)
-                Fp32::scores(packed, axes + static_cast<size_t>(axis) * steps, steps, smaller(Fp32::kKeys, head - 1 - axis), steps,
+                Fp32::scores(packed, task.axes + static_cast<size_t>(axis) * steps, steps, smaller(Fp32::kKeys, head - 1 - axis), steps,
                              coordinates + axis * kLanes);
             for (int32_t lane = 0; lane < count; ++lane) {
                 const size_t cell = from + lane;
-                const Element *key = reinterpret_cast<const Element *>(keys) + cell * key_row;
+                const Element *key = reinterpret_cast<const Element *>(task.keys) + cell * key_row;
                 const float bias = Ops::kCentred ? bias_after(key + Matcher<Ops>::steps(channels) * Ops::kGroup) : 0.0f;
                 write(coordinates + lane, squares[lane], bias, bound::slack(channels), head,
-                      reinterpret_cast<Element *>(heads) + cell * head_row);
+                      reinterpret_cast<Element *>(task.heads) + cell * head_row);
+                if constexpr (kBytes)
+                    if (task.scale.step != 0.0f)
+                        ByteHead::write(coordinates + lane, kLanes, squares[lane], bias, bound::slack(channels), task.scale,
+                                        task.bytes + cell * sizeof(ByteHead));
             }
         }
     }
@@ -136,7 +143,7 @@ class BoundedMatcher : Matcher<Ops> {
     static size_t workspace_bytes(int32_t channels, int32_t top_k, int32_t references, int32_t patches) {
         const size_t match = Base::workspace_bytes(channels, top_k, references, patches) + 2 * kPackedBytes * patches +
                              patches * (references + 1) * kLimitBytes + round_up(Ops::kKeys * Base::row_bytes(channels), 64) +
-                             kSurvivors * sizeof(Survivor) + kSeedBytes + 2 * best_bytes(top_k);
+                             kSurvivors * sizeof(Survivor) + kSeedBytes + 2 * best_bytes(top_k) + patches * kQueryBytes;
         const size_t heads = Heads<Ops>::workspace_bytes(channels);
         return match > heads ? match : heads;
     }
@@ -148,6 +155,7 @@ class BoundedMatcher : Matcher<Ops> {
         for (int32_t i = 0; i < group.count(); ++i) {
             matcher.place(i, group.left + i % group.columns, group.top + i / group.columns);
             matcher.place_head(i);
+            if (matcher.has_bytes()) matcher.place_bytes(i);
             matcher.seed(i);
         }
         matcher.visit_recent();
@@ -158,13 +166,11 @@ class BoundedMatcher : Matcher<Ops> {
     }
 
    private:
-    struct Survivor {
-        int32_t cell;
-        uint32_t lanes;
-    };
+    using Queries = ByteQueries<Ops::kLanes>;
+    static constexpr size_t kQueryBytes = Heads<Ops>::kBytes ? sizeof(Queries) : 0;
     static constexpr size_t kPackedBytes = Heads<Ops>::kMost * Ops::kLanes * sizeof(Element);
     static constexpr size_t kLimitBytes = round_up(Ops::kLanes * sizeof(float), 64);
-    static constexpr int32_t kSurvivors = 256, kAhead = 3;
+    static constexpr int32_t kSurvivors = 256, kAhead = 3, kByteKeys = 64;
     static constexpr uint32_t kSeedShift = 21, kSeedTable = 1u << (32 - kSeedShift);
     static constexpr int32_t kMostSeeds = kSeedTable / 2;
     static constexpr size_t kSeedBytes = kSeedTable * sizeof(int64_t) + 2 * kMostSeeds * sizeof(int64_t);
@@ -175,11 +181,13 @@ class BoundedMatcher : Matcher<Ops> {
         : Base(task, patches, workspace),
           head_steps_(task.head / Ops::kGroup),
           head_row_(static_cast<ptrdiff_t>(Heads<Ops>::row_elements(task.head))),
-          slack_(bound::slack(task.channels)) {
+          slack_(bound::slack(task.channels)),
+          pair_lanes_(smaller(Ops::kPairLanes, task.channels / 32)) {
         workspace += Base::workspace_bytes(task.channels, task.top_k, task.reference_count, patches);
         packed_heads_ = workspace;
         floors_ = packed_heads_ + patches * 2 * kPackedBytes;
-        gathered_ = floors_ + patches * (task.reference_count + 1) * kLimitBytes;
+        byte_queries_ = floors_ + patches * (task.reference_count + 1) * kLimitBytes;
+        gathered_ = byte_queries_ + patches * kQueryBytes;
         survivors_ = reinterpret_cast<Survivor *>(gathered_ + round_up(Ops::kKeys * Base::row_bytes(task.channels), 64));
         seed_table_ = reinterpret_cast<int64_t *>(survivors_ + kSurvivors);
         seeds_ = seed_table_ + kSeedTable;
@@ -192,6 +200,14 @@ class BoundedMatcher : Matcher<Ops> {
     // The heads of a patch's queries: the first elements, and all of them but for the first n, in whose place there is a zero.
     Element *packed_head(int32_t i, bool whole) {
         return reinterpret_cast<Element *>(packed_heads_ + (2 * i + whole) * kPackedBytes);
+    }
+    bool has_bytes() const { return Heads<Ops>::kBytes && task_.scale.step != 0.0f; }
+    const std::byte *bytes_of(const std::byte *keys, int32_t cell) const {
+        return keys + task_.bytes_at + static_cast<ptrdiff_t>(cell) * static_cast<ptrdiff_t>(sizeof(ByteHead));
+    }
+    Queries &byte_queries(int32_t i) { return *reinterpret_cast<Queries *>(byte_queries_ + i * kQueryBytes); }
+    void place_bytes(int32_t i) {
+        for (int32_t lane = 0; lane < Ops::kLanes; ++lane) byte_queries(i).place(lane, bytes_of(task_.query, cell_of(patch(i), lane)));
     }
     // What reference r's list of a patch ends above at least; the one after the last is for lists of recent frames.
     float *floor(int32_t i, int32_t r) {
@@ -341,7 +357,11 @@ class BoundedMatcher : Matcher<Ops> {
                     const bool near = reference.copies > 0 && (near_lanes(patch(i), cell) >> lane) & 1u;
                     list.insert_copies(lane, {similarity, 0, cell}, near ? reference.copies : 0);
                 };
-                screen(from, smaller(cells, from + kBlock), [](int32_t) { return ~0u; }, insert);
+                const int32_t to = smaller(cells, from + kBlock);
+                if (has_bytes())
+                    screen_bytes(from, to, false, nullptr, insert);
+                else
+                    screen(from, to, [](int32_t) { return ~0u; }, insert);
                 finish(insert);
             }
     }
@@ -354,7 +374,10 @@ class BoundedMatcher : Matcher<Ops> {
         };
         Base::for_window_rows(p, [&](int32_t y, int32_t left, int32_t right) {
             const int32_t row = y * task_.width;
-            screen(row + left, row + right, [&](int32_t cell) { return window(y - p.y, cell - row - p.x); }, insert);
+            if (has_bytes())
+                screen_bytes(row + left, row + right, true, this->window_row(y - p.y, left - p.x), insert);
+            else
+                screen(row + left, row + right, [&](int32_t cell) { return window(y - p.y, cell - row - p.x); }, insert);
         });
         finish(insert);
     }
@@ -370,6 +393,28 @@ class BoundedMatcher : Matcher<Ops> {
         const float *thresholds = lists(i, list).thresholds;
         for (int32_t lane = 0; lane < Ops::kLanes; ++lane)
             limits_[lane] = thresholds[lane] > floor[lane] ? thresholds[lane] : floor[lane];
+        byte_limits_of_ = -1;
+    }
+
+    // As screen, by the bounds in 8-bit integers: of short heads where few keys survive those, else of all. `attend` has the lanes that
+    // attend to each key, if not all do.
+    template <class Insert>
+    void screen_bytes(int32_t begin, int32_t end, bool whole, const uint32_t *attend, const Insert &insert) {
+        if constexpr (Heads<Ops>::kBytes) {
+            counts_.screened += end - begin;
+            const Queries &queries = byte_queries(patch_index_);
+            for (int32_t cell = begin; cell < end; cell += kByteKeys) {
+                if (survivor_count_ > kSurvivors - kByteKeys) finish(insert);
+                if (byte_limits_of_ != whole) queries.set_limits(whole, limits_, task_.scale, byte_limits_);
+                byte_limits_of_ = whole;
+                const int32_t count = smaller(kByteKeys, end - cell);
+                const int32_t before = survivor_count_;
+                survivor_count_ += Ops::screen_bytes(queries.packed[whole], whole, bytes_of(keys_, cell), count, cell, byte_limits_,
+                                                     patch_->lanes, attend == nullptr ? nullptr : attend + (cell - begin),
+                                                     survivors_ + survivor_count_);
+                for (int32_t n = before; n < survivor_count_; ++n) fetch_head(survivors_[n].cell);
+            }
+        }
     }
 
     template <class Allowed, class Insert>
@@ -392,7 +437,8 @@ class BoundedMatcher : Matcher<Ops> {
     // Multiply survivors in full, except those that a longer head or an approximate product rules out.
     template <class Insert>
     void finish(const Insert &insert) {
-        if (task_.head > Ops::kFirst) screen_survivors();
+        if (has_bytes() || task_.head > Ops::kFirst) screen_survivors();
+        byte_limits_of_ = -1;  // limits rise
         Survivor chosen[Ops::kKeys];
         int32_t count = 0;
         for (int32_t n = 0; n < smaller(kAhead, survivor_count_); ++n) fetch(n);
@@ -400,7 +446,7 @@ class BoundedMatcher : Matcher<Ops> {
             if (n + kAhead < survivor_count_) fetch(n + kAhead);
             Survivor survivor = survivors_[n];
             if constexpr (Ops::kPairLanes > 0)
-                if (__builtin_popcount(survivor.lanes) <= Ops::kPairLanes) survivor.lanes = still_possible(survivor);
+                if (__builtin_popcount(survivor.lanes) <= pair_lanes_) survivor.lanes = still_possible(survivor);
             if (survivor.lanes == 0) continue;
             gather(count, keys_, survivor.cell);
             chosen[count++] = survivor;
@@ -413,6 +459,11 @@ class BoundedMatcher : Matcher<Ops> {
     }
 
     // Survivors lie too far apart for hardware to foresee.
+    void fetch_head(int32_t cell) const {
+        const auto *row = reinterpret_cast<const char *>(head_of(keys_, cell));
+        __builtin_prefetch(row);
+        __builtin_prefetch(row + head_row_ * sizeof(Element) - 1);
+    }
     void fetch(int32_t n) const {
         const auto *row = reinterpret_cast<const char *>(key(keys_, survivors_[n].cell));
         for (size_t at = 0; at < row_ * sizeof(Element); at += 64) __builtin_prefetch(row + at);
@@ -421,7 +472,7 @@ class BoundedMatcher : Matcher<Ops> {
     // The bound of whole heads.
     void screen_survivors() {
         counts_.whole += survivor_count_;
-        const Element *whole = packed_head(patch_index_, true);
+        const Element *whole = packed_head(patch_index_, task_.head > Ops::kFirst);
         auto *rows = reinterpret_cast<Element *>(gathered_);
         int32_t kept = 0;
         Base::for_blocks(0, survivor_count_, [&](int32_t from, int32_t count) {
@@ -483,7 +534,11 @@ class BoundedMatcher : Matcher<Ops> {
 
     void gather(int32_t at, const std::byte *keys, int32_t cell) {
         const size_t row = row_ * sizeof(Element);
-        std::memcpy(gathered_ + at * row, key(keys, cell), row);
+        const auto *from = reinterpret_cast<const std::byte *>(key(keys, cell));
+        std::byte *to = gathered_ + at * row;
+        size_t done = 0;
+        for (; done + 64 <= row; done += 64) std::memcpy(to + done, from + done, 64);
+        std::memcpy(to + done, from + done, row - done);
     }
     void multiply_gathered(const Patch<Ops> &p, int32_t count) {
         Ops::scores(p.packed, reinterpret_cast<const Element *>(gathered_), row_, count, steps_, scores_);
@@ -493,7 +548,8 @@ class BoundedMatcher : Matcher<Ops> {
     int32_t head_steps_;
     ptrdiff_t head_row_;
     float slack_;
-    std::byte *packed_heads_, *floors_, *gathered_;
+    int32_t pair_lanes_;  // a pair takes so long besides its product that few channels have no use for it
+    std::byte *packed_heads_, *floors_, *byte_queries_, *gathered_;
     Survivor *survivors_;
     int64_t *seed_table_, *seeds_;  // seeds of recent frames, then of a reference
     float *best_;
@@ -503,6 +559,9 @@ class BoundedMatcher : Matcher<Ops> {
     const std::byte *keys_ = nullptr;
     int32_t patch_index_ = 0, list_index_ = 0, survivor_count_ = 0;
     alignas(64) float limits_[Ops::kLanes];
+    // The same for the sums of short heads, of all or, if this is -1, of neither.
+    int32_t byte_limits_of_ = -1;
+    alignas(64) int32_t byte_limits_[Ops::kLanes];
 };
 
 template <class Ops>
@@ -517,6 +576,7 @@ constexpr MatchKernel make_kernel(vosrt_isa isa) {
             BoundedMatcher<Ops>::workspace_bytes,
             BoundedMatcher<Ops>::match,
             Ops::kFirst,
+            Heads<Ops>::kBytes ? sizeof(ByteHead) : 0,
             Ops::kCompareChannels,
             Ops::kSurvivorCost,
             Heads<Ops>::row_bytes,

@@ -19,6 +19,9 @@
 //   screen(query, keys, stride, count, steps, limits, hits)
 //                           hits[key] = bit per lane: not (score < limits[lane]), which is true for NaN
 //   kFirst                  elements of a head that are looked at first (match_bound.hpp), a multiple of what scores steps by
+//   screen_bytes(queries, whole, keys, count, cell, limits, lanes, window, survivors)
+//                           heads in 8-bit integers (match_bytes.hpp) of `count` <= 64 keys, short or whole: writes those whose bound
+//                           reaches some query's limit, of those in `lanes` and window[key], and returns how many; optional
 //   dot(a, b, channels)     product of two keys without their biases, in any order of sums; optional
 //   kCompareChannels, kSurvivorCost
 //                           as MatchKernel has them
@@ -245,8 +248,13 @@ class Matcher {
 
     // Lanes whose window holds the cell in row `dy`, column `dx` relative to the patch.
     uint32_t window(int32_t dy, int32_t dx) const {
+        return *window_row(dy, dx);
+    }
+
+    // The same for the cells from there on.
+    const uint32_t *window_row(int32_t dy, int32_t dx) const {
         const int32_t reach = task_.reach;
-        return task_.window[static_cast<ptrdiff_t>(dy + reach) * (Ops::kWidth + 2 * reach) + dx + reach];
+        return task_.window + static_cast<ptrdiff_t>(dy + reach) * (Ops::kWidth + 2 * reach) + dx + reach;
     }
 
     // Calls body(y, left, right) for every row of cells [left, right) that some query of the patch may attend to.
