@@ -130,6 +130,19 @@ def test_a_student_learns_and_resumes(request_of: Callable[..., TrainRequest], c
     assert run_training(again) == 0, "all steps are done"
 
 
+@pytest.mark.parametrize("width", [8, 32])
+def test_a_student_starts_as_its_teacher_does_if_it_can(
+    request_of: Callable[..., TrainRequest], checkpoint: Path, width: int
+) -> None:
+    """With fewer channels, its weights are the teacher's, narrowed, and are kept beside those it learns."""
+    request = request_of(f"encoder.width={width}", "schedule.steps=1", "schedule.warmup=0", "optimiser.learning_rate=0")
+    assert run_training(request) == 0
+    made = load_checkpoint(request.run / "last.safetensors").encoder.eval()
+    fresh = build_encoder(made.config, seed=0)
+    same = torch.equal(made.state_dict()["backbone.conv1.weight"], fresh.state_dict()["backbone.conv1.weight"])
+    assert same == (width == 32)
+
+
 def test_mistakes_are_refused_before_any_work(request_of: Callable[..., TrainRequest], tmp_path: Path) -> None:
     """One line each, and no folder of a run."""
     for source, error, says in (

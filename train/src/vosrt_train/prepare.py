@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,7 +19,7 @@ from vosrt.errors import OptionError
 from vosrt_train.backbones import DEFAULT_KIND, kind_of
 from vosrt_train.branches import compute_losses
 from vosrt_train.bundle_weights import is_bundle, load_trainable, part_of
-from vosrt_train.checkpoint import Checkpoint, Training, load_checkpoint
+from vosrt_train.checkpoint import Checkpoint, CheckpointError, Training, load_checkpoint
 from vosrt_train.config import ComputeConfig, EncoderConfig, TrainConfig
 from vosrt_train.data.cache import BuildProgress, Cache, CachePlan, build_cache, open_cache
 from vosrt_train.data.clips import ClipBatch, ClipSampler
@@ -33,12 +34,14 @@ from vosrt_train.masks.networks import MaskEmbedding, build_mask_embedding
 from vosrt_train.masks.segmentation import ClipMasks, SegmentationNetwork
 from vosrt_train.model import Encoder, build_encoder
 from vosrt_train.monitor import note_at_times, quiet_note
+from vosrt_train.narrow import narrow
 from vosrt_train.network import TrainedNetwork, uses_bf16
 from vosrt_train.optimiser import build_optimiser
 from vosrt_train.run_folder import weights_of
 
 _LISTED = 5
 _MEASURED_STEPS = 2
+_NARROWED_ON = 64  # frames
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,31 @@ def with_encoder_of(config: TrainConfig, source: str) -> TrainConfig:
 def starting_training(source: str, config: TrainConfig) -> Training:
     """Return the history of the weights to start from, under the licence of the run."""
     return replace(_load_start(source).training, licence=config.licence)
+
+
+def narrow_teacher(config: TrainConfig, encoder: Encoder, cache: Cache) -> Training | None:
+    """Give a student the weights of its teacher, with fewer channels (`vosrt_train.narrow`).
+
+    Args:
+        config: settings of the run, with a teacher.
+        encoder: the student; changed in place.
+        cache: the videos, of which some frames are used.
+
+    Returns:
+        The history of the weights. None for a teacher that is narrower than the student, of another kind, or for
+        running only: the student keeps the weights that it has.
+    """
+    try:
+        given = _load_start(config.teacher)
+    except CheckpointError:
+        return None
+    if not isinstance(given.encoder, Encoder) or given.encoder.config.width < encoder.config.width:
+        return None
+    sampler = ClipSampler(config.clips, cache)
+    frames = [sampler.clip(0, index).frames[0] for index in sampler.order(0)[:_NARROWED_ON]]
+    narrow(given.encoder, encoder, torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2))
+    summary = f"{config.teacher} with a width of {encoder.config.width}, fitted by least squares"
+    return replace(given.training, summary=summary, licence=config.licence)
 
 
 def count_clips(config: ClipConfig, cache: Cache) -> int:

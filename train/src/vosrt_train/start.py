@@ -29,6 +29,7 @@ from vosrt_train.prepare import (
     default_cache,
     describe_plan,
     measure_step,
+    narrow_teacher,
     prepare_cache,
     starting_encoder,
     starting_licence,
@@ -94,6 +95,9 @@ def run_training(request: TrainRequest) -> int:
         if world.is_first and not request.resume:
             _list_skipped(cache, request.run)
             _write(request.run, CONFIG_NAME, to_toml(config))
+        if config.teacher and request.init is None and not request.resume:
+            with status("fitting the student to its teacher", visible=not quiet):
+                origin = narrow_teacher(config, encoder, cache)
         limit_s = None if request.minutes is None else 60 * request.minutes
         task = Task(config, cache, request.run, request.resume, sequences, request.quiet, limit_s, origin, inference)
         progress = train(task, encoder, world, masks)
