@@ -31,7 +31,8 @@ def network(width: int, seed: int) -> Encoder:
 
 def res3(encoder: Encoder, seen: Tensor) -> Tensor:
     with torch.no_grad():
-        return encoder.eval()(normalise(seen)).res3
+        found: Tensor = encoder.eval()(normalise(seen)).res3
+    return found
 
 
 def unexplained(wide: Encoder, encoder: Encoder, seen: Tensor) -> float:

@@ -119,7 +119,9 @@ def _fit(conv: nn.Conv2d, norm: nn.BatchNorm2d, inputs: Tensor, wanted: Tensor) 
     squares = torch.zeros(unknowns, unknowns, dtype=torch.float64, device=inputs.device)
     products = torch.zeros(unknowns, wanted.shape[1], dtype=torch.float64, device=inputs.device)
     for seen, shown in zip(inputs, wanted.flatten(2), strict=True):
-        patches = F.unfold(seen[None], conv.kernel_size, padding=conv.padding, stride=conv.stride)[0]
+        patches = F.unfold(
+            seen[None], conv.kernel_size, padding=cast(tuple[int, int], conv.padding), stride=conv.stride
+        )[0]
         cells = torch.randperm(patches.shape[1], generator=random)[: -(-_CELLS // len(inputs))].to(inputs.device)
         rows = F.pad(patches[:, cells], (0, 0, 0, 1), value=1.0).double()  # the last unknown is the bias
         squares += rows @ rows.T
