@@ -31,7 +31,7 @@ INFERENCE = {
     "refined": PUBLISHED,
 }
 EXPECTED = {"default": ("res3", 256), "fast": ("res3", 64), "fine": ("res3", 256), "refined": ("res3", 256)}
-LARGEST = {"default": 9_000_000, "fast": 60_000, "fine": 10_000, "refined": 2_500_000}
+LARGEST = {"default": 9_000_000, "fast": 2_300_000, "fine": 10_000, "refined": 2_500_000}
 
 
 def test_no_other_bundle_is_packaged() -> None:
@@ -85,20 +85,18 @@ def test_the_default_weights_can_be_trained_further() -> None:
     assert file_sha256(bundle.path / "training.safetensors") == bundle.manifest.provenance["trainable"]["sha256"]
 
 
-def test_the_fast_bundle_is_the_default_one_in_fewer_channels() -> None:
-    """It adds a projection to that bundle's files; the inner products that matching compares stay close."""
+def test_the_fast_bundle_matches_as_the_default_one_does() -> None:
+    """A quarter of the weights; the inner products that matching compares stay close."""
     default, fast = load_bundle("default"), load_bundle("fast")
-    note = fast.manifest.provenance["compressed"]
-    assert note["from_sha256"] == default.manifest.graphs["encoder"].sha256
+    assert fast.manifest.provenance["encoder"]["width"] == 32
     for role in ("encoder", "encoder_int8"):
-        assert fast.graph_path(role).samefile(default.graph_path(role))
-        assert [*fast.graph(role).outputs] == ["embedding_64"], "the wide embedding is inside"
+        assert fast.graph_path(role).stat().st_size < 0.3 * default.graph_path(role).stat().st_size
     frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     frame = np.asarray(cv2.GaussianBlur(frame, (0, 0), 4), np.uint8)
     names = ("default", "fast")
     wide, narrow = (Model.load(name, engine="cpu", precision="fp32").encode(frame, 48).array for name in names)
     wide, narrow = wide.reshape(-1, 256), narrow.reshape(-1, 64)
-    assert np.corrcoef((wide @ wide.T).ravel(), (narrow @ narrow.T).ravel())[0, 1] > 0.98
+    assert np.corrcoef((wide @ wide.T).ravel(), (narrow @ narrow.T).ravel())[0, 1] > 0.9
 
 
 def test_the_refined_bundle_is_the_default_one_with_mask_networks() -> None:
