@@ -125,6 +125,7 @@ def test_a_student_learns_and_resumes(request_of: Callable[..., TrainRequest], c
     assert (config.encoder.width, config.encoder.layer4) == (8, False)
     made = load_checkpoint(request.run / "last.safetensors")
     assert (made.training.licence, made.encoder.config.channels) == ("MIT", {"res3": 32})
+    assert made.training.summary.startswith("the correspondence of teacher.safetensors learnt without labels: 40 steps")
     assert made.inference == INFERENCE, "a student matches as its teacher does"
     again = dataclasses.replace(request, distil=None, resume=True, changes=())
     assert run_training(again) == 0, "all steps are done"

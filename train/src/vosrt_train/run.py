@@ -88,6 +88,8 @@ class Run:
         """Write a checkpoint of this step into the folder of the run."""
         config = self.task.config
         learnt = "correspondence" if networks.masks is None else "correspondence and mask embedding"
+        if config.teacher:
+            learnt = f"the correspondence of {Path(config.teacher).name}"
         summary = (
             f"{learnt} learnt without labels: {self.progress.step} steps of {config.clips.batch} clips of "
             f"{config.clips.frames} frames at {config.clips.crop} pixels, {len(self.task.cache.videos)} videos"
