@@ -137,6 +137,14 @@ def test_streams_that_cannot_be_written(streams: str, code: int, err: str, tmp_p
     assert len(result.stderr.splitlines()) <= 2
 
 
+def test_what_a_library_leaves_in_a_full_stream_is_no_error() -> None:
+    """Python would exit with 120 where the rest of a buffer cannot be written."""
+    result = run_body(
+        "import sys; sys.stderr.write('no end of line')", 'PYTHONUNBUFFERED= "$PYTHON" -c "$PROGRAM" 2> /dev/full'
+    )
+    assert result.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("body", "code", "err"),
     [

@@ -70,7 +70,7 @@ def say_json(document: Any) -> None:
 def note(text: str) -> None:
     """Print lines on standard error: what happens, beside the results."""
     if sys.stderr is not None:
-        with suppress(OSError, ValueError):  # stderr is closed as well
+        with _giving_up(sys.stderr):
             print(printable(text), file=sys.stderr, flush=True)
 
 
@@ -208,6 +208,9 @@ def prepare() -> None:
 def finish(code: int) -> int:
     """Return the exit code of a command, 1 instead of 0 where standard output could not be written."""
     _write("")
+    if sys.stderr is not None:
+        with _giving_up(sys.stderr):
+            sys.stderr.flush()  # of what a library or a progress bar printed
     if _failures:
         complain(f"standard output cannot be written ({_failures[0].strerror}); the files of results are not affected")
         return code or 1
@@ -224,11 +227,24 @@ def _write(text: str) -> None:
     except OSError as error:
         if not isinstance(error, BrokenPipeError):
             _failures.append(error)
-        # The rest of the buffer must not fail a second time when Python ends.
-        with suppress(OSError, ValueError):
-            handle = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(handle, stream.fileno())
-            os.close(handle)
+        _give_up(stream)
+
+
+@contextmanager
+def _giving_up(stream: TextIO) -> Iterator[None]:
+    """Go on without a stream that is full or closed."""
+    try:
+        yield
+    except (OSError, ValueError):
+        _give_up(stream)
+
+
+def _give_up(stream: TextIO) -> None:
+    """Have the rest of a stream's buffer go nowhere: it must not fail again when Python ends (exit code 120)."""
+    with suppress(OSError, ValueError):
+        handle = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(handle, stream.fileno())
+        os.close(handle)
 
 
 def _console(*, stderr: bool = False) -> Console:
