@@ -15,7 +15,7 @@ SHOWN = {
     ("second", 480): "second",
     ("fast", 480): "fast",
     ("default", 480): "default at 480",
-    ("default, never calibrated", 576): "default, never calibrated",
+    ("default, without motion", 576): "default, without motion",
     ("default", 576): "default",
     ("fine", 720): "fine",
 }
