@@ -117,6 +117,11 @@ def measure(
         yield {**about, "sequence": sequence.name, **{name: getattr(options, name) for name in SETTING}, **figures}
 
 
+def without_loops(model: Model) -> PropagationOptions:
+    """The bundle's options without those that need more than a frame's own neighbours."""
+    return replace(model.manifest.inference, calibration=0, motion=0.0)
+
+
 def settings_of(options: argparse.Namespace, published: PropagationOptions) -> list[PropagationOptions]:
     """Every combination, that of the first values first."""
     values = itertools.product(*(getattr(options, name) for name in SETTING))
@@ -149,7 +154,7 @@ def run(root: Path, name: str, bundle: str, options: argparse.Namespace) -> None
     model = Model.load(bundle, engine=options.engine, threads=options.threads)
     encoder = load_bundle(bundle).manifest.graphs["encoder"].sha256
     about = {"model": name, "encoder": encoder, "size": options.size}
-    settings = settings_of(options, model.manifest.inference)
+    settings = settings_of(options, without_loops(model))
     rows = kept_rows(about)
     done = {key_of(row) for row in rows}
     for sequence in find_sequences(root, options.sequences):
@@ -173,7 +178,7 @@ def toy() -> None:
     """Check that this script and a stream with the same options give the same labels."""
     model = Model.load("default")
     settings = [
-        replace(model.manifest.inference, **dict(zip(SETTING, each, strict=True)))
+        replace(without_loops(model), **dict(zip(SETTING, each, strict=True)))
         for each in ((10, 1.0, 0.0, 0.0, 0), (20, 1.5, 0.1, 0.8, 4), (5, 3.0, 0.0, 0.8, 0))
     ]
     with tempfile.TemporaryDirectory() as folder:
