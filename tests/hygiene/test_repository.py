@@ -20,6 +20,7 @@ LARGE = 1_000_000
 LARGE_FILES = {
     "runtime/src/vosrt/bundles/default/encoder.onnx": "weights of the bundled network, fp16",
     "runtime/src/vosrt/bundles/default/encoder_int8.onnx": "the same in int8, faster where processors have VNNI",
+    "runtime/src/vosrt/bundles/fast/encoder.onnx": "weights of the fast network, fp16",
     "runtime/src/vosrt/bundles/refined/mask_encoder.onnx": "weights of the mask encoder, fp16",
 }
 
