@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
-from vosrt.bundle import Feature
+from vosrt.bundle import Feature, load_bundle
+from vosrt.cli.demo import CLIP
+from vosrt_export.quantise import Quantisation, QuantiseOptions, calibration_frames, write_with_int8
 from vosrt_export.write_bundle import ExportOptions, export_bundle
 from vosrt_train.checkpoint import Checkpoint, Training, save_checkpoint
 from vosrt_train.config import EncoderConfig
@@ -21,3 +24,19 @@ def export_untrained(feature: Feature, folder: Path) -> Path:
     save_checkpoint(Checkpoint(encoder, training), checkpoint)
     export_bundle(checkpoint, bundle, ExportOptions(feature=feature))
     return bundle
+
+
+def export_paper(folder: Path) -> Path:
+    """The network of the paper with an int8 encoder beside its own, calibrated on the demo's clip.
+
+    J&F cannot be the gate of a network that has learnt nothing: its embeddings are compared, and their smallest cosine is printed.
+    """
+    bundle, options = load_bundle(str(export_untrained("res4", folder))), QuantiseOptions(frames=8)
+    frames = calibration_frames([str(CLIP)], options.frames, None, bundle.manifest)
+    work = Quantisation(bundle, frames, options, folder)
+    graph = work.quantise(work.layers)
+    comparison = work.compare(graph)
+    print(f"{PAPER_SETTINGS} in int8: {comparison}", flush=True)
+    output = folder / "paper"
+    write_with_int8(bundle, graph.read_bytes(), {"figures": asdict(comparison)}, output, symmetric=options.symmetric)
+    return output

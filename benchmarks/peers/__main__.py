@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import parser_of, write
-from benchmarks.untrained import PAPER_SETTINGS, export_untrained
+from benchmarks.untrained import PAPER_SETTINGS, export_paper
 from vosrt.bench.machine import usable_cores
 from vosrt.bench.runner import Turns, take_turns
 from vosrt.bench.worker import Turn, Worker, WorkerFailedError
@@ -100,6 +100,7 @@ def all_peers(paper: Path) -> list[Peer]:
     return [
         *(vosrt_with(f"{name} bundle", name) for name in packaged_bundles()),
         vosrt_with(PAPER_SETTINGS, str(paper)),
+        vosrt_with(f"{PAPER_SETTINGS}, bf16", str(paper), precision="bf16"),
         vosrt_with(f"{PAPER_SETTINGS}, fp32", str(paper), precision="fp32"),
         Peer(title="dense PyTorch", method="dense", warm_up=1, frames=1),
         # The first frame compiles; the second one shows whether it has to compile again.
@@ -206,7 +207,7 @@ def main() -> None:
         deadline_s=time.monotonic() + 60 * options.minutes,
     )
     with tempfile.TemporaryDirectory() as folder:
-        peers = toy_peers() if options.toy else all_peers(export_untrained("res4", Path(folder)))
+        peers = toy_peers() if options.toy else all_peers(export_paper(Path(folder)))
         chosen = [peer for peer in peers if options.only.lower() in peer.title.lower()]
         rows = [row for objects in OBJECTS for row in measure(chosen, objects, run)]
     if options.toy and (broken := [row for row in rows if "frames" not in row]):

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import Watch, parser_of, resident_mib, write
-from benchmarks.untrained import PAPER_SETTINGS, export_untrained
+from benchmarks.untrained import PAPER_SETTINGS, export_paper
 from vosrt import Model, Stream, VosrtError
 from vosrt.bundle import packaged_bundles
 from vosrt.cli.demo import CLIP
@@ -36,6 +36,7 @@ STAGES = ("resize", "encoder", "match", "upsample")
 HEIGHT, WIDTH = 480, 854
 # Each with the core's precision following the engine's, but for "cpu", whose fp32 encoder goes with bf16 matching.
 ENGINES = (
+    ("openvino", "int8"),
     ("openvino", "bf16"),
     ("openvino", "fp32"),
     ("cpu", "auto"),
@@ -158,7 +159,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundles = {f"{name} bundle": name for name in packaged_bundles()}
         if not options.toy:
-            bundles[PAPER_SETTINGS] = str(export_untrained("res4", Path(folder)))
+            bundles[PAPER_SETTINGS] = str(export_paper(Path(folder)))
         if options.memory:
             write("memory", [row for item in bundles.items() for row in long_run(*item, options.memory)])
             return

@@ -128,21 +128,37 @@ def quantise_bundle(
     with tempfile.TemporaryDirectory() as folder:
         work = Quantisation(bundle, frames, options, Path(folder), tell)
         result, model = _pass_the_gate(work, sequences, size, options.max_drop)
-    entries, files = whole_copy(bundle)
-    entry = graph_file(encoder_role("int8"), model, "int8")
     note = {
-        "from_sha256": entries["encoder"].sha256,
-        "weights": "int8 per channel",
-        "activations": "int8 symmetric" if options.symmetric else "uint8",
         "calibration": {"clips": len(clips), "frames": len(frames)},
         "layers": result.layers,
         "kept_in_float": list(result.kept),
         **_verification(result, options, [each.name for each in sequences]),
     }
-    verification = {**bundle.manifest.verification, "int8": note}
+    write_with_int8(bundle, model, note, output, symmetric=options.symmetric)
+    return result
+
+
+def write_with_int8(bundle: Bundle, model: bytes, note: dict[str, Any], output: Path, *, symmetric: bool) -> None:
+    """Write a copy of a bundle that carries an int8 encoder besides all that it had.
+
+    Args:
+        model: the graph, of `Quantisation.quantise`.
+        note: how it was made and what it loses, for the manifest's verification.
+        symmetric: whether activations are in int8 around zero, or in uint8.
+
+    Raises:
+        OutputError: the bundle cannot be written.
+    """
+    entries, files = whole_copy(bundle)
+    entry = graph_file(encoder_role("int8"), model, "int8")
+    about = {
+        "from_sha256": entries["encoder"].sha256,
+        "weights": "int8 per channel",
+        "activations": "int8 symmetric" if symmetric else "uint8",
+    }
+    verification = {**bundle.manifest.verification, "int8": {**about, **note}}
     manifest = replace(bundle.manifest, graphs={**entries, encoder_role("int8"): entry}, verification=verification)
     write_files(manifest, {**files, entry.file: model}, output)
-    return result
 
 
 def calibration_frames(clips: Sequence[str], count: int, size: int | None, manifest: Manifest) -> list[U8Array]:
