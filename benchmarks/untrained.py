@@ -29,7 +29,7 @@ def export_untrained(feature: Feature, folder: Path) -> Path:
 def export_paper(folder: Path) -> Path:
     """The network of the paper with an int8 encoder beside its own, calibrated on the demo's clip.
 
-    J&F cannot be the gate of a network that has learnt nothing: its embeddings are compared, and their smallest cosine is printed.
+    J&F cannot be the gate of a network that has learnt nothing: its embeddings are compared instead.
     """
     bundle, options = load_bundle(str(export_untrained("res4", folder))), QuantiseOptions(frames=8)
     frames = calibration_frames([str(CLIP)], options.frames, None, bundle.manifest)

@@ -6,6 +6,7 @@ fewer fields, or more.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from pathlib import Path
@@ -69,6 +70,19 @@ def test_sessions_go_on_to_the_same_labels(number: int, monkeypatch: pytest.Monk
     with Image.open(FORMATS / "labels.png") as expected:
         # A pixel on an edge may fall to the other side with another C library.
         assert (np.asarray(labels) != np.asarray(expected)).mean() < 1e-3
+
+
+@pytest.mark.parametrize("isa", ["auto", "generic"])
+def test_sessions_hold_the_sha256_of_what_follows(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The portable code and the instructions of processors that have some give the same."""
+    monkeypatch.setenv("VOSRT_ISA", isa)
+    model = Model.load(FORMATS / "bundle-1", engine="fake", threads=1)
+    with model.stream(size="native") as stream:
+        stream.start(frame(0), MASK)
+        data = stream.save()
+    assert data[24:56] == hashlib.sha256(data[56:]).digest()
+    with model.stream(size="native") as later:
+        later.load(data)
 
 
 def test_a_session_of_a_later_format_is_refused() -> None:
