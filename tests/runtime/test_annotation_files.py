@@ -157,6 +157,19 @@ def test_coco_results_and_single_images(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path, {"image": image, "annotations": items}).labels, FIRST)
 
 
+def test_run_length_encodings_alone(tmp_path: Path) -> None:
+    for counts in (encode(FIRST > 0), [34, 5, 11, 5, 11, 5, 11, 5, 11, 5, WIDTH * HEIGHT - 103]):
+        np.testing.assert_array_equal(read(tmp_path, {"size": [HEIGHT, WIDTH], "counts": counts}).labels, FIRST)
+    both = [{"size": [HEIGHT, WIDTH], "counts": encode(each > 0)} for each in (FIRST, SECOND)]
+    np.testing.assert_array_equal(read(tmp_path, both).labels, FIRST + 2 * SECOND)
+
+
+def test_sizes_may_be_text(tmp_path: Path) -> None:
+    document = coco({"segmentation": {"size": [HEIGHT, WIDTH], "counts": encode(FIRST > 0)}})
+    document["images"][0].update(width=str(WIDTH), height=str(HEIGHT))
+    np.testing.assert_array_equal(read(tmp_path, document).labels, FIRST)
+
+
 def test_coco_chooses_the_image_of_the_frame(tmp_path: Path) -> None:
     names = ["clip/frame_000000.png", "clip/frame_000007.png", "Vögel_7.png"]
     document = coco(
@@ -225,7 +238,9 @@ RLE = {"size": [HEIGHT, WIDTH], "counts": encode(FIRST > 0)}
         (coco({"segmentation": {**RLE, "counts": [[384]]}}), "run-length encoding of annotation 1"),
         (coco({"segmentation": {"size": [HEIGHT, WIDTH]}}), "run-length encoding of annotation 1"),
         (coco(*[{"segmentation": [flat(SQUARE)]}] * 256), "holds 256 objects; expected at most 255"),
-        ({"type": "FeatureCollection", "features": []}, "names no objects; expected .* LabelMe file or COCO instances"),
+        ({"features": []}, "names no objects; expected .* LabelMe file or COCO instances"),
+        ({**RLE, "size": [WIDTH, HEIGHT]}, "drawn on 16×24 but the frames are 24×16"),
+        ({**RLE, "counts": RLE["counts"][:-1]}, "run-length encoding of annotation 1 cannot"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(tmp_path: Path, document: Any, words: str) -> None:
@@ -247,6 +262,9 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path, document: Any, words:
         ({"size": {"height": 16, "width": 24}, "objects": [{"geometryType": "polygon", "points": {}}]}, "Supervisely"),
         ([{"data_row": {"id": "a"}, "projects": {}}], "Labelbox"),
         ({"version": "2.0", "item": {"name": "a"}, "annotations": [{"polygon": {"paths": []}}]}, "V7 Darwin"),
+        ({"videos": [{"id": 1}], "annotations": [{"video_id": 1, "segmentations": [None]}]}, "YouTube-VIS"),
+        ({"images": [{"id": 1}], "annotations": [{"image_id": 1, "segments_info": []}]}, "COCO panoptic"),
+        ({"type": "FeatureCollection", "features": []}, "GeoJSON"),
     ],
 )
 def test_files_of_other_programs_are_named(tmp_path: Path, document: Any, program: str) -> None:
@@ -283,3 +301,16 @@ def test_objects_of_several_files_take_the_next_free_numbers(tmp_path: Path) -> 
     annotations = load_annotations(Prompts(polygons=texts), Folder())
     np.testing.assert_array_equal(annotations.masks[0], FIRST)
     np.testing.assert_array_equal(annotations.masks[2], 2 * SECOND)
+
+
+def test_a_mask_without_background_is_named(tmp_path: Path) -> None:
+    """Programs that number their classes from 1, such as ilastik, give the background a number, too."""
+    for name, pixels, said in (
+        ("full", FIRST + 1, True),
+        ("usual", FIRST * 2, False),
+        ("black and white", FIRST * 255, False),
+    ):
+        path = tmp_path / f"{name}.png"
+        Image.fromarray(pixels).save(path)
+        found = load_annotations(Prompts(masks=[str(path)]), Folder()).warnings
+        assert any("has no 0, so that every pixel belongs to an object" in line for line in found) == said

@@ -94,12 +94,33 @@ def test_a_stack_keeps_the_rate_that_imagej_noted(tmp_path: Path) -> None:
     assert [frame.time_s for frame in read(path)[0]] == pytest.approx([0.0, 0.5, 1.0])
 
 
-def test_a_stack_of_several_kinds_of_planes_says_how_it_is_read(tmp_path: Path) -> None:
-    planes = np.stack([thermal(t) for t in range(6)]).reshape(3, 2, HEIGHT, WIDTH)
-    tifffile.imwrite(tmp_path / "hyper.tif", planes, imagej=True, metadata={"axes": "TCYX"})
-    frames, warnings = read(tmp_path / "hyper.tif")
-    check_stretched(frames, 6)
-    assert "holds T 3 × C 2 planes; each is a frame" in warnings[0]
+@pytest.mark.parametrize("ome", [False, True])
+@pytest.mark.parametrize(
+    ("axes", "frames", "words"),
+    [
+        ("TCYX", [0, 2, 4], "holds T 3 × C 2 planes; the first of C are the frames"),
+        ("TZYX", [0, 2, 4], "holds T 3 × Z 2 planes; the first of Z are the frames"),
+        ("CTYX", [0, 1, 2], "holds C 2 × T 3 planes; the first of C are the frames"),
+        ("ZCYX", [0, 1, 2, 3, 4, 5], "holds Z 3 × C 2 planes; each is a frame"),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}])
+def test_a_stack_of_several_kinds_of_planes_says_how_it_is_read(
+    tmp_path: Path, ome: bool, axes: str, frames: list[int], words: str, options: dict[str, Any]
+) -> None:
+    """Channels and depths between two times would be frames that do not resemble each other."""
+    if not ome and axes.startswith("C"):
+        pytest.skip("ImageJ's order is TZC")
+    sizes = (2, 3) if axes.startswith("C") else (3, 2)
+    planes = np.stack([thermal(t) for t in range(6)]).reshape(*sizes, HEIGHT, WIDTH)
+    path = tmp_path / ("hyper.ome.tif" if ome else "hyper.tif")
+    tifffile.imwrite(path, planes, imagej=not ome, metadata={"axes": axes}, photometric="minisblack", **options)
+    found, warnings = read(path)
+    assert words in warnings[0]
+    alone, _ = read(write_stack(tmp_path / "alone.tif", [thermal(t) for t in frames], photometric="minisblack"))
+    np.testing.assert_array_equal([each.image for each in found], [each.image for each in alone])
+    assert [frame.index for frame in found] == list(range(len(frames)))
+    assert [frame.index for frame in read(path, start=1)[0]] == list(range(1, len(frames)))
 
 
 @pytest.mark.parametrize("planar", [False, True])

@@ -199,8 +199,73 @@ def test_images_whose_meaning_is_unclear_are_refused(tmp_path: Path, name: str, 
 
 def test_several_pictures_in_a_file_are_refused(tmp_path: Path) -> None:
     frames = [Image.fromarray(disc(x) * 255) for x in (40, 50, 60)]
-    with pytest.raises(MaskError, match="holds 3 pictures; expected a mask of one"):
+    with pytest.raises(MaskError, match="holds 3 pictures; expected the mask of one frame"):
         read(tmp_path / "pages.tif", frames[0], save_all=True, append_images=frames[1:])
+
+
+def write_array(path: Path, array: Any) -> Path:
+    """Write an array as its name says."""
+    if path.suffix == ".npy":
+        np.save(path, array)
+    elif path.suffix == ".npz":
+        np.savez_compressed(path, array)
+    else:
+        pytest.importorskip("tifffile").imwrite(path, array, photometric="minisblack")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".tif"])
+@pytest.mark.parametrize("kind", ["bool", "u1", "u2", "i4", "i8", "u8", "f2", "f4", "f8", ">i8"])
+def test_arrays_are_masks(tmp_path: Path, suffix: str, kind: str) -> None:
+    """Label images of scikit-image and SciPy have 64 bits, which Pillow does not read in TIFF files."""
+    several = ONE if kind == "bool" else TWO
+    for name, array in (("plain", several), ("of three axes", several[None])):
+        mask = read_mask_file(write_array(tmp_path / f"{name}{suffix}", array.astype(kind)), WIDTH, HEIGHT)
+        np.testing.assert_array_equal(mask.labels, several)
+        assert mask.numbered == (kind != "bool")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".tif"])
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (TWO.T.astype(np.int64), "holds an array of 160×120; expected 120×160 numbers"),
+        (np.stack([TWO] * 3).astype(np.int64), "holds an array of 3×120×160; expected 120×160 numbers"),
+        (TWO.astype(np.complex128), "holds complex128, not numbers"),
+        (TWO * 0.4, "holds fractions, not object numbers"),
+        (np.where(TWO == 1, np.nan, 0.0), "holds fractions, not object numbers"),
+        (TWO.astype(np.int64) * 200, "holds object number 400; expected numbers from 1 to 255"),
+        (TWO.astype(np.uint64) << 62, "holds numbers up to 9223372036854775808, not object numbers"),
+        (-TWO.astype(np.int64), "holds the number -2"),
+    ],
+)
+def test_arrays_that_are_no_mask_are_refused(tmp_path: Path, suffix: str, array: Any, words: str) -> None:
+    with pytest.raises(MaskError, match=words):
+        read_mask_file(write_array(tmp_path / f"mask{suffix}", array), WIDTH, HEIGHT)
+
+
+def test_files_of_arrays_that_lie_are_refused(tmp_path: Path) -> None:
+    """Nothing is unpickled, and no header makes the reader allocate more than a frame."""
+    pickled, whole, packed, several = (tmp_path / name for name in ("p.npy", "w.npy", "w.npz", "s.npz"))
+    np.save(pickled, np.array([{"masks": TWO}], object), allow_pickle=True)
+    np.save(whole, TWO)
+    np.savez_compressed(packed, TWO)
+    np.savez(several, TWO, TWO)
+    huge = tmp_path / "huge.npy"
+    huge.write_bytes(whole.read_bytes().replace(b"(120, 160)", b"(9120, 16000000000)".ljust(10))[:80])
+    for path, words in (
+        (pickled, "cannot be read|not numbers"),
+        (huge, "cannot be read|holds an array"),
+        (several, r"holds 2 arrays \(arr_0.npy, arr_1.npy\); expected a mask of one"),
+    ):
+        with pytest.raises(MaskError, match=words):
+            read_mask_file(path, WIDTH, HEIGHT)
+    for path in (whole, packed):
+        data = path.read_bytes()
+        for end in range(0, len(data), max(1, len(data) // 40)):
+            path.write_bytes(data[:end])
+            with pytest.raises(MaskError):
+                read_mask_file(path, WIDTH, HEIGHT)
 
 
 BW = ONE * 255

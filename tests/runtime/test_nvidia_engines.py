@@ -171,7 +171,7 @@ def test_an_onnxruntime_without_the_provider_names_the_command(
     plug_in_gpu(CARD)
     use(FakeOnnxRuntime())
     for name in ("cuda", "onnxruntime-tensorrt"):
-        with pytest.raises(EngineError, match=r"pip uninstall --yes onnxruntime && pip install 'vosrt\[gpu\]'"):
+        with pytest.raises(OptionError, match=r"pip uninstall --yes onnxruntime && pip install 'vosrt\[gpu\]'"):
             create_encoder_engine(encoder_graph, SPEC, engine=name)
     with pytest.raises(EngineError) as caught:
         nvidia_providers._version_with("CUDAExecutionProvider")

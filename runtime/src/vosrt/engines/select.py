@@ -45,7 +45,8 @@ def create_encoder_engine(
         threads: 0 is one per processor.
 
     Raises:
-        OptionError: no such engine, one that lacks the precision, or no graph that is quantised in it.
+        OptionError: no such engine, one that cannot run on this machine or lacks the precision, or no graph that is
+            quantised in it.
         MissingExtraError: the engine that was asked for, or every one, is not installed.
         EngineError: the engine that was asked for, or every one, cannot run the graph.
     """
@@ -67,7 +68,10 @@ def create_encoder_engine(
     try:
         return _create_narrowest(engine, graphs, spec, precision, threads, "asked for")
     except EngineError as error:
-        raise EngineError(f"{error}; engine 'auto' takes the fastest that runs here") from error
+        # What has a remedy, such as a driver to install, keeps any network from running here: another engine has to be
+        # asked for.
+        kind = OptionError if error.remedy else EngineError
+        raise kind(f"{error}; engine 'auto' takes the fastest that runs here") from error
 
 
 def check_name(engine: str, option: str = "engine") -> None:

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from vosrt._reading import open_image
 from vosrt.errors import MaskError
 from vosrt.types import MAX_OBJECT_ID
+from vosrt.video.mask_arrays import read_array
 from vosrt.video.palette import davis_palette
 from vosrt.video.soft_edges import distinct, shades
 
@@ -67,15 +68,27 @@ def read_pixels(path: Path, width: int, height: int, *, numbered: bool = False) 
                 )
             if image.format in ("JPEG", "MPO") or (image.format == "WEBP" and not _is_lossless(path)):
                 raise MaskError(f"{path}: {image.format} changes pixel values; {HOW_TO_SAVE}")
-            if getattr(image, "n_frames", 1) > 1:
-                raise MaskError(f"{path}: holds {getattr(image, 'n_frames', 1)} pictures; expected a mask of one")
+            if (pictures := getattr(image, "n_frames", 1)) > 1:
+                raise MaskError(f"{path}: holds {pictures} pictures; expected the mask of one frame, saved alone")
             return _meaning(path, image, numbered)
     except FileNotFoundError:
         raise MaskError(f"{path}: no such mask") from None
     except UnidentifiedImageError:
-        raise MaskError(f"{path}: is not an image; expected a mask as PNG") from None
+        return _of_array(path, width, height, numbered)
     except (OSError, SyntaxError, ValueError) as error:
         raise MaskError(f"{path}: the mask cannot be read ({error}); expected a whole PNG") from error
+
+
+def _of_array(path: Path, width: int, height: int, numbered: bool) -> Pixels:
+    try:
+        values = read_array(path, width, height)
+    except (OSError, ValueError) as error:
+        raise MaskError(f"{path}: the mask cannot be read ({error}); expected a whole file, or a PNG") from error
+    if values is None:
+        raise MaskError(f"{path}: is not an image; expected a mask as PNG")
+    if values.dtype == bool:
+        return Pixels(values.astype(np.int64), False)
+    return _of_greys(path, _whole(path, values), _white(values), numbered)
 
 
 def _is_lossless(webp: Path) -> bool:
@@ -107,11 +120,21 @@ def _grey_values(path: Path, image: Image.Image) -> tuple[I64Array, int]:
     if few:
         white = (1 << int(few[1])) - 1
         return values.astype(np.int64) * white // 255, white
-    if image.mode == "F":
-        if not np.isfinite(values).all() or (values != np.rint(values)).any() or np.abs(values).max() > 65535:
-            raise MaskError(f"{path}: holds fractions or very large numbers, not object numbers; {HOW_TO_SAVE}")
-        return values.astype(np.int64), 255
-    return values.astype(np.int64), 65535 if values.max() > 255 else 255
+    return _whole(path, values), _white(values)
+
+
+def _whole(path: Path, values: NDArray[Any]) -> I64Array:
+    if values.dtype.kind == "f":
+        values = values.astype(np.float64)  # half floats end at 65504
+    if not np.isfinite(values).all() or (values != np.rint(values)).any():
+        raise MaskError(f"{path}: holds fractions, not object numbers; {HOW_TO_SAVE}")
+    if values.min() < -65535 or values.max() > 65535:
+        raise MaskError(f"{path}: holds numbers up to {values.max():.0f}, not object numbers; {HOW_TO_SAVE}")
+    return values.astype(np.int64)
+
+
+def _white(values: NDArray[Any]) -> int:
+    return 65535 if values.dtype.kind != "f" and values.max() > 255 else 255
 
 
 def _of_greys(path: Path, values: I64Array, white: int, numbered: bool) -> Pixels:

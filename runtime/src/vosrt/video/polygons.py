@@ -62,8 +62,11 @@ def read_polygons(path: Path, width: int, height: int, *, frame: int = 0, stem: 
     document = _load(path)
     if (program := _foreign(document)) is not None:
         raise MaskError(f"{path}: is a file of {program}, which is not read; expected its export as COCO, or LabelMe")
+    if isinstance(document, dict) and "counts" in document:
+        document = [document]
     if isinstance(document, list) and document and all(isinstance(item, dict) for item in document):
-        document = {"annotations": document}  # COCO's format of results
+        # COCO's format of results, or run-length encodings alone, as pycocotools returns them
+        document = {"annotations": [{"segmentation": item} if "counts" in item else item for item in document]}
     if not isinstance(document, dict):
         raise MaskError(f"{path}: names no objects; {_EXPECTED}")
     if isinstance(document.get("shapes"), list):
@@ -90,6 +93,12 @@ def _foreign(document: Any) -> str | None:
     first = items[0] if items and isinstance(items[0], dict) else {}
     inner = {name: value[0] for name, value in first.items() if isinstance(value, list) and value}
     keys = {name: set(value) for name, value in inner.items() if isinstance(value, dict)}
+    if "segmentations" in keys.get("annotations", ()):
+        return "YouTube-VIS"
+    if "segments_info" in keys.get("annotations", ()):
+        return "COCO panoptic"
+    if first.get("type") in ("Feature", "FeatureCollection"):
+        return "GeoJSON"
     if {"tags", "tracks"} & set(first) and ("version" in first or "shapes" in first):
         return "CVAT"
     if "result" in keys.get("annotations", ()) or any("original_width" in each for each in keys.values()):

@@ -127,6 +127,11 @@ def load_annotations(
             raise MaskError(f"{path}: the mask is empty; expected at least one pixel that is not 0")
         if read.void:
             annotations.warnings.append(void_warning(path))
+        if read.numbered and read.labels.all():
+            annotations.warnings.append(
+                f"{path}: has no 0, so that every pixel belongs to an object; where the smallest number means the "
+                "background, make that 0"
+            )
         labels = read.labels if read.numbered else annotations.with_free_ids(read.labels, f"--mask {text}")
         annotations.add(index, labels, f"--mask {text}")
     for text in prompts.polygons:

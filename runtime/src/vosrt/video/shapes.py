@@ -62,8 +62,8 @@ def check_size(path: Path, drawn: Any, width: int, height: int) -> None:
     """
     if isinstance(drawn, dict):  # other tools' files name the two
         drawn = [drawn.get("width"), drawn.get("height")]
-    if drawn != [width, height]:
-        shown = "×".join(map(str, drawn)) if isinstance(drawn, list) else str(drawn)
+    shown = "×".join(map(str, drawn)) if isinstance(drawn, list) else str(drawn)
+    if drawn != [width, height] and shown != f"{width}×{height}":  # some programs write numbers as text
         raise MaskError(f"{path}: was drawn on {shown} but the frames are {width}×{height}; expected the same size")
 
 

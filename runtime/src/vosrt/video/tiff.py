@@ -52,7 +52,8 @@ class TiffSource:
     """Pages of a TIFF file as frames: grey or RGB, integers or floats of any depth.
 
     Args:
-        path: the file; ImageJ's and OME's stacks too, of which every plane is a frame.
+        path: the file; ImageJ's and OME's stacks too. Every plane is a frame; of a series in time that has several
+            channels or depths, those of the first.
 
     Raises:
         MissingExtraError: tifffile is not installed.
@@ -104,19 +105,29 @@ class TiffSource:
         self._planar = kind == "SYX"
         height, width = self._plane[kind.index("Y")], self._plane[kind.index("X")]
         check_pixels(str(self._path), width, height, max_megapixels)
-        self._in_series = math.prod(shape[: -len(kind)])
+        axes, shape = axes[: -len(kind)], shape[: -len(kind)]
+        self._in_series, self._step = math.prod(shape), 1
+        several = [f"{name} {size}" for name, size in zip(axes, shape, strict=True) if size > 1]
+        self._notes = []
+        if several[1:]:
+            read = "each is a frame"
+            if "T" in axes and (times := shape[axes.index("T")]) > 1:
+                # Neighbouring planes of other channels and depths do not look alike.
+                self._in_series, self._step = times, math.prod(shape[axes.index("T") + 1 :])
+                others = " and ".join(name for name in axes if name != "T" and shape[axes.index(name)] > 1)
+                read = f"the first of {others} are the frames; save others as a stack of their own to follow in them"
+            self._notes = [f"{self._path}: holds {' × '.join(several)} planes; {read}"]
         count = self._in_series * len(self._alike)
         planes = range(count)[self._range.start : self._range.end]
         if not planes:
             raise SourceError(
                 f"{self._path}: has {counted(count, 'frame')}; frame {self._range.start} (--start) is past the end"
             )
-        several = [f"{name} {size}" for name, size in zip(axes[: -len(kind)], shape, strict=False) if size > 1]
-        self._notes = [f"{self._path}: holds {' × '.join(several)} planes; each is a frame"] if several[1:] else []
         if len(self._alike) < len(self._file.series):
             self._notes.append(f"{self._path}: pages of another size than {width}×{height} are left out")
         # Stacks that ImageJ wrote have the entry of one page and the data of all.
-        self._mapped = self._map(count) if len(self._alike) == 1 and self._series.dataoffset is not None else None
+        whole = len(self._alike) == 1 and self._series.dataoffset is not None
+        self._mapped = self._map(math.prod(shape)) if whole else None
         self._images = self._levels.ahead(map(self._read, planes), deep_image)
         try:
             self.first = self._frame(planes[0])
@@ -169,7 +180,7 @@ class TiffSource:
             return None
 
     def _page(self, index: int) -> NDArray[Any]:
-        page = self._alike[index // self._in_series].pages[index % self._in_series]
+        page = self._alike[index // self._in_series].pages[index % self._in_series * self._step]
         if page is None:
             raise ValueError("it is missing")
         return page.asarray()
@@ -177,7 +188,7 @@ class TiffSource:
     def _read(self, index: int) -> NDArray[Any] | None:
         """Read one plane as [H, W] or BGR [H, W, 3]; None where that fails, of which ``_why`` tells."""
         try:
-            plane = self._page(index) if self._mapped is None else self._mapped[index]
+            plane = self._page(index) if self._mapped is None else self._mapped[index * self._step]
         except Exception as error:  # tifffile's, those of many codecs, and IndexError
             self._why = " ".join(str(error).split()) or type(error).__name__
             if isinstance(error, IndexError) or self._why.startswith("failed to read"):
