@@ -9,7 +9,10 @@ import os
 import re
 import signal
 import subprocess
+import threading
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from PIL import Image
 
 from tests.fakes.media import write_video
 from tests.fakes.programs import start, wait_for
+from vosrt.cli import batch as batching
 from vosrt.cli.batch import split_cores
 from vosrt.cli.clips import list_clips
 from vosrt.cli.run import main
@@ -178,6 +182,40 @@ def test_a_manifest_gives_each_clip_its_marks_name_and_range(batch: Batch) -> No
     assert clips[0].source == f"{root}/clips/clip0.mp4"
     assert clips[0].options == {"mask": [f"{root}/clips/clip0.png", f"5:{root}/late.png"], "start": 2, "end": 6}
     assert clips[1].options == {"polygon": [f"{root}/a.json"], "points": ["1=3,4", "5,6"], "direction": "both"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "source,mask,points\na.mp4,m.png;5:n.png,1,2\n".replace("1,2", '"1,2"'),
+        '\ufeffSource;Mask;Points\r\na.mp4;"m.png;5:n.png";1,2\r\n',
+        "source\tmask\tpoints\na.mp4\tm.png;5:n.png\t1,2\n",
+    ],
+)
+def test_a_manifest_may_come_from_a_spreadsheet(tmp_path: Path, text: str) -> None:
+    (tmp_path / "jobs.csv").write_text(text, "utf-8")
+    (clip,) = list_clips([str(tmp_path / "jobs.csv")], None)
+    assert clip.source == f"{tmp_path}/a.mp4"
+    assert clip.options == {"mask": [f"{tmp_path}/m.png", f"5:{tmp_path}/n.png"], "points": ["1,2"]}
+
+
+@pytest.mark.parametrize(("stopped", "code"), [(True, 130), (False, 1)])
+def test_a_worker_that_ends_with_its_batch_has_not_failed(
+    monkeypatch: pytest.MonkeyPatch, stopped: bool, code: int
+) -> None:
+    """Ctrl-C reaches all processes of a terminal, also one that still loads Python and dies of it."""
+
+    class Dying:
+        def submit(self, *_: Any) -> Any:
+            if stopped:
+                threading.Timer(0.05, stop.set).start()
+            raise BrokenProcessPool
+
+    stop = threading.Event()
+    monkeypatch.setattr(batching, "ProcessPoolExecutor", lambda *_: Dying())
+    request: Any = None
+    (found,) = batching.run_locally([("a", request)], stop, 1, 1)
+    assert (found[0], found[1].code) == ("a", code)
 
 
 def test_lists_patterns_and_folders_name_the_same_clips(batch: Batch) -> None:

@@ -33,6 +33,7 @@ CLIPS = "clips"
 ATTEMPTS = 2
 GROUP = 2  # cores of a process
 POLL_S = 0.2  # how late a signal is seen
+_SIGNALLED_S = 0.5  # how much later than its workers a batch may learn of a signal to all
 
 Job = tuple[str, Request]
 Runner = Callable[[list[Job], threading.Event], Iterator[tuple[str, Outcome]]]
@@ -222,7 +223,10 @@ def _drain(
                 outcome = pool.submit(run_clip, request).result()
             except BrokenProcessPool:
                 pool = None
-                outcome = Outcome(1, "its process was killed; is there enough memory? --jobs 1 needs less")
+                # Ctrl-C in a terminal and systemd signal all processes, this one perhaps a moment later.
+                interrupted = stop.wait(_SIGNALLED_S)
+                why = "its process was killed; is there enough memory? --jobs 1 needs less"
+                outcome = Outcome(EXIT_INTERRUPTED) if interrupted else Outcome(1, why)
             done.put((name, outcome))
     finally:
         if pool is not None:

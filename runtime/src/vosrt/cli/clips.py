@@ -121,15 +121,17 @@ def _read(path: Path) -> str:
 
 
 def _read_manifest(path: Path) -> list[Clip]:
-    rows = csv.DictReader(StringIO(_read(path), newline=""))
-    columns = [name.strip() for name in rows.fieldnames or ()]
+    text = _read(path)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets save what their language takes
+    rows = csv.DictReader(StringIO(text, newline=""), delimiter=delimiter)
+    rows.fieldnames = columns = [name.strip().lower() for name in rows.fieldnames or ()]
     unknown = [name for name in columns if name not in COLUMNS]
     if "source" not in columns or unknown:
         what = f"has a column {unknown[0]!r}" if unknown else "has no column 'source'"
         raise OptionError(f"{path}: {what}; expected source and any of {', '.join(COLUMNS[1:])}")
     clips = []
     for number, row in enumerate(rows, start=2):
-        cells = {name.strip(): (cell or "").strip() for name, cell in row.items() if isinstance(name, str)}
+        cells = {name: (cell or "").strip() for name, cell in row.items() if isinstance(name, str)}
         if not cells["source"] or None in row:
             what = "more cells than columns" if None in row else "no source"
             raise OptionError(f"{path}: line {number} has {what}; expected a path in the column source")
