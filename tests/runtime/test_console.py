@@ -74,6 +74,20 @@ def test_markup_in_data_is_shown_and_not_read(capsys: pytest.CaptureFixture[str]
     )
 
 
+def test_a_table_that_is_too_wide_keeps_its_figures(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    names = ("first", "second", "third", "fourth", "fifth")
+    figures = table([Column(name, min_width=9) for name in names], [["1234567.8"] * 5])
+    folds = table([Column("text", overflow="fold")], [["x" * 90]])
+    show(figures, folds)
+    head, row, *rest = capsys.readouterr().out.splitlines()
+    assert head.split() == list(names)
+    assert row.split() == ["1234567.8"] * 5
+    assert [len(line.rstrip()) for line in rest] == [4, 40, 40, 10]
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

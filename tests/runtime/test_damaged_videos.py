@@ -397,6 +397,16 @@ def test_sound_with_a_cover_is_refused(tmp_path: Path) -> None:
         open_source(str(tmp_path / "song.m4a"))
 
 
+def test_a_video_that_nothing_decodes_is_refused(tmp_path: Path, make: Make) -> None:
+    known, unknown, data = tmp_path / "known.mp4", tmp_path / "unknown.mp4", make()
+    known.write_bytes(data)
+    assert len(read(str(known))[0]) == 20
+    at = data.rindex(b"avc1")  # the first one names a brand
+    unknown.write_bytes(data[:at] + b"xyz0" + data[at + 4 :])
+    with pytest.raises(SourceError, match="encrypted or in a codec that FFmpeg does not decode; convert it"):
+        open_source(str(unknown))
+
+
 def test_an_edit_list_counts_what_will_be_decoded(make: Make, save: Any) -> None:
     """A trim without encoding keeps the frames since the key frame before, and hides them."""
     data = bytearray(make("mp4", 40, encoder={"bf": "0", "g": "100"}))

@@ -14,7 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from tests.fakes.media import write_video
-from vosrt.errors import BrokenVideoError, MissingExtraError, OptionError, SourceError
+from vosrt.errors import BrokenVideoError, MissingExtraError, OptionError, SourceError, VosrtError
 from vosrt.video.base import Frame, SourceOptions
 from vosrt.video.levels import Levels
 from vosrt.video.source import open_source
@@ -134,6 +134,27 @@ def test_colour_stacks_keep_their_colours(tmp_path: Path, planar: bool) -> None:
     frames, warnings = read(tmp_path / "rgb.tif")
     assert [frame.image[0, 0].tolist() for frame in frames] == [[0, 0, 200]] * 2
     assert warnings == []
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2", "f8"])
+def test_stacks_that_are_damaged_end_in_plain_words(tmp_path: Path, kind: str) -> None:
+    """Bytes are dropped or overwritten anywhere: frames, or an error of this project, come of it."""
+    random = np.random.default_rng(7)
+    whole = write_stack(tmp_path / "whole.tif", [thermal(t).astype(kind) for t in range(4)], photometric="minisblack")
+    data, damaged = whole.read_bytes(), tmp_path / "damaged.tif"
+    taken, refused = 0, []
+    for attempt in range(150):
+        head = attempt % 3 < 2  # most tags are at the start, a few at the end
+        at = int(random.integers(400) if head else random.integers(len(data)))
+        noise = random.bytes(int(random.choice([1, 4, 60])))
+        damaged.write_bytes(data[:at] + (noise if attempt % 2 else b"") + data[at + len(noise) :])
+        try:
+            taken += len(read(damaged)[0]) > 0
+        except VosrtError as error:
+            refused.append(str(error))
+    assert taken
+    assert refused
+    assert not any("\n" in line for line in refused)
 
 
 def test_floats_are_stretched_and_holes_are_black(tmp_path: Path) -> None:

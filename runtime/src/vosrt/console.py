@@ -89,7 +89,8 @@ def show(*parts: RichTable | Cell) -> None:
     console, text = _console(), io.StringIO()
     console.file = text  # Console.capture would write to a standard output that is full
     for part in parts:
-        console.print(styled(part) if isinstance(part, str) else part)
+        # A terminal wraps a table that is too wide for it. Rich would cut off its last figures.
+        console.print(styled(part) if isinstance(part, str) else part, crop=False)
     _write(text.getvalue())
 
 

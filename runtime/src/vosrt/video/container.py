@@ -116,12 +116,18 @@ def choose_stream(container: InputContainer, source: str, max_megapixels: float)
     """Return the video that a player shows: never a cover picture or a thumbnail.
 
     Raises:
-        SourceError: it holds none, or its frames are larger than allowed.
+        SourceError: it holds none that can be decoded, or its frames are larger than allowed.
     """
     covers = Disposition.attached_pic | Disposition.timed_thumbnails
     videos = [each for each in container.streams.video if not each.disposition & covers]
     if not videos:
         raise SourceError(f"{source}: has no video stream; expected a video")
+    videos = [each for each in videos if each.codec_context is not None]  # PyAV makes none without a decoder
+    if not videos:
+        raise SourceError(
+            f"{source}: its video is encrypted or in a codec that FFmpeg does not decode; convert it, to H.264 in MP4 "
+            "for example"
+        )
     best = container.streams.best("video")
     stream = next((each for each in videos if best is not None and each.index == best.index), None) or max(
         videos, key=lambda each: each.width * each.height

@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import logging
 import math
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vosrt.errors import BrokenVideoError, MissingExtraError, SourceError
+from vosrt.errors import BrokenVideoError, MissingExtraError, SourceError, VosrtError
 from vosrt.text import counted
 from vosrt.video.base import Frame, FrameRange, SourceInfo, SourceOptions, check_pixels
 from vosrt.video.images import FOLDER_FPS, deep_image
@@ -81,13 +80,12 @@ class TiffSource:
             except BaseException:
                 self._file.close()
                 raise
-        except (OSError, ValueError, IndexError, struct.error, tifffile.TiffFileError) as error:
+        except BaseException as error:
             self._forget()
-            words = " ".join(str(error).split())
+            if isinstance(error, VosrtError) or not isinstance(error, Exception):
+                raise
+            words = " ".join(str(error).split()) or type(error).__name__  # of tifffile and of many codecs
             raise SourceError(f"{path}: cannot be opened as TIFF ({words}); expected a whole stack") from error
-        except BaseException:
-            self._forget()
-            raise
 
     def _forget(self) -> None:
         logging.getLogger("tifffile").removeHandler(self._said)
