@@ -267,6 +267,8 @@ class Engine {
     // Whether it runs the mask networks too. If so, encode stores in *task.features, where that is not NULL, what they need of the
     // frame, and release frees it.
     virtual bool has_mask_networks() const { return false; }
+    // Whether the mask networks take and give arrays on the GPU of libvosrt_cuda's memories: see VOSRT_ENGINE_ON_GPU.
+    virtual bool on_gpu() const { return false; }
     virtual std::string encode_masks(const vosrt_encode_masks_task &) { return "this engine has no mask networks"; }
     virtual std::string decode_masks(const vosrt_decode_masks_task &) { return "this engine has no mask networks"; }
     virtual void release(void *) {}
@@ -280,6 +282,7 @@ class Model {
         table.struct_size = sizeof table;
         if (engine->serial()) table.flags |= VOSRT_ENGINE_SERIAL;
         if (engine->has_threads()) table.flags |= VOSRT_ENGINE_THREADS;
+        if (engine->on_gpu()) table.flags |= VOSRT_ENGINE_ON_GPU;
         table.name = name.c_str();
         table.user = engine.get();
         table.encode = [](void *user, const vosrt_encode_task *task) {

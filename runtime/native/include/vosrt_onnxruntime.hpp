@@ -24,7 +24,7 @@
 #include <utility>
 #include <vector>
 
-#include "vosrt.hpp"
+#include "vosrt_networks.hpp"
 
 namespace vosrt {
 inline namespace abi2 {
@@ -40,8 +40,10 @@ struct OnnxRuntimeOptions {
     std::string provider = "cpu";  // what `configure` adds, for descriptions
 };
 
+using OrtMap = std::unique_ptr<OrtValue, void(ORT_API_CALL *)(OrtValue *)>;
+
 // One session per network takes frames of every size, from several threads at the same time.
-class OnnxRuntime : public Engine {
+class OnnxRuntime : public Networks<OrtMap> {
    public:
     static Expected<std::unique_ptr<Engine>> open(const Bundle &bundle, const OnnxRuntimeOptions &options = {}) {
         const OrtApi *api = OrtGetApiBase()->GetApi(ORT_API_VERSION);
@@ -55,58 +57,15 @@ class OnnxRuntime : public Engine {
             return Error{VOSRT_INVALID_ARGUMENT, "precision is '" + options.precision + "'; expected auto, fp32 or int8"};
         auto encoder = bundle.encoder_role(options.precision == "auto" && options.configure ? "fp32" : options.precision);
         if (!encoder) return encoder.error();
-        for (const std::string &role : {encoder.value(), std::string("mask_encoder"), std::string("decoder")}) {
-            if (!engine->sessions_.empty() && !engine->has_mask_networks()) break;
-            auto content = bundle.graph_content(role);
-            if (!content) return content.error();
-            if (failure.empty()) failure = engine->load(content.value(), options);
-            if (!failure.empty())
-                return Error{VOSRT_ENGINE_FAILED,
-                             std::string("ONNX Runtime cannot load the ") + role + " of " + bundle.info().path + ": " + failure};
-        }
+        const Status loaded = engine->load_graphs(bundle, encoder.value(), "ONNX Runtime", [&](std::string_view content) {
+            return failure.empty() ? engine->load(content, options) : failure;
+        });
+        if (!loaded) return loaded.error();
         return std::unique_ptr<Engine>(std::move(engine));
     }
 
     std::string name() const override { return "onnxruntime " + provider_; }
     bool has_threads() const override { return has_threads_; }
-    bool has_mask_networks() const override { return !context_.empty(); }
-
-    std::string encode(const vosrt_encode_task &task) override {
-        Run run(*this, sessions_[0].get());
-        run.input(input_.c_str(), task.bgr, {1, task.height, task.width, 3});
-        run.output(output_.c_str(), task.embedding, {1, task.grid_height, task.grid_width, task.channels});
-        if (task.features == nullptr) return run.finish();
-        auto features = std::make_unique<Features>();
-        for (const char *map : {"res3", "res2", context_.c_str()})
-            if (run.output_index(map) < 0) run.output(map);
-        std::string failure = run.finish();
-        if (failure.empty()) {
-            for (const char *map : {"res3", "res2", context_.c_str()}) run.move_output(map, *features);
-            *task.features = features.release();
-        }
-        return failure;
-    }
-
-    std::string encode_masks(const vosrt_encode_masks_task &task) override {
-        Run run(*this, sessions_[1].get());
-        run.input("frames", task.bgr, {1, task.height, task.width, 3});
-        run.input("masks", task.masks, {task.objects, task.height, task.width});
-        run.input("context", maps(task.features), context_);
-        run.output("values", task.values, {task.objects, task.grid_height, task.grid_width, task.value_channels});
-        return run.finish();
-    }
-
-    std::string decode_masks(const vosrt_decode_masks_task &task) override {
-        Run run(*this, sessions_[2].get());
-        for (const auto &[name, data] : {std::pair{"readout", task.readout}, std::pair{"values", task.values}})
-            run.input(name, data, {task.objects, task.grid_height, task.grid_width, task.value_channels});
-        run.input("res3", maps(task.features), "res3");
-        run.input("res2", maps(task.features), "res2");
-        run.output("logits", task.logits, {task.objects, task.logit_height, task.logit_width});
-        return run.finish();
-    }
-
-    void release(void *features) override { delete static_cast<Features *>(features); }
 
    private:
     template <class T>
@@ -116,30 +75,29 @@ class OnnxRuntime : public Engine {
         return Handle<T>(nullptr, release);
     }
 
-    using Features = std::map<std::string, Handle<OrtValue>>;  // the encoder's maps of a frame, by name
+    using Map = OrtMap;
 
-    static const Features &maps(void *features) { return *static_cast<const Features *>(features); }
+    std::string run(const Call &call) override {
+        const std::set<std::string> maps = call.keep == nullptr ? std::set<std::string>() : map_names();
+        Run run(*this, sessions_[call.network].get());
+        for (const NetworkArray &each : call.inputs) run.input(each);
+        for (const auto &[name, map] : call.maps) run.input(name, *map);
+        run.output(call.output);
+        for (const std::string &map : maps) run.output(map);
+        const std::string failure = run.finish();
+        if (failure.empty() && call.keep != nullptr) run.move_outputs(*call.keep);
+        return failure;
+    }
 
     // One run of a session, whose tensors are views: ONNX Runtime reads and writes the stream's arrays where they lie.
     class Run {
        public:
         Run(const OnnxRuntime &engine, OrtSession *session) : engine_(engine), session_(session) {}
 
-        template <class T>
-        void input(const char *name, const T *data, std::initializer_list<int64_t> shape) {
-            add(input_names_, inputs_, name, view(const_cast<T *>(data), shape));
-        }
-        void input(const char *name, const Features &features, const std::string &map) {
-            add(input_names_, inputs_, name, features.at(map).get());
-        }
-        void output(const char *name, float *data, std::initializer_list<int64_t> shape) {
-            add(output_names_, outputs_, name, view(data, shape));
-        }
-        void output(const char *name) { add(output_names_, outputs_, name, nullptr); }  // ONNX Runtime allocates it
-        std::ptrdiff_t output_index(const std::string &name) const {
-            const auto at = std::find(output_names_.begin(), output_names_.end(), name);
-            return at == output_names_.end() ? -1 : at - output_names_.begin();
-        }
+        void input(const NetworkArray &array) { add(input_names_, inputs_, array.name, view(array)); }
+        void input(const std::string &name, const Map &map) { add(input_names_, inputs_, name, map.get()); }
+        void output(const NetworkArray &array) { add(output_names_, outputs_, array.name, view(array)); }
+        void output(const std::string &name) { add(output_names_, outputs_, name, nullptr); }  // ONNX Runtime allocates it
         // "" for success.
         std::string finish() {
             if (!failure_.empty()) return failure_;
@@ -147,28 +105,26 @@ class OnnxRuntime : public Engine {
             return engine_.text_of(engine_.api_.Run(session_, nullptr, input_names_.data(), given.data(), given.size(),
                                                     output_names_.data(), outputs_.size(), outputs_.data()));
         }
-        void move_output(const char *name, Features &features) {
-            OrtValue *&value = outputs_[static_cast<size_t>(output_index(name))];
-            if (value != nullptr) features.emplace(name, Handle<OrtValue>(std::exchange(value, nullptr), engine_.api_.ReleaseValue));
+        // Of those that ONNX Runtime allocated.
+        void move_outputs(Maps &maps) {
+            for (size_t n = 1; n < outputs_.size(); ++n)
+                maps.emplace(output_names_[n], Map(std::exchange(outputs_[n], nullptr), engine_.api_.ReleaseValue));
         }
 
        private:
-        template <class T>
-        OrtValue *view(T *data, std::initializer_list<int64_t> shape) {
-            constexpr auto kType = sizeof(T) == 1 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-            size_t bytes = sizeof(T);
-            for (const int64_t extent : shape) bytes *= static_cast<size_t>(extent);
+        OrtValue *view(const NetworkArray &array) {
+            const auto type = array.is_u8 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
             auto value = none<OrtValue>(engine_.api_.ReleaseValue);
             const std::string failure = engine_.make(value, [&](OrtValue **out) {
-                return engine_.api_.CreateTensorWithDataAsOrtValue(engine_.memory_.get(), data, bytes, shape.begin(), shape.size(),
-                                                                   kType, out);
+                return engine_.api_.CreateTensorWithDataAsOrtValue(engine_.memory_.get(), array.data, array.bytes(), array.shape.data(),
+                                                                   array.shape.size(), type, out);
             });
             if (failure_.empty()) failure_ = failure;
             views_.push_back(std::move(value));
             return views_.back().get();
         }
-        static void add(std::vector<const char *> &names, std::vector<OrtValue *> &values, const char *name, OrtValue *value) {
-            names.push_back(name);
+        static void add(std::vector<const char *> &names, std::vector<OrtValue *> &values, const std::string &name, OrtValue *value) {
+            names.push_back(name.c_str());  // of the call, or of the set of maps, which outlive this
             values.push_back(value);
         }
 
@@ -181,10 +137,8 @@ class OnnxRuntime : public Engine {
     };
 
     OnnxRuntime(const OrtApi &api, const vosrt_bundle_info &info, const OnnxRuntimeOptions &options)
-        : api_(api),
-          input_(info.input_name),
-          output_(info.output_name),
-          context_(info.context_name == nullptr ? "" : info.context_name),
+        : Networks(info),
+          api_(api),
           provider_(options.provider),
           has_threads_(options.threads != 1),
           environment_(none<OrtEnv>(api.ReleaseEnv)),
@@ -242,7 +196,7 @@ class OnnxRuntime : public Engine {
     }
 
     const OrtApi &api_;
-    const std::string input_, output_, context_, provider_;
+    const std::string provider_;
     const bool has_threads_;
     Handle<OrtEnv> environment_;  // outlives the session
     Handle<OrtMemoryInfo> memory_;

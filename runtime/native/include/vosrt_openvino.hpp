@@ -7,7 +7,6 @@
 //     auto model = vosrt::Model::create(bundle, vosrt::OpenVino::open(bundle).value()).value();
 #pragma once
 
-#include <initializer_list>
 #include <list>
 #include <map>
 #include <memory>
@@ -15,12 +14,11 @@
 #include <openvino/openvino.hpp>
 #include <string>
 #include <thread>
-#include <type_traits>
 #include <unordered_set>
 #include <utility>
 #include <vector>
 
-#include "vosrt.hpp"
+#include "vosrt_networks.hpp"
 
 namespace vosrt {
 inline namespace abi2 {
@@ -34,7 +32,7 @@ struct OpenVinoOptions {
 };
 
 // Shapes are static per compiled graph; those of the last sizes are kept, per network. Streams of one size take turns.
-class OpenVino : public Engine {
+class OpenVino : public Networks<ov::Tensor> {
    public:
     static Expected<std::unique_ptr<Engine>> open(const Bundle &bundle, const OpenVinoOptions &options = {}) {
         const vosrt_bundle_info info = bundle.info();
@@ -44,75 +42,48 @@ class OpenVino : public Engine {
         auto encoder = bundle.encoder_role(options.precision);
         if (!encoder) return encoder.error();
         std::unique_ptr<OpenVino> engine(new OpenVino(info, options, encoder.value() == "encoder_int8"));
-        for (const std::string &role : {encoder.value(), std::string("mask_encoder"), std::string("decoder")}) {
-            if (!engine->networks_.empty() && !engine->has_mask_networks()) break;
-            auto content = bundle.graph_content(role);
-            if (!content) return content.error();
+        const Status loaded = engine->load_graphs(bundle, encoder.value(), "OpenVINO", [&](std::string_view content) -> std::string {
             try {
-                engine->networks_.push_back(std::make_unique<Network>(std::string(content.value()), engine->options_, engine->bf16_));
+                engine->networks_.push_back(std::make_unique<Network>(std::string(content), engine->options_, engine->bf16_));
             } catch (const std::exception &error) {
-                return Error{VOSRT_ENGINE_FAILED, std::string("OpenVINO cannot load the ") + role + " of " + info.path + ": " + error.what()};
+                return error.what();
             }
-        }
+            return "";
+        });
+        if (!loaded) return loaded.error();
         return std::unique_ptr<Engine>(std::move(engine));
     }
 
     std::string name() const override { return "openvino " + options_.device + (int8_ ? " int8" : bf16_ ? " bf16"
                                                                                                         : " fp32"); }
     bool has_threads() const override { return options_.threads != 1; }
-    bool has_mask_networks() const override { return !context_.empty(); }
 
-    std::string encode(const vosrt_encode_task &task) override {
-        const Tensors inputs{{input_, view(task.bgr, {1, task.height, task.width, 3})}};
-        const ov::Tensor embedding = view(task.embedding, {1, task.grid_height, task.grid_width, task.channels});
-        networks_[0]->run(inputs, output_, embedding, [&](ov::InferRequest &request) {
-            if (task.features == nullptr) return;
+   private:
+    using Tensors = Maps;
+
+    std::string run(const Call &call) override {
+        Tensors inputs;
+        for (const NetworkArray &each : call.inputs) inputs.emplace(each.name, view(each));
+        for (const auto &[name, map] : call.maps) inputs.emplace(name, *map);
+        networks_[call.network]->run(inputs, call.output.name, view(call.output), [&](ov::InferRequest &request) {
+            if (call.keep == nullptr) return;
             // The request's own tensors are overwritten with the next frame, which another stream may have.
-            auto features = std::make_unique<Tensors>();
             for (const auto &port : request.get_compiled_model().outputs()) {
                 // A tensor behind an Identity has several names, which come in any order.
                 const std::unordered_set<std::string> names = port.get_names();
-                if (names.count(output_) != 0) continue;
+                if (names.count(call.output.name) != 0) continue;
                 const ov::Tensor map = request.get_tensor(port);
                 const ov::Tensor copy(map.get_element_type(), map.get_shape());
                 map.copy_to(copy);
-                for (const std::string &name : names) features->insert_or_assign(name, copy);
+                for (const std::string &name : names) call.keep->insert_or_assign(name, copy);
             }
-            *task.features = features.release();
         });
         return "";
     }
 
-    std::string encode_masks(const vosrt_encode_masks_task &task) override {
-        const Tensors inputs{{"frames", view(task.bgr, {1, task.height, task.width, 3})},
-                             {"masks", view(task.masks, {task.objects, task.height, task.width})},
-                             {"context", maps(task.features).at(context_)}};
-        networks_[1]->run(inputs, "values", view(task.values, {task.objects, task.grid_height, task.grid_width, task.value_channels}));
-        return "";
-    }
-
-    std::string decode_masks(const vosrt_decode_masks_task &task) override {
-        const std::initializer_list<int32_t> values{task.objects, task.grid_height, task.grid_width, task.value_channels};
-        const Tensors inputs{{"readout", view(task.readout, values)},
-                             {"values", view(task.values, values)},
-                             {"res3", maps(task.features).at("res3")},
-                             {"res2", maps(task.features).at("res2")}};
-        networks_[2]->run(inputs, "logits", view(task.logits, {task.objects, task.logit_height, task.logit_width}));
-        return "";
-    }
-
-    void release(void *features) override { delete static_cast<Tensors *>(features); }
-
-   private:
-    using Tensors = std::map<std::string, ov::Tensor>;
-
-    static const Tensors &maps(void *features) { return *static_cast<const Tensors *>(features); }
-
     // OpenVINO reads and writes the stream's arrays where they lie.
-    template <class T>
-    static ov::Tensor view(T *data, std::initializer_list<int32_t> shape) {
-        using Value = std::remove_const_t<T>;
-        return ov::Tensor(ov::element::from<Value>(), ov::Shape(shape.begin(), shape.end()), const_cast<Value *>(data));
+    static ov::Tensor view(const NetworkArray &array) {
+        return ov::Tensor(array.is_u8 ? ov::element::u8 : ov::element::f32, ov::Shape(array.shape.begin(), array.shape.end()), array.data);
     }
 
     // A graph, compiled for the sizes that it was asked for last.
@@ -121,9 +92,6 @@ class OpenVino : public Engine {
         Network(const std::string &content, const OpenVinoOptions &options, bool bf16)
             : options_(options), bf16_(bf16), graph_(core().read_model(content, ov::Tensor())) {}
 
-        void run(const Tensors &inputs, const std::string &name, const ov::Tensor &output) {
-            run(inputs, name, output, [](ov::InferRequest &) {});
-        }
         // `use` has the request to itself when it is done.
         template <class Use>
         void run(const Tensors &inputs, const std::string &name, const ov::Tensor &output, const Use &use) {
@@ -176,9 +144,7 @@ class OpenVino : public Engine {
     };
 
     OpenVino(const vosrt_bundle_info &info, const OpenVinoOptions &options, bool int8)
-        : input_(info.input_name),
-          output_(info.output_name),
-          context_(info.context_name == nullptr ? "" : info.context_name),
+        : Networks(info),
           options_(options),
           int8_(int8),
           bf16_(options.precision == "bf16" || (options.precision != "fp32" && has_bf16())) {}
@@ -192,7 +158,6 @@ class OpenVino : public Engine {
         return *only;
     }
 
-    const std::string input_, output_, context_;
     const OpenVinoOptions options_;
     const bool int8_, bf16_;                          // whether the encoder is quantised, and what all else is computed in
     std::vector<std::unique_ptr<Network>> networks_;  // encoder, and mask encoder and decoder where the bundle has them

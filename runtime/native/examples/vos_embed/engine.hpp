@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 
@@ -17,11 +18,15 @@ inline std::unique_ptr<vosrt::Engine> open_engine(const vosrt::Bundle &bundle, c
 #elif defined(ON_TENSORRT)
 #include <vosrt_tensorrt.hpp>
 
-constexpr const char *kModes = " FILE.engine";
+constexpr const char *kModes = " ENCODER.engine[,MASK_ENCODER.engine,DECODER.engine]";
 inline std::unique_ptr<vosrt::Engine> open_engine(const vosrt::Bundle &bundle, const std::string &mode) {
     if (mode.empty())
         throw std::invalid_argument("which engine? vos-export engine BUNDLE writes them to BUNDLE/engines");
-    return vosrt::TensorRt::open(bundle, mode).value();
+    std::istringstream words(mode);
+    std::string encoder;
+    vosrt::TensorRtOptions options;
+    for (std::string *file : {&encoder, &options.mask_encoder, &options.decoder}) std::getline(words, *file, ',');
+    return vosrt::TensorRt::open(bundle, encoder, options).value();
 }
 #else
 #include <vosrt_openvino.hpp>

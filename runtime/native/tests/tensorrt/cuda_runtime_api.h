@@ -14,6 +14,7 @@ enum cudaMemcpyKind {
     cudaMemcpyDeviceToHost = 2
 };
 using cudaStream_t = struct CUstream_st *;
+inline cudaStream_t *cudaStreamOfWork = nullptr;  // for tests: where to note the stream of a network's run
 
 inline cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
 enum : unsigned {
