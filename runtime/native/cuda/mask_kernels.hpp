@@ -100,24 +100,32 @@ struct SettleParams {
     const float *biases;  // f32 [256]: of a channel's object, the logarithm of its factor
 };
 
+// Makes a cell's masks proportional to `weigh(n, share of the largest one)`, of sum 1. A cell without masks keeps that.
+template <class Weigh>
+VOSRT_KERNEL void weigh_cell(const NewestMasks &masks, int32_t cell, const Weigh &weigh) {
+    float *soft = masks.values() + static_cast<size_t>(cell) * masks.capacity;
+    float largest = 0.0f, total = 0.0f;
+    for (int32_t n = 0; n < masks.count; ++n) {
+        const float value = soft[masks.channels[n]];
+        largest = value > largest ? value : largest;
+    }
+    if (largest == 0.0f) return;
+    for (int32_t n = 0; n < masks.count; ++n) {
+        float &value = soft[masks.channels[n]];
+        value = weigh(n, value / largest);
+        total += value;
+    }
+    for (int32_t n = 0; n < masks.count; ++n) soft[masks.channels[n]] /= total;
+}
+
 // reference.sharpen: what is remembered of the newest frame once another one comes, unless it was annotated. A thread per cell.
 template <class Thread>
 VOSRT_KERNEL void settle_masks(Thread &t, const SettleParams &p) {
     if (p.references[p.count - 1].frame == *p.masks.now) return;
     for (int32_t cell = t.block() * t.threads() + t.thread(); cell < p.masks.grid.cells(); cell += t.blocks() * t.threads()) {
-        float *soft = p.masks.values() + static_cast<size_t>(cell) * p.masks.capacity;
-        float largest = 0.0f, total = 0.0f;
-        for (int32_t n = 0; n < p.masks.count; ++n) {
-            const float value = soft[p.masks.channels[n]];
-            largest = value > largest ? value : largest;
-        }
-        if (largest == 0.0f) continue;
-        for (int32_t n = 0; n < p.masks.count; ++n) {
-            float &value = soft[p.masks.channels[n]];
-            value = powf(value / largest, p.sharpness) * (n == 0 ? 1.0f : expf(p.biases[p.masks.channels[n]]));
-            total += value;
-        }
-        for (int32_t n = 0; n < p.masks.count; ++n) soft[p.masks.channels[n]] /= total;
+        weigh_cell(p.masks, cell, [&](int32_t n, float share) {
+            return powf(share, p.sharpness) * (n == 0 ? 1.0f : expf(p.biases[p.masks.channels[n]]));
+        });
     }
 }
 

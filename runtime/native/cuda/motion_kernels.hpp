@@ -78,8 +78,7 @@ template <class Thread>
 VOSRT_KERNEL void weigh_motion(Thread &t, const MotionParams &p) {
     const int32_t cells = p.cells();
     for (int32_t cell = t.block() * t.threads() + t.thread(); cell < cells; cell += t.blocks() * t.threads()) {
-        float *soft = p.masks.values() + static_cast<size_t>(cell) * p.masks.capacity;
-        float weight = motion::kDoubt, largest = 0.0f, total = 0.0f;
+        float weight = motion::kDoubt;
         float rest[motion::kAges];  // distances from the background's steps
         float trust[motion::kAges];
         VOSRT_UNROLL
@@ -90,14 +89,7 @@ VOSRT_KERNEL void weigh_motion(Thread &t, const MotionParams &p) {
             rest[a] = motion::in_noise(sqrtf(sums.squared_distance(step)));
             trust[a] = step.weight * sums.support();
         }
-        for (int32_t n = 0; n < p.masks.count; ++n) {
-            const float value = soft[p.masks.channels[n]];
-            largest = value > largest ? value : largest;
-        }
-        if (largest == 0.0f) continue;
-        for (int32_t n = 0; n < p.masks.count; ++n) {
-            float &value = soft[p.masks.channels[n]];
-            value /= largest;
+        weigh_cell(p.masks, cell, [&](int32_t n, float share) {
             float evidence = 0.0f;
             VOSRT_UNROLL
             for (int32_t a = 0; n > 0 && a < motion::kAges; ++a) {
@@ -105,10 +97,8 @@ VOSRT_KERNEL void weigh_motion(Thread &t, const MotionParams &p) {
                 const float own = motion::in_noise(sqrtf(sums.squared_distance(p.steps[static_cast<size_t>(a) * cells + cell])));
                 evidence += trust[a] * sums.support() * (rest[a] - own);
             }
-            value *= expf(p.strength * evidence / weight);
-            total += value;
-        }
-        for (int32_t n = 0; n < p.masks.count; ++n) soft[p.masks.channels[n]] /= total;
+            return share * expf(p.strength * evidence / weight);
+        });
     }
 }
 
