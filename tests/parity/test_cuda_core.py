@@ -61,7 +61,7 @@ def test_a_grid_that_is_too_long_is_refused(cuda_core: str, shape: tuple[int, in
 
 @pytest.mark.parametrize(
     ("options", "align_corners"),
-    [(OPTIONS, False), (PropagationOptions(context=2, radius=2, top_k=20), True)],
+    [(OPTIONS, False), *((PropagationOptions(context=2, radius=2, top_k=top_k), True) for top_k in (20, 33))],
     ids=str,
 )
 def test_it_gives_what_the_twin_gives(
@@ -515,6 +515,10 @@ def test_errors_name_what_was_found(cuda_emulated: Path, monkeypatch: pytest.Mon
 
     refused("none", "no NVIDIA driver .*install the driver of your GPU, or use device 'cpu'")
     refused("old", "runs CUDA 11.4 .*expected 13.0 or newer: upgrade the driver")
+    refused(
+        "broken=999",
+        "^the NVIDIA driver cannot be used: cudaGetDeviceCount failed: .*nvidia-smi says, or use device 'cpu'$",
+    )
     refused("memory=100000", "cudaMalloc of .* out of memory .*use a smaller size, a shorter context, or device 'cpu'")
     refused("shared=1000", "40 channels need .* bytes of shared memory")
     refused("", "CUDA device 2 was asked for; there are 1", device=2)

@@ -36,7 +36,7 @@ from vosrt.engines.onnxruntime import load_onnxruntime
 from vosrt.engines.tensorrt import TensorRtEngine
 from vosrt.engines.tensorrt_files import Profile
 from vosrt.engines.tensorrt_flavour import TENSORRT, TENSORRT_RTX, Flavour
-from vosrt.errors import EngineError
+from vosrt.errors import EngineError, OptionError
 from vosrt.stream import Stream
 from vosrt.types import F32Array, PropagationOptions, U8Array
 
@@ -84,6 +84,15 @@ def square() -> U8Array:
     mask = np.zeros((8 * H, 8 * W), np.uint8)
     mask[8:24, 8:24] = 1
     return mask
+
+
+@pytest.mark.parametrize("function", ["cudaSetDevice", "cudaMemGetInfo"])
+def test_a_gpu_that_cannot_be_used_is_no_failure_of_work(emulated: ctypes.CDLL, function: str) -> None:
+    """Commands end with exit code 2, as where there is no driver: nothing was begun."""
+    emulated.vosrt_cuda_emulated_fail(function.encode(), Status.cudaErrorInvalidValue)
+    with pytest.raises(OptionError, match=rf"^the NVIDIA driver cannot be used: {function} failed.*nvidia-smi.*'cpu'$"):
+        CudaMemory(H, W, K, OPTIONS)
+    CudaMemory(H, W, K, OPTIONS)
 
 
 # ---- memories -------------------------------------------------------------------------------------------
@@ -177,19 +186,20 @@ def test_calls_in_a_new_thread_use_their_own_gpu(emulated: ctypes.CDLL, monkeypa
     tensor, event = stream.allocate((H, W, K), np.float32, "an embedding"), CudaEvent(stream.runtime)
     memory = CudaMemory(H, W, K, OPTIONS, device=1)
 
-    def work() -> int:
-        stream.upload(embedding(0), tensor)
-        stream.record(event)
-        stream.wait_for(event)
-        stream.copy(tensor, tensor)
-        stream.download(tensor)
-        memory.push_tensor(tensor)
-        memory.labels(16, 20)
-        return int(emulated.vosrt_cuda_emulated_contexts())
-
-    emulated.vosrt_cuda_emulated_contexts()
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(work).result() == 0b10
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: stream.upload(embedding(0), tensor),
+        lambda: stream.record(event),
+        lambda: stream.wait_for(event),
+        lambda: stream.copy(tensor, tensor),
+        lambda: stream.download(tensor),
+        lambda: memory.push_tensor(tensor),
+        lambda: memory.labels(16, 20),
+    )
+    for number, call in enumerate(calls):
+        emulated.vosrt_cuda_emulated_contexts()
+        with ThreadPoolExecutor(1) as pool:  # a new thread each, as an earlier call chooses the GPU for later ones
+            pool.submit(call).result()
+        assert emulated.vosrt_cuda_emulated_contexts() == 0b10, number
 
 
 def test_threads_may_use_a_stream_while_another_captures(cuda_emulated: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from vosrt import Model
 from vosrt.bundle import EncoderSpec
 from vosrt.cli import doctor
+from vosrt.cli.run import main as vos_run
 from vosrt.engines import nvidia, nvidia_providers
 from vosrt.engines import onnxruntime as ort_engines
 from vosrt.engines.base import EngineInfo
@@ -45,6 +46,30 @@ def test_the_driver_is_asked(plug_in_gpu: Callable[..., None]) -> None:
     plug_in_gpu(CARD, init_status=999)
     with pytest.raises(EngineError, match="cuInit returned 999"):
         find_gpu()
+
+
+@pytest.mark.parametrize("engine", NVIDIA_ENGINES)
+@pytest.mark.parametrize("unusable", [None, 999])
+def test_an_engine_without_its_gpu_is_a_wrong_option(
+    plug_in_gpu: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    clip: Path,
+    tmp_path: Path,
+    engine: str,
+    unusable: int | None,
+) -> None:
+    """One line and exit code 2, whether the driver is missing or cannot be used."""
+    if unusable is None:
+        monkeypatch.setattr(nvidia, "_DRIVER", "libvosrt-no-such-driver.so")
+    else:
+        plug_in_gpu(CARD, init_status=unusable)
+    words = f"--box 4,4,16,16 --end 1 --no-video --engine {engine} -o {tmp_path / 'out'}".split()
+    assert vos_run([str(clip), *words]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1
+    unusable_words = "the NVIDIA driver cannot be used: cuInit returned 999"
+    assert re.match(f"error: (no NVIDIA driver here|{unusable_words}|.* is not installed)", error[0])
 
 
 def test_no_driver_is_one_reason_for_all(encoder_graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:

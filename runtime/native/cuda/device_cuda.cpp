@@ -18,6 +18,14 @@ void ignore(cudaError_t status) {
     if (status != cudaSuccess) cudaGetLastError();
 }
 
+// What fails before any work was queued says that the GPU cannot be used here, not that its work failed.
+void require(cudaError_t status, const char *call) {
+    if (status == cudaSuccess || status == cudaErrorMemoryAllocation) return check_cuda(status, call);
+    cudaGetLastError();
+    throw Error(VOSRT_UNSUPPORTED, std::string("the NVIDIA driver cannot be used: ") + call + " failed: " + cudaGetErrorString(status) + " (" +
+                                       cudaGetErrorName(status) + "); see what nvidia-smi says, or use device 'cpu'");
+}
+
 cudaStream_t new_stream() {
     cudaStream_t stream = nullptr;
     check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
@@ -28,8 +36,8 @@ cudaStream_t new_stream() {
 
 int32_t count_gpus() {
     int driver = 0, runtime = 0, count = 0;
-    check_cuda(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
-    check_cuda(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
+    require(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
+    require(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
     if (driver == 0)
         throw Error(VOSRT_UNSUPPORTED, "no NVIDIA driver here; install the driver of your GPU, or use device 'cpu'");
     if (driver / 1000 < runtime / 1000)
@@ -41,7 +49,7 @@ int32_t count_gpus() {
         throw Error(VOSRT_UNSUPPORTED,
                     "the NVIDIA driver offers no GPU; see what nvidia-smi and CUDA_VISIBLE_DEVICES say, or use device 'cpu'");
     }
-    check_cuda(status, "cudaGetDeviceCount");
+    require(status, "cudaGetDeviceCount");
     return count;
 }
 
@@ -51,20 +59,20 @@ Gpu open_gpu(int32_t device) {
         throw Error(VOSRT_INVALID_ARGUMENT, "CUDA device " + std::to_string(device) + " was asked for; there are " +
                                                 std::to_string(count) + ", from 0");
     cudaDeviceProp properties{};
-    check_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+    require(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
     Gpu gpu;
     gpu.name = properties.name;
     gpu.architecture = 10 * properties.major + properties.minor;
     gpu.multiprocessors = properties.multiProcessorCount;
     gpu.shared_bytes = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
-    check_cuda(cudaDriverGetVersion(&gpu.driver), "cudaDriverGetVersion");
-    check_cuda(cudaRuntimeGetVersion(&gpu.runtime), "cudaRuntimeGetVersion");
+    require(cudaDriverGetVersion(&gpu.driver), "cudaDriverGetVersion");
+    require(cudaRuntimeGetVersion(&gpu.runtime), "cudaRuntimeGetVersion");
     const std::string here = gpu.name + " (sm_" + std::to_string(gpu.architecture) + ")";
     if (gpu.architecture < 80)
         throw Error(VOSRT_UNSUPPORTED, here + " is too old; expected sm_80 (Ampere) or newer: use device 'cpu'");
-    check_cuda(cudaSetDevice(device), "cudaSetDevice");
+    require(cudaSetDevice(device), "cudaSetDevice");
     size_t free = 0, total = 0;
-    check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    require(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
     gpu.free_bytes = static_cast<int64_t>(free);
     gpu.total_bytes = static_cast<int64_t>(total);
     return gpu;

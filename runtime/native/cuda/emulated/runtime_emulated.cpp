@@ -231,7 +231,7 @@ cudaError_t cudaRuntimeGetVersion(int *version) {
 }
 cudaError_t cudaGetDeviceCount(int *count) {
     *count = static_cast<int>(setting("devices", 1));
-    return cudaSuccess;
+    return static_cast<cudaError_t>(setting("broken", 0));
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int) {
     *properties = {"emulated GPU", 9, 0, 4, static_cast<size_t>(setting("shared", 232448))};

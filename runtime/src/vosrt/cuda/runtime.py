@@ -133,9 +133,10 @@ class BindingsRuntime:
             _, words = self.api.cudaGetErrorString(status)
             text = f"CUDA failed in {function}: {words.decode() if isinstance(words, bytes) else words}"
             if status == self.api.cudaError_t.cudaErrorInsufficientDriver:
-                text += (
-                    "; upgrade the NVIDIA driver, or install the bindings for its CUDA: pip install 'cuda-bindings<13'"
+                remedy = (
+                    "upgrade the NVIDIA driver, or install the bindings for its CUDA: pip install 'cuda-bindings<13'"
                 )
+                raise EngineError(f"{text}; {remedy}", reason=text, remedy=remedy)
             raise EngineError(text)
         return results[0] if len(results) == 1 else results
 
