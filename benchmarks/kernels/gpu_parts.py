@@ -45,6 +45,10 @@ from vosrt.types import PropagationOptions, U8Array
 
 OPTIONS = PropagationOptions()
 TOY_OPTIONS = PropagationOptions(context=2, radius=3)
+# What `default` and `fast` add, with kernels of its own for calibration and motion.
+ADDED: dict[str, Any] = {
+    "top_k": 20, "centring": 0.8, "sharpness": 1.5, "object_bias": 0.1, "calibration": 2, "motion": 0.2
+}  # fmt: skip
 Row = dict[str, Any]
 
 
@@ -97,7 +101,7 @@ def check_parity(height: int, width: int, channels: int, *, twin: bool, options:
         given.set_soft_masks(expected.soft_masks())
     row = {
         "what": "parity",
-        "with": "NumPy twin" if twin else "processor, fp32",
+        "with": ("NumPy twin" if twin else "processor, fp32") + (", with motion" if options.motion else ""),
         "grid": f"{height} x {width}",
         "channels": channels,
         "similarity_difference": float(f"{similarity:.2g}"),
@@ -257,8 +261,9 @@ def time_kernels(
         core.memory.time_frame(core.embedding, labels=core.labels, confidence=core.confidence) for _ in range(count)
     ]
     where = {"grid": f"{height} x {width}", "channels": channels, "objects": objects}
+    added = ", with motion" if options.motion else ""  # advance then settles and calibrates, read-out moves
     ms = {name: round(statistics.median(each[i] for each in taken), 4) for i, name in enumerate(STAGES)}
-    rows: list[Row] = [{"what": f"kernel {name}", **where, "ms": ms[name]} for name in STAGES]
+    rows: list[Row] = [{"what": f"kernel {name}{added}", **where, "ms": ms[name]} for name in STAGES]
     work = count_match(height, width, channels, context=options.context, radius=options.radius, down=4)
     rate = 2 * work["useful_gmac"] / ms["match"] if ms["match"] else 0.0
     rows[STAGES.index("match")] |= {"useful_tflop_s": round(rate, 1), "floors_at_published_peaks": floors(work)}
@@ -479,12 +484,13 @@ def check_torch(bundle: str) -> Row:
 def parity(settings: Settings) -> Iterator[Callable[[], list[Row]]]:
     """Kernels against the NumPy twin and the processor's core; networks in PyTorch against ONNX Runtime."""
     yield lambda: [check_parity(6, 9, 40, twin=True, options=TOY_OPTIONS)]
+    yield lambda: [check_parity(6, 9, 40, twin=True, options=replace(TOY_OPTIONS, **ADDED))]
     yield lambda: [check_refinement(6, 9, 3)]
     if settings.toy:
         return
     yield lambda: [check_parity(12, 20, 64, twin=True, options=PropagationOptions(context=3))]
-    for channels in (512, 256, 64):
-        yield lambda channels=channels: [check_parity(60, 107, channels, twin=False, options=OPTIONS)]
+    for channels, options in ((512, OPTIONS), (256, replace(OPTIONS, **ADDED)), (64, OPTIONS)):
+        yield lambda channels=channels, options=options: [check_parity(60, 107, channels, twin=False, options=options)]
 
 
 def networks(settings: Settings) -> Iterator[Callable[[], list[Row]]]:
@@ -502,11 +508,14 @@ def sanitized(settings: Settings) -> Iterator[Callable[[], list[Row]]]:
 def kernels(settings: Settings, height: int, width: int) -> Iterator[Callable[[], list[Row]]]:
     """Kernels beside their floors, pushes and labels with a full context."""
     height, width = (6, 9) if settings.toy else (height, width)
+    count, options = (1, TOY_OPTIONS) if settings.toy else (50, OPTIONS)
     for channels in (40,) if settings.toy else (512, 256, 64):
         for objects in (1, 5) if channels > 256 else (1,):
-            count, options = (1, TOY_OPTIONS) if settings.toy else (50, OPTIONS)
             yield partial(time_kernels, height, width, channels, objects, options, count=count)
             yield partial(time_core, height, width, channels, objects, options, count=count)
+    for objects in (1,) if settings.toy else (1, 5):
+        channels = 40 if settings.toy else 256
+        yield partial(time_kernels, height, width, channels, objects, replace(options, **ADDED), count=count)
 
 
 def frames(settings: Settings, size: int) -> Iterator[Callable[[], list[Row]]]:
