@@ -268,6 +268,31 @@ def test_files_of_arrays_that_lie_are_refused(tmp_path: Path) -> None:
                 read_mask_file(path, WIDTH, HEIGHT)
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "lzw"}, {"compression": "zlib", "tile": (32, 32)}])
+@pytest.mark.parametrize("kind", ["u2", "i8"])
+def test_tiff_masks_that_are_damaged_are_one_line(
+    tmp_path: Path, kind: str, options: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither libtiff nor tifffile prints lines of its own, and no kind of exception of theirs gets out."""
+    tifffile = pytest.importorskip("tifffile")
+    if options.get("compression") == "lzw":
+        pytest.importorskip("imagecodecs")
+    random, path, refused = np.random.default_rng(3), tmp_path / "mask.tif", 0
+    tifffile.imwrite(path, TWO.astype(kind), photometric="minisblack", **options)
+    np.testing.assert_array_equal(read_mask_file(path, WIDTH, HEIGHT).labels, TWO)
+    data = path.read_bytes()
+    for attempt in range(120):
+        at = int(random.integers(400 if attempt % 2 else len(data)))
+        noise = random.bytes(int(random.choice([1, 4, 60])))
+        path.write_bytes(data[:at] + (noise if attempt % 3 else b"") + data[at + len(noise) :])
+        try:
+            read_mask_file(path, WIDTH, HEIGHT)
+        except MaskError as error:
+            refused += "\n" not in str(error)
+    assert refused > 10
+    assert capfd.readouterr().err == ""
+
+
 BW = ONE * 255
 POLYGON = np.array([[20, 10], [140, 30], [90, 60], [120, 110], [30, 90]], np.int32)
 

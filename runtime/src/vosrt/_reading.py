@@ -112,5 +112,26 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             yield image
 
 
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Drop what native code prints meanwhile: libtiff tells standard error what the caller says in an error of its own.
+
+    This holds for all threads of the process.
+    """
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _too_large(path: Path, size: int, most: int) -> RefusedFileError:
     return RefusedFileError(errno.EFBIG, f"has {size:,} bytes; at most {most:,} are read", str(path))

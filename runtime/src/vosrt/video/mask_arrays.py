@@ -75,7 +75,7 @@ def _read_tiff(path: Path, width: int, height: int) -> NDArray[Any]:
     except MaskError:
         raise
     except Exception as error:  # tifffile's, and those of many codecs
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def _check(path: Path, shape: tuple[int, ...], dtype: Any, width: int, height: int) -> None:

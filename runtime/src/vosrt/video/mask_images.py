@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from vosrt._reading import open_image
+from vosrt._reading import open_image, silenced
 from vosrt.errors import MaskError
 from vosrt.types import MAX_OBJECT_ID
 from vosrt.video.mask_arrays import read_array
@@ -70,12 +70,17 @@ def read_pixels(path: Path, width: int, height: int, *, numbered: bool = False) 
                 raise MaskError(f"{path}: {image.format} changes pixel values; {HOW_TO_SAVE}")
             if (pictures := getattr(image, "n_frames", 1)) > 1:
                 raise MaskError(f"{path}: holds {pictures} pictures; expected the mask of one frame, saved alone")
+            if image.format == "TIFF":
+                with silenced():
+                    image.load()
             return _meaning(path, image, numbered)
     except FileNotFoundError:
         raise MaskError(f"{path}: no such mask") from None
     except UnidentifiedImageError:
         return _of_array(path, width, height, numbered)
-    except (OSError, SyntaxError, ValueError) as error:
+    except MaskError:
+        raise
+    except Exception as error:  # Pillow's formats raise any kind: SyntaxError, TypeError, struct.error …
         raise MaskError(f"{path}: the mask cannot be read ({error}); expected a whole PNG") from error
 
 

@@ -22,6 +22,8 @@ from vosrt.video.levels import Levels
 
 EXTRA = "tiff"
 
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # or it prints what the reader's error says better
+
 
 def tifffile_version() -> str:
     """Return the version of the package that reads TIFF stacks.
