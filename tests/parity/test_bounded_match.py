@@ -89,6 +89,7 @@ def assert_equal(ours: Memory, theirs: Memory) -> None:
     radius=st.sampled_from((1.0, 3.5, 12.0)),
     context=st.integers(1, 4),
     pad_context=st.booleans(),
+    calibration=st.sampled_from((0, 2)),
     later=st.sets(st.integers(1, 4), min_size=1),
     seed=st.integers(0, 2**20),
 )
@@ -104,7 +105,7 @@ def test_bounds_change_no_bit(
     seed: int,
     **options: Any,
 ) -> None:
-    """Features of several kinds, up to five appearance times and a session between give the same neighbours."""
+    """Features of several kinds, up to five appearance times and a session between give the same lists and masks."""
     random = np.random.default_rng(seed)
     ours, theirs = (
         searching(native, how, height, width, channels, isa=isa, threads=2, **options) for how in ("bounded", "full")

@@ -222,13 +222,18 @@ void CpuMemory::look_back(const std::byte *keys) {
                          .window = window_.data(),
                          .top_k = 1,
                          .mean_square = mean_square_,
+                         .heads_at = search_.heads_at(cells()),
+                         .bytes_at = search_.bytes_at(cells()),
+                         .scale = search_.scale(),
                          .result = went_to_.data()};
-    for_each_group([&](const PatchGroup &group, const CellBox &box, int32_t, int32_t worker) {
+    MatchTask bounded = task;
+    bounded.head = search_.head();
+    for_each_group([&](const PatchGroup &group, const CellBox &box, int32_t job, int32_t worker) {
         for (int32_t y = box.top; y < box.bottom; ++y) {
             const uint8_t *row = looks_back_.data() + y * options_.width;
             if (std::find(row + box.left, row + box.right, uint8_t{1}) == row + box.right) continue;
             SearchCounts not_counted;
-            return kernel_.match(task, group, workspace_[worker].data(), not_counted);
+            return kernel_.match(search_.bounds(job, worker) ? bounded : task, group, workspace_[worker].data(), not_counted);
         }
     });
 }

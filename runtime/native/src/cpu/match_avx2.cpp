@@ -10,7 +10,7 @@ struct Avx2 {
     using Register = __m256;
     static constexpr int32_t kWidth = 8;
     static Register zero() { return _mm256_setzero_ps(); }
-    static Register load(const float *p) { return _mm256_load_ps(p); }
+    static Register load(const float *p) { return _mm256_loadu_ps(p); }
     static void store(float *p, Register a) { _mm256_store_ps(p, a); }
     static Register broadcast(const float *p) { return _mm256_broadcast_ss(p); }
     static Register fused(Register a, Register b, Register c) { return _mm256_fmadd_ps(a, b, c); }

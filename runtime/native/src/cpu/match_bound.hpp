@@ -295,6 +295,8 @@ class BoundedMatcher : Matcher<Ops> {
     void offer_seeds(const Patch<Ops> &p, const int64_t *seeds, int32_t count, float *best, bool windowed) {
         for (int32_t from = 0; from < count; from += Ops::kKeys) {
             const int32_t keys = smaller(Ops::kKeys, count - from);
+            for (int32_t n = from + keys; n < smaller(from + keys + Ops::kKeys, count); ++n)
+                fetch(key(slot_keys(slot_of(seeds[n])), cell_of_seed(seeds[n])));
             for (int32_t j = 0; j < keys; ++j) gather(j, slot_keys(slot_of(seeds[from + j])), cell_of_seed(seeds[from + j]));
             multiply_gathered(p, keys);
             for (int32_t j = 0; j < keys; ++j) {
@@ -315,7 +317,7 @@ class BoundedMatcher : Matcher<Ops> {
             for (int32_t lane = 0; lane < Ops::kLanes; ++lane) {
                 const float here = best[lane], other = value[lane];
                 best[lane] = other > here ? other : here;
-                value[lane] = other > here ? here : other;
+                value[lane] = other < here ? other : here;  // as compilers know a minimum
             }
     }
 
@@ -441,9 +443,9 @@ class BoundedMatcher : Matcher<Ops> {
         byte_limits_of_ = -1;  // limits rise
         Survivor chosen[Ops::kKeys];
         int32_t count = 0;
-        for (int32_t n = 0; n < smaller(kAhead, survivor_count_); ++n) fetch(n);
+        for (int32_t n = 0; n < smaller(kAhead, survivor_count_); ++n) fetch(key(keys_, survivors_[n].cell));
         for (int32_t n = 0; n < survivor_count_; ++n) {
-            if (n + kAhead < survivor_count_) fetch(n + kAhead);
+            if (n + kAhead < survivor_count_) fetch(key(keys_, survivors_[n + kAhead].cell));
             Survivor survivor = survivors_[n];
             if constexpr (Ops::kPairLanes > 0)
                 if (__builtin_popcount(survivor.lanes) <= pair_lanes_) survivor.lanes = still_possible(survivor);
@@ -464,9 +466,8 @@ class BoundedMatcher : Matcher<Ops> {
         __builtin_prefetch(row);
         __builtin_prefetch(row + head_row_ * sizeof(Element) - 1);
     }
-    void fetch(int32_t n) const {
-        const auto *row = reinterpret_cast<const char *>(key(keys_, survivors_[n].cell));
-        for (size_t at = 0; at < row_ * sizeof(Element); at += 64) __builtin_prefetch(row + at);
+    void fetch(const Element *row) const {
+        for (size_t at = 0; at < row_ * sizeof(Element); at += 64) __builtin_prefetch(reinterpret_cast<const char *>(row) + at);
     }
 
     // The bound of whole heads.

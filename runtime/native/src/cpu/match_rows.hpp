@@ -2,7 +2,7 @@
 //
 // Vector provides
 //   Register        a register of kWidth floats
-//   zero(), load(p), store(p, a)    `p` is aligned to 64 bytes, or as far from there as whole registers are
+//   zero(), load(p), store(p, a)    to store, `p` is aligned to 64 bytes, or as far from there as whole registers are
 //   broadcast(p)    *p in every lane
 //   fused(a, b, c)  a * b + c, rounded once
 //   at_least(a, b), not_less(a, b)  bit per lane: a >= b, false for NaN; not (a < b), true for NaN
@@ -73,6 +73,23 @@ struct RowOps {
                 hits[j] |= Vector::not_less(sums[v], Vector::load(limits + first)) << first;
             }
         });
+    }
+
+    // Rows are padded with zeros to more than a register.
+    static float dot(const float *a, const float *b, int32_t channels) {
+        constexpr int32_t kSums = 4;
+        Register sums[kSums];
+        for (Register &sum : sums) sum = Vector::zero();
+        const auto step = [&](int32_t i, int32_t c) { sums[i] = Vector::fused(Vector::load(a + c), Vector::load(b + c), sums[i]); };
+        int32_t c = 0;
+        for (; c + kSums * Vector::kWidth <= channels; c += kSums * Vector::kWidth)
+            for (int32_t i = 0; i < kSums; ++i) step(i, c + i * Vector::kWidth);
+        for (; c < channels; c += Vector::kWidth) step(0, c);
+        alignas(64) float partial[kSums * Vector::kWidth];
+        for (int32_t i = 0; i < kSums; ++i) Vector::store(partial + i * Vector::kWidth, sums[i]);
+        for (int32_t half = kSums * Vector::kWidth / 2; half > 0; half /= 2)
+            for (int32_t i = 0; i < half; ++i) partial[i] += partial[i + half];
+        return partial[0];
     }
 
     static uint32_t at_least(const float *scores, const float *thresholds) {
