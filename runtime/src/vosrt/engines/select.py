@@ -68,8 +68,7 @@ def create_encoder_engine(
     try:
         return _create_narrowest(engine, graphs, spec, precision, threads, "asked for")
     except EngineError as error:
-        # What has a remedy, such as a driver to install, keeps any network from running here: another engine has to be
-        # asked for.
+        # A remedy, such as a driver to install, is for the machine: on this one, the engine runs no network at all.
         kind = OptionError if error.remedy else EngineError
         raise kind(f"{error}; engine 'auto' takes the fastest that runs here") from error
 
