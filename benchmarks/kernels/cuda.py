@@ -264,7 +264,7 @@ def main() -> None:
         for row in rows
         for kernel in ("match", "bounded match")
         if row["commit"] is None
-        if row["architecture"] == "sm_90" and row["kernel"] == f"{kernel} 4 x 3" and "instructions_per_hmma" in row
+        if row["architecture"] == "sm_90" and row["kernel"] == f"{kernel} 4 x 5" and "instructions_per_hmma" in row
     }
     counted: list[dict[str, Any]] = []
     for grid in ((60, 107), (135, 240)):

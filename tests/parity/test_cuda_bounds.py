@@ -28,6 +28,8 @@ def searching(how: str, height: int, width: int, channels: int, **options: Any) 
         (("smooth", "not finite"), 96, {"context": 3, "radius": 5, "top_k": 4}, ""),
         (("ties", "one-hot", "equal"), 64, {"context": 2, "radius": 3.5, "top_k": 10}, "shared=60000"),
         (("scaled", "huge", "smooth"), 65, {"context": 3, "radius": 12, "top_k": 20, "pad_context": False}, ""),
+        (("ties", "smooth"), 64, {"context": 2, "radius": 6, "top_k": 21}, ""),
+        (("noise", "huge"), 96, {"context": 3, "radius": 8, "top_k": 64}, ""),
         (("noise", "tiny", "zero"), 512, {"context": 1, "radius": 12, "top_k": 1}, "shared=100000"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,

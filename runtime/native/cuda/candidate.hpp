@@ -34,15 +34,15 @@ VOSRT_BOTH inline int32_t cell_of(Packed candidate, int32_t cells) {
 VOSRT_BOTH inline Packed next_copy(Packed candidate, int32_t cells) { return candidate - static_cast<uint32_t>(cells); }
 VOSRT_BOTH inline bool is_candidate(Packed value) { return (value >> 32) != 0; }
 
-// What one thread of a quad holds of a list of 4 N candidates, unsorted. Empty places hold different small numbers, so
-// that all values of a list differ and the least one has one owner.
+// What one thread of a quad holds of a list of `length` candidates, at most 4 N, unsorted. Empty places hold different small numbers, so
+// that all values of a list differ and the least one has one owner; those that a list has not hold what is never the least.
 template <int N>
 struct Share {
     Packed values[N];
 
-    VOSRT_BOTH void clear(int32_t member) {
+    VOSRT_BOTH void clear(int32_t member, int32_t length) {
         VOSRT_UNROLL
-        for (int n = 0; n < N; ++n) values[n] = static_cast<Packed>(4 * n + member);
+        for (int n = 0; n < N; ++n) values[n] = 4 * n + member < length ? static_cast<Packed>(4 * n + member) : ~Packed{0};
     }
     VOSRT_BOTH Packed least() const {
         Packed found = values[0];

@@ -172,7 +172,7 @@ struct ReadOutParams {
     Grid grid;
     Window window;
     int32_t context, references, top_k, channels, capacity;
-    int32_t jobs, lists_per_job, list_length;
+    int32_t jobs, lists_per_job;
     bool yield_background;
     float temperature;
     const float *mean;
@@ -213,7 +213,7 @@ VOSRT_BOTH inline bool insert_sorted(ReadOutScratch &list, int32_t top_k, Packed
 template <class Thread>
 VOSRT_KERNEL void merge_lists(Thread &t, const ReadOutParams &p, int32_t reference, int32_t cell, ReadOutScratch &scratch) {
     const int32_t lane = t.thread() % 32, width = p.grid.width, cells = p.grid.cells();
-    const int32_t entries = p.lists_per_job * p.list_length;
+    const int32_t entries = p.lists_per_job * p.top_k;
     const Context context = p.contexts[reference];
     if (lane == 0) scratch.count = 0;
     Packed least = 0;
@@ -221,8 +221,8 @@ VOSRT_KERNEL void merge_lists(Thread &t, const ReadOutParams &p, int32_t referen
         if (!job_serves(p.job[j], reference, context)) continue;
         for (int32_t first = 0; first < entries; first += 32) {
             const int32_t e = first + lane;
-            const size_t list = static_cast<size_t>(j) * p.lists_per_job + e / p.list_length;
-            const Packed mine = e < entries ? p.lists[(list * cells + cell) * p.list_length + e % p.list_length] : 0;
+            const size_t list = static_cast<size_t>(j) * p.lists_per_job + e / p.top_k;
+            const Packed mine = e < entries ? p.lists[(list * cells + cell) * p.top_k + e % p.top_k] : 0;
             for (uint32_t left = t.combine(is_candidate(mine) && mine > least ? 1u << lane : 0u); left != 0; left &= left - 1) {
                 const Packed candidate = t.shuffle(mine, lowest_bit(left));
                 if (candidate <= least) continue;

@@ -13,15 +13,16 @@ namespace vosrt::cuda {
 
 // Which variant of the match kernel fits a GPU: queries in shared memory are what takes room.
 struct MatchShape {
+    static constexpr int32_t kFew = 5, kMany = 16;
+
     int32_t warps_down;  // 4, 2 or 1: x 32 queries
-    int32_t per_thread;  // 3 or 16: x 4 candidates
+    int32_t per_thread;  // kFew or kMany: x 4 candidates, at least top_k
     size_t shared_bytes;
     int32_t patches;
     int32_t head;          // channels of a head, 0 where the bounded kernel does not fit beside the other one
     size_t bounded_bytes;  // of shared memory
 
     int32_t lists_per_job() const { return kWarps / warps_down; }
-    int32_t list_length() const { return 4 * per_thread; }
 };
 
 // Throws Error where the channels do not fit any.

@@ -281,12 +281,13 @@ struct Nv12Kernel {
 // Call `body` with the variant of the match kernel, or of the bounded one, that a shape names.
 template <template <int, int> class Kernel, class Body>
 void with_match_kernel(const MatchShape &shape, const Body &body) {
-    const bool few = shape.per_thread == 3;
+    constexpr int kFew = MatchShape::kFew, kMany = MatchShape::kMany;
     const MatchParams none{};
+    if (shape.per_thread == kMany) return body(Kernel<1, kMany>{none});
     switch (shape.warps_down) {
-        case 4: return body(Kernel<4, 3>{none});
-        case 2: return few ? body(Kernel<2, 3>{none}) : body(Kernel<2, 16>{none});
-        default: return few ? body(Kernel<1, 3>{none}) : body(Kernel<1, 16>{none});
+        case 4: return body(Kernel<4, kFew>{none});
+        case 2: return body(Kernel<2, kFew>{none});
+        default: return body(Kernel<1, kFew>{none});
     }
 }
 
@@ -306,12 +307,13 @@ MatchShape shape_of(const Gpu &gpu, const Grid &grid, const Window &window, int3
 }  // namespace
 
 MatchShape choose_shape(const Gpu &gpu, const Grid &grid, const Window &window, int32_t channels, int32_t top_k) {
-    const int32_t per_thread = top_k <= 12 ? 3 : 16;
+    const int32_t per_thread = top_k <= 4 * MatchShape::kFew ? MatchShape::kFew : MatchShape::kMany;
     const MatchShape shapes[] = {shape_of<4>(gpu, grid, window, channels, per_thread),
                                  shape_of<2>(gpu, grid, window, channels, per_thread),
                                  shape_of<1>(gpu, grid, window, channels, per_thread)};
     for (const MatchShape &shape : shapes) {
-        if (shape.warps_down == 4 && per_thread > 3) continue;  // registers do not hold lists of 64 beside a tile of 128 queries
+        // Registers do not hold lists of 64 beside a tile of 128 queries, and one of 64 would be more code for what no packaged bundle asks for.
+        if (shape.warps_down > 1 && per_thread == MatchShape::kMany) continue;
         if (static_cast<int64_t>(shape.shared_bytes) <= gpu.shared_bytes) return shape;
     }
     throw Error(VOSRT_UNSUPPORTED, "embeddings of " + std::to_string(channels) + " channels need " +

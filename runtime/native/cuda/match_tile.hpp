@@ -9,7 +9,7 @@
 // bound reaches some query's threshold survive: each warp queues its own, and multiplies 16 at a time in full, in the order of the
 // unbounded search, so that both give the same bits. Thresholds begin at what seed_limits (frame_kernels.hpp) knows.
 //
-// What is written is each warp's lists, unsorted: 4 kPerThread candidates per query. Warps that share queries write lists of their own;
+// What is written is each warp's lists, unsorted: top_k candidates per query, at most 4 kPerThread. Warps that share queries write lists of their own;
 // read_out (frame_kernels.hpp) merges lists of warps and jobs.
 //
 // `Thread` is thread.cuh's on a GPU and emulated/fibers.hpp's in tests. It provides thread(), block(), job(), shared(), sync(),
@@ -72,13 +72,13 @@ struct MatchParams {
     Grid grid;
     Window window;
     int32_t channels;  // padded
-    int32_t context;
+    int32_t context, top_k;
     const int64_t *now;  // number of the newest frame
     const Job *jobs;
     const ReferenceEntry *references;
     const uint16_t *ring_keys;  // [context + 1][cells][channels] bf16; frame t in slot t mod (context + 1)
     const float *ring_bias;     // [context + 1][cells]
-    Packed *lists;              // [jobs][warps across][cells][4 kPerThread]
+    Packed *lists;              // [jobs][warps across][cells][top_k]
     // Of a bounded search; `limits` may be nullptr.
     int32_t head;                // channels of a head, a multiple of kChunk
     const uint16_t *ring_heads;  // [context + 1][cells][head] bf16
@@ -166,7 +166,7 @@ class MatchTile {
         tiles_per_slot_ = ceil_divide(keys_per_slot_, kTileKeys);
         VOSRT_UNROLL
         for (int32_t row = 0; row < 4; ++row) {
-            lists_[row].clear(lane_ % 4);
+            lists_[row].clear(lane_ % 4, p_.top_k);
             least_[row] = 0;
             floors_[row] = thresholds_[row] = limit(query_cell(row));
         }
@@ -437,16 +437,15 @@ class MatchTile {
     }
 
     VOSRT_KERNEL void write() {
-        constexpr int32_t kLength = 4 * kPerThread;
         const int32_t cells = p_.grid.cells();
-        Packed *lists = p_.lists + (static_cast<size_t>(t_.job()) * Sizes::kWarpsAcross + warp_across_) * cells * kLength;
+        Packed *lists = p_.lists + (static_cast<size_t>(t_.job()) * Sizes::kWarpsAcross + warp_across_) * cells * p_.top_k;
         VOSRT_UNROLL
         for (int32_t row = 0; row < 4; ++row) {
             const int32_t cell = query_cell(row);
             if (cell < 0) continue;
             VOSRT_UNROLL
             for (int32_t n = 0; n < kPerThread; ++n)
-                lists[static_cast<size_t>(cell) * kLength + 4 * n + lane_ % 4] = lists_[row].values[n];
+                if (4 * n + lane_ % 4 < p_.top_k) lists[static_cast<size_t>(cell) * p_.top_k + 4 * n + lane_ % 4] = lists_[row].values[n];
         }
     }
 

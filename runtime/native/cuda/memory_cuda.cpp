@@ -241,6 +241,7 @@ void CudaMemory::match_newest(cuda::Stopwatch *watch) {
                         .window = window,
                         .channels = padded_,
                         .context = options_.context,
+                        .top_k = options_.top_k,
                         .now = now_.data<int64_t>(),
                         .jobs = jobs_.data<cuda::Job>(),
                         .references = table_.data<cuda::ReferenceEntry>(),
@@ -264,7 +265,6 @@ void CudaMemory::match_newest(cuda::Stopwatch *watch) {
                                    .capacity = static_cast<int32_t>(capacity_),
                                    .jobs = plan.max_jobs(),
                                    .lists_per_job = shape_.lists_per_job(),
-                                   .list_length = shape_.list_length(),
                                    .yield_background = options_.yield_background,
                                    .temperature = options_.temperature,
                                    .mean = mean_.data<float>(),
@@ -500,7 +500,7 @@ void CudaMemory::reserve_work(size_t references) {
         held = buffer(bytes, what);
         forget_recordings();
     };
-    const size_t lists = static_cast<size_t>(plan.max_jobs()) * shape_.lists_per_job() * cells() * shape_.list_length();
+    const size_t lists = static_cast<size_t>(plan.max_jobs()) * shape_.lists_per_job() * cells() * options_.top_k;
     at_least(lists_, lists * sizeof(cuda::Packed), "the candidates");
     const size_t neighbours = references * cells() * options_.top_k * sizeof(cuda::Neighbour);
     if (neighbours_.bytes() < neighbours) {  // what the newest frame attended to may still be asked for
