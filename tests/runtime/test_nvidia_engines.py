@@ -162,13 +162,17 @@ def test_built_in_providers_are_given_the_precision(
 
 
 def test_a_provider_that_is_passed_over_is_an_error(
-    encoder_graph: Path, plug_in_gpu: Callable[..., None], use: Callable[[FakeOnnxRuntime], FakeOnnxRuntime]
+    encoder_graph: Path,
+    plug_in_gpu: Callable[..., None],
+    use: Callable[[FakeOnnxRuntime], FakeOnnxRuntime],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """ONNX Runtime would run on the CPU and say so in its log only."""
     plug_in_gpu(CARD)
     use(FakeOnnxRuntime("CUDAExecutionProvider", broken=("CUDAExecutionProvider",)))
     with pytest.raises(EngineError, match="CUDAExecutionProvider was passed over for CPUExecutionProvider"):
         create_encoder_engine(encoder_graph, SPEC, engine="cuda")
+    assert not capsys.readouterr().out  # ONNX Runtime's own fallback would print a banner
 
 
 def test_auto_goes_down_the_order_and_says_why(
@@ -292,6 +296,7 @@ def test_a_missing_rtx_plugin_names_the_command(
 
 
 def test_caches_are_kept_per_key_and_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VOSRT_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     graph = tmp_path / "encoder.onnx"
     folders = set()
