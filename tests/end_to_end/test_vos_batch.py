@@ -251,7 +251,7 @@ def test_clips_of_the_same_stem_are_named_by_their_path(batch: Batch) -> None:
         ("source,start\na.mp4,soon\n", "start is 'soon'; expected the number of a frame"),
         ("source\na.mp4,b\n", "line 2 has more cells than columns"),
         ("source,name\na.mp4,../b\n", "expected a plain name"),
-        ("source,name\na.mp4,b\nc.mp4,b\n", "two clips are called b"),
+        ("source,name\na.mp4,b\nc.mp4,b\n", "two clips are called b; change the column name in one row"),
         ("source\n", "the batch is empty"),
     ],
 )

@@ -253,6 +253,69 @@ def test_damaged_stacks_are_refused_or_broken(tmp_path: Path) -> None:
         assert len(frames) == kept
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_arrays_of_numpy_are_videos(tmp_path: Path, suffix: str) -> None:
+    save = np.save if suffix == ".npy" else np.savez_compressed
+    deep, path = np.stack([thermal(t) for t in range(6)]), tmp_path / f"stack{suffix}"
+    for array in (deep, deep.astype(">u2"), deep[:, None], deep[None, ..., None], deep.astype(np.float32)):
+        save(path, array)
+        frames, warnings = read(path)
+        check_stretched(frames, 6)
+        assert "values of 7000 to 7400 are shown as black to white" in warnings[0]
+    frames, _ = read(path, start=2, end=4)
+    assert [frame.index for frame in frames] == [2, 3]
+    rgb = np.zeros((3, HEIGHT, WIDTH, 3), np.uint8)
+    rgb[..., 0] = 200
+    for array, count in ((rgb, 3), (rgb[0], 1)):
+        save(path, array)
+        frames, _ = read(path)
+        assert len(frames) == count
+        assert frames[0].image[0, 0].tolist() == [0, 0, 200]
+    save(path, deep > 7300)
+    assert set(np.unique(read(path)[0][0].image)) == {0, 255}
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((2, 5, HEIGHT, WIDTH)), "holds float64 2×5×48×64; expected numbers as frames × height × width"),
+        (np.zeros((0, HEIGHT, WIDTH)), "holds float64 0×48×64"),
+        (np.zeros(HEIGHT), "holds float64 48"),
+        (np.zeros((2, HEIGHT, WIDTH), complex), "holds complex128"),
+        (np.array([{"masks": 1}], object), "cannot be read as an array|holds object"),
+        (np.zeros((1, 9000, 9000), bool), "--max-megapixels raises that"),
+    ],
+)
+def test_arrays_that_are_no_video_are_refused(tmp_path: Path, suffix: str, array: Any, words: str) -> None:
+    path = tmp_path / f"stack{suffix}"
+    (np.save if suffix == ".npy" else np.savez_compressed)(path, array)
+    with pytest.raises(SourceError, match=words):
+        read(path)
+    np.save(tmp_path / "two.npy", np.zeros((2, HEIGHT, WIDTH), np.uint8))
+    with pytest.raises(SourceError, match="past the end"):
+        read(tmp_path / "two.npy", start=5)
+
+
+@pytest.mark.parametrize("name", ["cells.nd2", "cells.LIF", "cells.czi", "scan.dcm", "cells.ims"])
+def test_files_of_instruments_are_refused_with_a_way_out(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(bytes(3000))
+    with pytest.raises(SourceError, match=r"save it as a TIFF stack, as Fiji does .* or as an array \[T, H, W\]"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_damaged_arrays_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"stack{suffix}"
+    (np.save if suffix == ".npy" else np.savez_compressed)(path, np.stack([thermal(t) for t in range(6)]))
+    whole = path.read_bytes()
+    for end in range(0, len(whole), len(whole) // 20):
+        path.write_bytes(whole[:end])
+        with pytest.raises(SourceError) as raised:
+            read(path)
+        assert "\n" not in str(raised.value)
+
+
 def test_a_thumbnail_is_no_frame(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "stack.tif") as writer:
         writer.write(np.stack([thermal(t) for t in range(4)]), photometric="minisblack")

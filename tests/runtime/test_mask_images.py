@@ -256,7 +256,7 @@ def test_files_of_arrays_that_lie_are_refused(tmp_path: Path) -> None:
     for path, words in (
         (pickled, "cannot be read|not numbers"),
         (huge, "cannot be read|holds an array"),
-        (several, r"holds 2 arrays \(arr_0.npy, arr_1.npy\); expected a mask of one"),
+        (several, r"holds 2 arrays \(arr_0.npy, arr_1.npy\); expected one array"),
     ):
         with pytest.raises(MaskError, match=words):
             read_mask_file(path, WIDTH, HEIGHT)
@@ -291,6 +291,50 @@ def test_tiff_masks_that_are_damaged_are_one_line(
             refused += "\n" not in str(error)
     assert refused > 10
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_per_colour_channel_keep_their_low_byte(tmp_path: Path, suffix: str) -> None:
+    """Pillow drops it: objects 1 and 2 were an empty mask."""
+    two, dog = TWO.astype(np.uint16), davis_palette()[TWO][..., ::-1].astype(np.uint16)
+    wide = {"numbers": two, "widened": two * 257, "shifted": two << 8, "large": two * 1000}
+    for name, values in wide.items():
+        path = tmp_path / f"{name}{suffix}"
+        assert cv2.imwrite(str(path), np.dstack([values] * 3))
+        if name == "large":
+            with pytest.raises(MaskError, match="object number 2000; expected numbers from 1 to 255"):
+                read_mask_file(path, WIDTH, HEIGHT)
+        else:
+            np.testing.assert_array_equal(read_mask_file(path, WIDTH, HEIGHT).labels, TWO)
+    red = (two[..., None] > 0) * np.array([0, 0, 65535])
+    for name, colours, expected in (("davis", dog, TWO), ("widened", dog * 257, TWO), ("red", red, TWO > 0)):
+        path = tmp_path / f"{name} in colour{suffix}"
+        assert cv2.imwrite(str(path), colours.astype(np.uint16))
+        np.testing.assert_array_equal(read_mask_file(path, WIDTH, HEIGHT).labels, expected)
+    assert cv2.imwrite(str(tmp_path / f"odd{suffix}"), np.dstack([two * 300, two, two]))
+    with pytest.raises(MaskError, match="has colours of 16 bits per channel"):
+        read_mask_file(tmp_path / f"odd{suffix}", WIDTH, HEIGHT)
+
+
+def test_sixteen_bits_beside_transparency(tmp_path: Path) -> None:
+    shown = np.where(TWO > 0, 65535, 0)
+    for name, alpha in (("opaque", shown * 0 + 65535), ("cut out", shown)):
+        assert cv2.imwrite(str(tmp_path / f"{name}.png"), np.dstack([TWO] * 3 + [alpha]).astype(np.uint16))
+        np.testing.assert_array_equal(read_mask_file(tmp_path / f"{name}.png", WIDTH, HEIGHT).labels, TWO)
+
+
+def test_a_tiff_of_four_bits_keeps_its_numbers(tmp_path: Path) -> None:
+    """Pillow spreads them over 0 to 255."""
+    path = tmp_path / "mask.tif"
+    pytest.importorskip("imagecodecs")
+    pytest.importorskip("tifffile").imwrite(path, TWO, photometric="minisblack", bitspersample=4)
+    np.testing.assert_array_equal(read_mask_file(path, WIDTH, HEIGHT).labels, TWO)
+
+
+def test_a_plain_tiff_is_read_without_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other threads print meanwhile is lost only where libtiff decodes."""
+    monkeypatch.setattr("vosrt.video.mask_images.silenced", lambda: pytest.fail("standard error was closed"))
+    np.testing.assert_array_equal(read(tmp_path / "plain.tif", TWO).labels, TWO)
 
 
 BW = ONE * 255

@@ -165,6 +165,14 @@ def test_a_folder_starts_each_object_at_its_first_mask(save: Callable[..., Path]
     np.testing.assert_array_equal(read.masks[10], np.where(two_objects == 2, 2, 0))
 
 
+def test_a_folder_of_arrays_is_a_folder_of_masks(tmp_path: Path, two_objects: U8Array) -> None:
+    np.save(tmp_path / "00000.npy", two_objects.astype(np.int32))
+    np.savez_compressed(tmp_path / "00010.npz", two_objects * np.uint16(3))
+    read = read_mask_folder(tmp_path, OneFrame().info)
+    np.testing.assert_array_equal(read.masks[0], two_objects)
+    assert {index: set(np.unique(mask)) for index, mask in read.masks.items()} == {0: {0, 1, 2}, 10: {0, 3, 6}}
+
+
 def test_a_folder_is_matched_to_frame_stems(save: Callable[..., Path], two_objects: U8Array) -> None:
     folder = save(two_objects, "masks/00015.png", "P").parent
     save(two_objects, "masks/99999.png", "P")

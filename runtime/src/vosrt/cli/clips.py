@@ -17,7 +17,7 @@ from vosrt._reading import read_text
 from vosrt.errors import OptionError, SourceError
 from vosrt.video.finding import find_sources
 from vosrt.video.masks import MASK_SUFFIXES
-from vosrt.video.source import TIFF_SUFFIXES
+from vosrt.video.source import ARRAY_SUFFIXES, TIFF_SUFFIXES
 
 _MARKS = ("mask", "points", "box", "polygon")  # several in one cell are separated by spaces, files by ";"
 _NUMBERS = ("start", "end")
@@ -78,7 +78,7 @@ def list_clips(given: Iterable[str], marks: Path | None) -> list[Clip]:
 
 def _found_in(path: Path) -> list[tuple[str, str]]:
     """Paths and names of the videos in a folder; pictures that lie beside videos are their marks."""
-    if path.is_file() and path.suffix.lower() in TIFF_SUFFIXES:
+    if path.is_file() and path.suffix.lower() in TIFF_SUFFIXES + ARRAY_SUFFIXES:
         return [(str(path), path.name)]
     sources, _ = find_sources(path)
     with_videos = {source.path.parent for source in sources if not source.images}
@@ -109,7 +109,10 @@ def _named(clips: list[Clip]) -> list[Clip]:
     ]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise OptionError(f"two clips are called {twice[0]}; give them names in a .csv file (columns source, name)")
+        chosen = all(clip.named for clip, name in zip(clips, names, strict=True) if name == twice[0])
+        names_file = "give them names in a .csv file (columns source, name)"
+        remedy = "change the column name in one row" if chosen else names_file
+        raise OptionError(f"two clips are called {twice[0]}; {remedy}")
     return [replace(clip, name=plain_name(name, clip.source)) for clip, name in zip(clips, names, strict=True)]
 
 

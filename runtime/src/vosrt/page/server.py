@@ -33,7 +33,8 @@ from vosrt.prompt.points import Point
 
 _STATIC = Path(__file__).with_name("static")
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-_VIDEOS = frozenset(".mp4 .mov .mkv .webm .avi .m4v .mpg .mpeg .ts .mts .gif .ogv .wmv .flv .y4m .tif .tiff".split())  # noqa: SIM905
+_VIDEO_SUFFIXES = ".mp4 .mov .mkv .webm .avi .m4v .mpg .mpeg .ts .mts .gif .ogv .wmv .flv .y4m .tif .tiff .npy .npz"
+_VIDEOS = frozenset(_VIDEO_SUFFIXES.split())
 _BODY_BYTES = 4 << 20  # of a request that is no upload
 _POLL_S, _LIVE_POLL_S = 0.1, 0.02  # how late pages see a change
 _LOOK_S = 2.0  # how long a request waits for a newer picture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vosrt.errors import MaskError
 from vosrt.video.tiff import tifffile_version
 
 _NUMPY, _ZIP, _TIFF = b"\x93NUMPY", b"PK\x03\x04", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+Check = Callable[[tuple[int, ...], Any], None]
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -34,44 +36,71 @@ def read_array(path: Path, width: int, height: int) -> NDArray[Any] | None:
         OSError, ValueError: it is damaged.
     """
     check_regular(path, IMAGE_BYTES)
+
+    def check(shape: tuple[int, ...], dtype: Any) -> None:
+        _check(path, shape, dtype, width, height)
+
+    array = open_numpy(path, check)
+    if array is None:
+        with path.open("rb") as file:
+            if file.read(4) not in _TIFF:
+                return None
+        array = _read_tiff(path, check)
+    return np.asarray(array).reshape(height, width)
+
+
+def open_numpy(path: Path, check: Check) -> NDArray[Any] | None:
+    """Open an array of NumPy.
+
+    Args:
+        path: an ``.npy`` file, whose array stays in the file, or an ``.npz`` file of one array, which is read.
+        check: called with shape and dtype before memory is allocated; raises where they are not those expected.
+
+    Returns:
+        The array, read-only where it stays in the file; None if it is no such file.
+
+    Raises:
+        MaskError: several arrays.
+        OSError, ValueError: it is damaged, or holds pickled objects.
+    """
     with path.open("rb") as file:
         head = file.read(6)
     if head == _NUMPY:
         # A map of the file, unlike an array, cannot be larger than the file.
-        return _checked(path, np.load(path, mmap_mode="r", allow_pickle=False), width, height)
-    if head[:4] == _ZIP:
-        return _read_npz(path, width, height)
-    if head[:4] in _TIFF:
-        return _read_tiff(path, width, height)
-    return None
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        check(array.shape, array.dtype)
+        return array
+    return _read_npz(path, check) if head[:4] == _ZIP else None
 
 
-def _read_npz(path: Path, width: int, height: int) -> NDArray[Any] | None:
+def _read_npz(path: Path, check: Check) -> NDArray[Any] | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(".npy")]
             if not names:
                 return None
             if len(names) > 1:
-                raise MaskError(f"{path}: holds {len(names)} arrays ({', '.join(names[:3])}); expected a mask of one")
+                raise MaskError(f"{path}: holds {len(names)} arrays ({', '.join(names[:3])}); expected one array")
             with archive.open(names[0]) as member:
                 shape, _, dtype = _HEADERS[np.lib.format.read_magic(member)](member)
-                _check(path, shape, dtype, width, height)
+                check(shape, dtype)
             with archive.open(names[0]) as member:
-                return _checked(path, np.lib.format.read_array(member), width, height)
+                array: NDArray[Any] = np.lib.format.read_array(member)
+            return array
     except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, EOFError) as error:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def _read_tiff(path: Path, width: int, height: int) -> NDArray[Any]:
+def _read_tiff(path: Path, check: Check) -> NDArray[Any]:
     tifffile_version()
     import tifffile
 
     try:
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
-            _check(path, series.shape, series.dtype, width, height)
-            return _checked(path, series.asarray(), width, height)
+            check(series.shape, series.dtype)
+            array: NDArray[Any] = series.asarray()
+            return array
     except MaskError:
         raise
     except Exception as error:  # tifffile's, and those of many codecs
@@ -87,8 +116,3 @@ def _check(path: Path, shape: tuple[int, ...], dtype: Any, width: int, height: i
         )
     if dtype is None or dtype.kind not in "buif":
         raise MaskError(f"{path}: holds {dtype}, not numbers; expected an array of integers, 0 = background, 1, 2, …")
-
-
-def _checked(path: Path, array: NDArray[Any], width: int, height: int) -> NDArray[Any]:
-    _check(path, array.shape, array.dtype, width, height)
-    return np.asarray(array).reshape(height, width)

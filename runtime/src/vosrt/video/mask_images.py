@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from vosrt._reading import open_image, silenced
 from vosrt.errors import MaskError
 from vosrt.types import MAX_OBJECT_ID
+from vosrt.video.images import read_image
 from vosrt.video.mask_arrays import read_array
 from vosrt.video.palette import davis_palette
 from vosrt.video.soft_edges import distinct, shades
@@ -70,10 +71,11 @@ def read_pixels(path: Path, width: int, height: int, *, numbered: bool = False) 
                 raise MaskError(f"{path}: {image.format} changes pixel values; {HOW_TO_SAVE}")
             if (pictures := getattr(image, "n_frames", 1)) > 1:
                 raise MaskError(f"{path}: holds {pictures} pictures; expected the mask of one frame, saved alone")
-            if image.format == "TIFF":
+            codec, _, _, layout = (getattr(image, "tile", None) or [("", (), 0, "")])[0]  # loading takes it away
+            if codec == "libtiff":  # not of plain TIFF files, which Pillow decodes itself
                 with silenced():
                     image.load()
-            return _meaning(path, image, numbered)
+            return _meaning(path, image, str(layout if isinstance(layout, str) else layout[0]), numbered)
     except FileNotFoundError:
         raise MaskError(f"{path}: no such mask") from None
     except UnidentifiedImageError:
@@ -101,7 +103,7 @@ def _is_lossless(webp: Path) -> bool:
         return b"VP8L" in file.read(4096)
 
 
-def _meaning(path: Path, image: Image.Image, numbered: bool) -> Pixels:
+def _meaning(path: Path, image: Image.Image, layout: str, numbered: bool) -> Pixels:
     if image.mode in ("L", "RGB") and "transparency" in image.info:
         image = image.convert("LA" if image.mode == "L" else "RGBA")
     if image.mode == "1":
@@ -109,18 +111,16 @@ def _meaning(path: Path, image: Image.Image, numbered: bool) -> Pixels:
     if image.mode == "P":
         return _of_palette(path, image, numbered)
     if image.mode in ("L", "I", "F") or image.mode.startswith("I;16"):
-        return _of_greys(path, *_grey_values(path, image), numbered)
+        return _of_greys(path, *_grey_values(path, image, layout), numbered)
     if image.mode in ("LA", "RGB", "RGBA"):
         return _of_colours(path, image, numbered)
     raise MaskError(f"{path}: is an image of mode {image.mode}, not a mask; {HOW_TO_SAVE}")
 
 
-def _grey_values(path: Path, image: Image.Image) -> tuple[I64Array, int]:
+def _grey_values(path: Path, image: Image.Image, layout: str) -> tuple[I64Array, int]:
     """Values as the file holds them, and its white."""
     # Pillow spreads grey values of 2 and 4 bits over 0 to 255.
-    tile = getattr(image, "tile", None) or [("", (), 0, "")]
-    layout = tile[0][3]
-    few = re.match(r"L;([24])", str(layout if isinstance(layout, str) else layout[0]))
+    few = re.match(r"L;([24])", layout)
     values = np.asarray(image)
     if few:
         white = (1 << int(few[1])) - 1
@@ -201,12 +201,23 @@ def _transparent(transparency: int | bytes | None, used: I64Array) -> I64Array:
 
 
 def _of_colours(path: Path, image: Image.Image, numbered: bool) -> Pixels:
-    channels = np.asarray(image).astype(np.int32)
+    deep = read_image(path)  # Pillow has no more than the high byte of each channel
+    if deep is not None and deep.dtype == np.uint16 and deep.ndim == 3:
+        channels = deep[..., [2, 1, 0, *range(3, deep.shape[2])]].astype(np.int32)
+    else:
+        channels = np.asarray(image).astype(np.int32)
+        if image.mode == "LA":
+            channels = channels[..., [0, 0, 0, 1]]
     shown = np.ones(channels.shape[:2], bool)
-    if image.mode != "RGB":
-        channels, shown = channels[..., :-1], _opaque(path, channels[..., -1])
-    if image.mode == "LA":
-        channels = channels.repeat(3, axis=2)
+    if channels.shape[2] == 4:
+        channels, shown = channels[..., :3], _opaque(path, channels[..., 3])
+    low = channels & 255
+    if (low != channels).any():
+        if ((low != 0) & (low != channels >> 8)).any():  # numbers, and not colours of 8 bits that were widened
+            if (channels != channels[..., :1]).any():
+                raise MaskError(f"{path}: has colours of 16 bits per channel; {HOW_TO_SAVE}")
+            return _of_greys(path, np.where(shown, channels[..., 0], 0), 65535, numbered)
+        channels >>= 8
     colours = _pack(channels)
     seen = np.zeros(_WHITE + 1, bool)
     seen[colours[shown]] = True

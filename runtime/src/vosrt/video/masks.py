@@ -15,7 +15,7 @@ from vosrt.video.images import list_images
 from vosrt.video.mask_images import read_pixels
 from vosrt.video.soft_edges import distinct
 
-MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".pbm", ".pgm", ".webp"})
+MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".pbm", ".pgm", ".webp", ".npy", ".npz"})
 
 VOID = 255  # in numbered masks: pixels of which the annotation says nothing
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vosrt.errors import OptionError
+from vosrt.errors import OptionError, SourceError
 from vosrt.video.base import FrameRange, FrameSource, SourceOptions, is_pipe
 
+ARRAY_SUFFIXES = (".npy", ".npz")
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".lsm", ".stk")
 
 
+_INSTRUMENTS = re.compile(r"\.(czi|dcm|dicom|h5|hdf5|ims|lif|mrc|nd2|nii|oi[bf]|vsi|zarr)", re.IGNORECASE)
 _CAMERA = re.compile(r"/dev/video(\d+)")
 
 
@@ -32,7 +34,7 @@ def open_source(
     decode_on: int | None = None,
     options: SourceOptions = SourceOptions(),  # noqa: B008 (frozen)
 ) -> FrameSource:
-    """Open a video file, folder of images, stack of TIFF pages, pipe, webcam or address.
+    """Open a video file, folder of images, stack of TIFF pages, NumPy array, pipe, webcam or address.
 
     Args:
         source: a path, ``"-"`` for standard input, ``"0"`` for the first webcam, or ``"rtsp://…"``.
@@ -49,6 +51,11 @@ def open_source(
         raise OptionError(f"--start is {start}; expected 0 or more")
     if end is not None and end <= start:
         raise OptionError(f"--end is {end}; expected more than --start, which is {start}")
+    if _INSTRUMENTS.fullmatch(Path(source).suffix) and Path(source).exists():
+        raise SourceError(
+            f"{source}: is of a kind of microscopes and scanners that is not read; save it as a TIFF stack, as Fiji "
+            "does with Bio-Formats, or as an array [T, H, W] in an .npy file"
+        )
     frames = FrameRange(start, end)
     if is_live(source):
         from vosrt.video.opencv import WebcamSource
@@ -63,6 +70,10 @@ def open_source(
         from vosrt.video.tiff import TiffSource
 
         return TiffSource(Path(source), frames, options)
+    if Path(source).suffix.lower() in ARRAY_SUFFIXES and Path(source).is_file():
+        from vosrt.video.numpy_stack import NumpySource
+
+        return NumpySource(Path(source), frames, options)
     if decode_on is not None:
         from vosrt.video.nvdec import NvdecSource
 
