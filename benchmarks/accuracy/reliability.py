@@ -7,7 +7,7 @@
 The sequences run at the bundle's own size, composites (`benchmarks.accuracy.composites`) at 240. In every frame where
 an object is shown, the odds of its IoU are taken as a power of the odds of its mean confidence, times a factor: two
 constants, by maximum likelihood. Each object is judged by constants that no row with its sequence had a part in.
-``kOddsFactor`` and ``kOddsPower`` of ``runtime/native/src/presence.cpp`` are those of all rows.
+``iou_factor`` and ``iou_power`` of `vosrt.PropagationOptions` are by default those of all rows.
 """
 
 from __future__ import annotations

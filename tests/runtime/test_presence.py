@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,16 @@ import pytest
 
 from vosrt import Model
 from vosrt._results import open_results
-from vosrt.bundle import EncoderSpec, Manifest
-from vosrt.core.native import Presence
+from vosrt.bundle import EncoderSpec, GraphFile, Manifest, write_manifest
+from vosrt.core.native import Presence, libvosrt
 from vosrt.engines.fake import FakeEngine
-from vosrt.errors import OptionError
-from vosrt.types import ObjectResult, U8Array
+from vosrt.errors import BundleError, OptionError
+from vosrt.types import ObjectResult, PropagationOptions, U8Array
 from vosrt.video.base import Frame, SegmentedFrame
 from vosrt.video.sinks import ResultFolder, RleLines
 from vosrt.video.tables import Absence, ObjectTable
 
+GRAPH = GraphFile(file="encoder.onnx", sha256="0" * 64, bytes=1, precision="fp32")
 SPEC = EncoderSpec(channels=32, feature="res4", min_side=16, max_side=256)
 LETTERS = {"present": "P", "lost": "L", "back": "B", "unsure": "U"}
 
@@ -36,9 +38,9 @@ def letters(objects: Sequence[ObjectResult]) -> str:
     return "".join(LETTERS[each.state] for each in objects)
 
 
-def follow(areas: Sequence[int], confidences: Sequence[float] | None = None) -> list[ObjectResult]:
+def follow(areas: Sequence[int], confidences: Sequence[float] | None = None, **thresholds: float) -> list[ObjectResult]:
     """What is said of one object with these areas."""
-    presence = Presence()
+    presence = Presence(PropagationOptions(**thresholds))  # type: ignore[arg-type]
     return [
         presence.follow(t, {7: ObjectResult(7, area, confidence=confidences[t] if confidences else 0.8)})[7]
         for t, area in enumerate(areas)
@@ -64,6 +66,33 @@ def test_states_follow_the_area(areas: list[int], expected: str) -> None:
     objects = follow(areas)
     assert letters(objects) == expected
     assert all(0 <= each.state_confidence <= 1 for each in objects)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "areas", "expected"),
+    [
+        ({"lost_share": 0.01}, [1000] * 4 + [20, 20, 20, 800], "PPPPUUUP"),
+        ({"lost_after": 1}, [1000] * 4 + [20, 800], "PPPPLB"),
+        ({"lost_after": 5}, [1000] * 4 + [20] * 5, "PPPPUUUUL"),
+        ({"clear_share": 0.2}, [1000] * 4 + [210, 210], "PPPPPP"),
+        ({"back_after": 1}, [1000, 0, 200], "PLB"),
+        ({"back_for": 2}, [1000, 0] + [900] * 3, "PLBBP"),
+        ({"back_confidence": 0.9}, [1000, 0, 900, 900], "PLLL"),
+        ({"back_confidence": 0.8}, [1000, 0, 900, 900], "PLBB"),
+    ],
+)
+def test_thresholds_are_options(thresholds: dict[str, float], areas: list[int], expected: str) -> None:
+    assert letters(follow(areas, [0.85] * len(areas), **thresholds)) == expected
+    assert letters(follow(areas, [0.85] * len(areas))) != expected or thresholds == {"back_confidence": 0.8}
+
+
+def test_the_map_to_the_iou_is_an_option() -> None:
+    same = follow([1000, 900], [1.0, 0.7], iou_factor=1.0, iou_power=1.0)[1].state_confidence
+    assert same == pytest.approx(0.7)
+    with pytest.raises(OptionError, match=r"iou_factor is 0; expected 0\.001 to 1000"):
+        follow([1000], iou_factor=0)
+    with pytest.raises(OptionError, match=r"lost_after is 2\.5; expected 1 to 1024 frames"):
+        follow([1000], lost_after=2.5)
 
 
 def test_what_is_unsure_brings_no_lost_object_back() -> None:
@@ -155,6 +184,32 @@ def test_streams_tell_that_a_square_left_and_came_back(
         assert "B" in found.split("L")[-1], found
 
 
+def test_a_bundle_has_thresholds_and_sessions_keep_them(model: Model, tmp_path: Path) -> None:
+    """They pass through the manifest, a stream in C++, a saved session and the tables of a result."""
+    chosen = PropagationOptions(back_for=1, iou_factor=0.5)
+    write_manifest(
+        replace(model.manifest, summary="fake", graphs={"encoder": GRAPH}, inference=chosen), tmp_path / "manifest.json"
+    )
+    document = json.loads((tmp_path / "manifest.json").read_text())
+    read = document["inference"]
+    assert (read["back_for"], read["iou_factor"], read["iou_power"]) == (1, 0.5, 1.38)
+    read["lost_after"] = 0
+    text = json.dumps(document).encode()
+    with pytest.raises(BundleError, match=r"'inference.lost_after' is 0; expected an integer, 1 to 1024 frames"):
+        libvosrt().call("vosrt_manifest_check", text, len(text), b"manifest.json")
+    mask = np.where(picture(24)[..., 2] == 240, 1, 0).astype(np.uint8)
+    with model.stream(options=chosen) as stream, model.stream() as other:
+        stream.start(picture(24), mask)
+        other.load(stream.save())
+        for each in (stream, other):
+            steps = [each.step(picture(place)) for place in (24, None, 24, 24)]
+            assert letters([step.objects[1] for step in steps]) == "PLBP"
+    table = write(tmp_path / "a", [1000, 0, 900, 900], options=chosen)
+    assert table.absences() == [Absence(4, 1, 0.25, 2, 0.5)]
+    rows = csv.DictReader((tmp_path / "a/objects.csv").read_text().splitlines())
+    assert "".join(LETTERS[row["state"]] for row in rows) == "PLBP"
+
+
 def test_a_shrinking_square_stays_present(model: Model) -> None:
     with model.stream() as stream:
         mask = np.where(picture(24)[..., 2] == 240, 1, 0).astype(np.uint8)
@@ -162,7 +217,9 @@ def test_a_shrinking_square_stays_present(model: Model) -> None:
     assert letters([step.objects[1] for step in steps]) == "PPPPPP"
 
 
-def write(path: Path, areas: Sequence[int], restart: int | None = None) -> ObjectTable:
+def write(
+    path: Path, areas: Sequence[int], restart: int | None = None, options: PropagationOptions | None = None
+) -> ObjectTable:
     """Results of an object with these areas in frames of 40 x 50; at ``restart`` the run is killed and resumed."""
     path.mkdir()
     frames = []
@@ -175,7 +232,7 @@ def write(path: Path, areas: Sequence[int], restart: int | None = None) -> Objec
     while True:
         with open_results(path, "test", {}, resume=begin > 0) as results:
             table = ObjectTable(results, "objects.csv")
-            folder = ResultFolder(results, {"table": table, "rle": RleLines(results, "masks.jsonl")})
+            folder = ResultFolder(results, {"table": table, "rle": RleLines(results, "masks.jsonl")}, options)
             if begin:
                 folder.restore()
             for frame in frames[begin : restart if not begin else None]:

@@ -155,6 +155,15 @@ typedef struct vosrt_memory_options {
     int32_t guided;           /* 0: labels follow the picture's edges within so many pixels of half its size, 0 to 32 */
     int32_t calibration;      /* 0: frames after which object_bias is set again for every object, by what its annotation shows; 0: never */
     float motion;             /* 0: weight of the evidence that a cell moves as an object does and not as background, 0 to 10 */
+    /* What becomes of objects (vosrt_state); no mask depends on it. Areas are shares of the usual one, the median of the newest. */
+    int32_t lost_after;     /* 3: frames in a row in which an object is hardly seen, after which it is LOST; without a pixel it is at once */
+    int32_t back_after;     /* 3: frames in a row with something of a lost object, after which it is BACK; clearly seen, it is at once */
+    int32_t back_for;       /* 5: frames for which it stays BACK */
+    double lost_share;      /* 0.15: less is hardly seen, 0 to 1 */
+    double clear_share;     /* 0.25: as much is clearly seen, more than 0 and at most 1; what lies between is UNSURE */
+    double back_confidence; /* 0.6: mean confidence below which what is seen of a lost object does not count, 0 to 1 */
+    double iou_factor;      /* 0.31: factor that turns the odds of a mean confidence, to the power of iou_power, into those of the IoU */
+    double iou_power;       /* 1.38: 0.1 to 10; the factor 0.001 to 1000 */
 } vosrt_memory_options;
 
 /* Fill in the defaults, which the comments above begin with; height, width and channels become 0, which no memory takes. */
@@ -456,11 +465,12 @@ typedef struct vosrt_image {
     int64_t chroma_stride; /* NV12; 0 = as luma (rounded up to even if dense) */
 } vosrt_image;
 
-/* What became of an object, told from its area and confidence in this frame and in the ones before. */
+/* What became of an object, told from its area and confidence in this frame and in the ones before, by the thresholds of
+ * vosrt_memory_options. */
 typedef enum vosrt_state {
     VOSRT_STATE_PRESENT = 0, /* it is seen */
-    VOSRT_STATE_LOST = 1,    /* it left or is covered: it has no pixel, or for three frames hardly any beside its usual area */
-    VOSRT_STATE_BACK = 2,    /* it is seen again, since at most 5 frames */
+    VOSRT_STATE_LOST = 1,    /* it left or is covered: it has no pixel, or for some frames hardly any beside its usual area */
+    VOSRT_STATE_BACK = 2,    /* it is seen again, since few frames */
     VOSRT_STATE_UNSURE = 3   /* it has far fewer pixels than usual */
 } vosrt_state;
 
@@ -499,6 +509,10 @@ typedef struct vosrt_presence {
 /* Set state and state_confidence of an object that was measured in a frame, from 0, rising. Streams do so by themselves. The newest
  * frame may be given again, e.g. after a correction. Confidence 1, as annotations have it, makes the area the usual one. */
 VOSRT_API vosrt_status vosrt_follow_object(vosrt_presence *presence, int64_t frame, vosrt_object *object);
+
+/* The same with other thresholds than the default ones; nothing else of `options` is read. */
+VOSRT_API vosrt_status vosrt_follow_object_with(const vosrt_memory_options *options, vosrt_presence *presence, int64_t frame,
+                                                vosrt_object *object);
 
 /* What one frame gives. Arrays belong to the stream, valid until its next call. */
 typedef struct vosrt_result {

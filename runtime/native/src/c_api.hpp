@@ -111,21 +111,22 @@ void require(const void *pointer, const char *name, More... more) {
 }
 
 template <class T>
-void check_struct_size(const T *given, const char *name) {
+uint32_t check_struct_size(const T *given, const char *name) {
     static_assert(kFirstSize<T> > 0 && kFirstSize<T> <= sizeof(T));
     constexpr size_t kLargest = 1024;  // more than any struct will ever have: a size that was never set does not make us read on
     require(given, name);
-    if (given->struct_size < kFirstSize<T> || given->struct_size > kLargest)
-        invalid(std::string(name) + ".struct_size is " + std::to_string(given->struct_size) + "; expected " +
-                std::to_string(sizeof(T)));
+    uint32_t size;
+    std::memcpy(&size, given, sizeof size);  // a struct that has grown by 8-byte fields may lie where 4-byte ones did
+    if (size < kFirstSize<T> || size > kLargest)
+        invalid(std::string(name) + ".struct_size is " + std::to_string(size) + "; expected " + std::to_string(sizeof(T)));
+    return size;
 }
 
 // A caller's struct as this version knows it: fields that the caller does not have yet are those of `out`; a newer caller's may
 // not ask for anything.
 template <class T>
 T read_struct(const T *given, const char *name, T out = {}) {
-    check_struct_size(given, name);
-    const size_t size = given->struct_size;
+    const size_t size = check_struct_size(given, name);
     const auto *bytes = reinterpret_cast<const unsigned char *>(given);
     for (size_t i = sizeof(T); i < size; ++i)
         if (bytes[i] != 0)
@@ -137,10 +138,9 @@ T read_struct(const T *given, const char *name, T out = {}) {
 // Fill in as much of the caller's struct as the caller has.
 template <class T>
 void write_struct(const T &value, T *given, const char *name) {
-    check_struct_size(given, name);
-    const uint32_t size = given->struct_size;
+    const uint32_t size = check_struct_size(given, name);
     std::memcpy(given, &value, std::min<size_t>(size, sizeof(T)));
-    given->struct_size = size;
+    std::memcpy(given, &size, sizeof size);
 }
 
 inline void check_capacity(const uint8_t *buffer, size_t capacity, size_t size) {

@@ -209,10 +209,17 @@ vosrt_status vosrt_stream_measure(vosrt_stream *stream, int64_t frame, const uin
 }
 
 vosrt_status vosrt_follow_object(vosrt_presence *presence, int64_t frame, vosrt_object *object) {
+    const vosrt_memory_options usual = vosrt::default_memory_options();
+    return vosrt_follow_object_with(&usual, presence, frame, object);
+}
+
+vosrt_status vosrt_follow_object_with(const vosrt_memory_options *options, vosrt_presence *presence, int64_t frame,
+                                      vosrt_object *object) {
     return guarded(__func__, [&] {
+        const auto limits = vosrt::presence_options(read_struct(options, "options", vosrt::default_memory_options()));
         vosrt_presence kept = read_struct(presence, "presence");
         vosrt_object measured = read_struct(object, "object");
-        vosrt::follow_object(kept, frame, measured);
+        vosrt::follow_object(limits, kept, frame, measured);
         vosrt::write_struct(kept, presence, "presence");
         vosrt::write_struct(measured, object, "object");
     });

@@ -12,6 +12,7 @@
 
 #include "cpu/match.hpp"
 #include "object_table.hpp"
+#include "presence.hpp"
 #include "resample.hpp"
 #include "vosrt.h"
 
@@ -28,6 +29,7 @@ struct MemoryOptions {
     int32_t guided;
     int32_t calibration;
     float motion;
+    PresenceOptions presence;  // which streams read
     Alignment alignment;
     vosrt_isa isa;  // resolved, never AUTO
     int32_t threads;

@@ -30,7 +30,15 @@ vosrt_memory_options default_memory_options() {
             .object_bias = 0.0f,
             .guided = 0,
             .calibration = 0,
-            .motion = 0.0f};
+            .motion = 0.0f,
+            .lost_after = 3,
+            .back_after = 3,
+            .back_for = 5,
+            .lost_share = 0.15,
+            .clear_share = 0.25,
+            .back_confidence = 0.6,
+            .iou_factor = 0.31,
+            .iou_power = 1.38};
 }
 
 vosrt_model_options default_model_options() {
@@ -43,6 +51,17 @@ vosrt_model_options default_model_options() {
     out.feedback = 1;
     out.enlarge_percent = 100;
     return out;
+}
+
+PresenceOptions presence_options(const vosrt_memory_options &in) {
+    return {.lost_after = ranges::lost_after.check(in.lost_after),
+            .back_after = ranges::back_after.check(in.back_after),
+            .back_for = ranges::back_for.check(in.back_for),
+            .lost_share = ranges::lost_share.check(in.lost_share),
+            .clear_share = ranges::clear_share.check(in.clear_share),
+            .back_confidence = ranges::back_confidence.check(in.back_confidence),
+            .iou_factor = ranges::iou_factor.check(in.iou_factor),
+            .iou_power = ranges::iou_power.check(in.iou_power)};
 }
 
 MemoryOptions resolve(const vosrt_memory_options &in) {
@@ -64,6 +83,7 @@ MemoryOptions resolve(const vosrt_memory_options &in) {
     out.guided = ranges::guided.check(in.guided);
     out.calibration = ranges::calibration.check(in.calibration);
     out.motion = ranges::motion.check(in.motion);
+    out.presence = presence_options(in);
     out.pad_context = within(in.pad_context, 0, 1, "pad_context") == 1;
     out.yield_background = within(in.yield_background, 0, 1, "yield_background") == 1;
     out.alignment = within(in.align_corners, 0, 1, "align_corners") == 1 ? Alignment::corners : Alignment::half_pixel;

@@ -13,18 +13,6 @@
 namespace vosrt {
 namespace {
 
-// All that is chosen: benchmarks/accuracy/composites.py measures what it gives. Areas are shares of the usual one, which is the
-// median of the newest areas that count.
-constexpr double kHardlyShare = 0.15;   // less is hardly anything: a ghost
-constexpr double kClearlyShare = 0.25;  // as much is the object; what lies between is unsure
-constexpr int32_t kLostAfter = 3;       // frames in a row with hardly anything
-constexpr int32_t kBackAfter = 3;       // frames in a row with something, of a lost object; one that is clearly seen is back at once
-constexpr int32_t kBackFor = 5;         // frames
-constexpr double kBackSure = 0.6;       // confidence; what is seen of a lost object with less is a ghost, too
-
-// Of the odds of an IoU against those of a mean confidence; fitted by benchmarks/accuracy/reliability.py.
-constexpr double kOddsFactor = 0.31, kOddsPower = 1.38;
-
 constexpr int32_t kAreas = std::size(vosrt_presence{}.areas_px);
 
 enum class Seen {
@@ -46,26 +34,26 @@ double usual_area(const vosrt_presence &presence) {
     return static_cast<double>(*middle);
 }
 
-Seen seen(double share) {
+Seen seen(const PresenceOptions &options, double share) {
     if (share <= 0.0) return Seen::kNot;
-    if (share < kHardlyShare) return Seen::kHardly;
-    return share < kClearlyShare ? Seen::kSomewhat : Seen::kClearly;
+    if (share < options.lost_share) return Seen::kHardly;
+    return share < options.clear_share ? Seen::kSomewhat : Seen::kClearly;
 }
 
-State next(State before, Seen now, double confidence) {
+State next(const PresenceOptions &options, State before, Seen now, double confidence) {
     if (now == Seen::kNot) return {VOSRT_STATE_LOST, 0};
     const int32_t streak = before.streak + 1;
     if (before.state == VOSRT_STATE_LOST) {
-        if (now == Seen::kHardly || confidence < kBackSure) return {VOSRT_STATE_LOST, 0};
-        const bool back = now == Seen::kClearly || streak >= kBackAfter;
+        if (now == Seen::kHardly || confidence < options.back_confidence) return {VOSRT_STATE_LOST, 0};
+        const bool back = now == Seen::kClearly || streak >= options.back_after;
         return back ? State{VOSRT_STATE_BACK, 1} : State{VOSRT_STATE_LOST, streak};
     }
     if (now == Seen::kHardly) {
         const int32_t hardly = before.state == VOSRT_STATE_UNSURE ? streak : 1;
-        return hardly >= kLostAfter ? State{VOSRT_STATE_LOST, 0} : State{VOSRT_STATE_UNSURE, hardly};
+        return hardly >= options.lost_after ? State{VOSRT_STATE_LOST, 0} : State{VOSRT_STATE_UNSURE, hardly};
     }
     if (now == Seen::kSomewhat) return {VOSRT_STATE_UNSURE, 0};
-    return before.state == VOSRT_STATE_BACK && streak <= kBackFor ? State{VOSRT_STATE_BACK, streak} : State{VOSRT_STATE_PRESENT, 0};
+    return before.state == VOSRT_STATE_BACK && streak <= options.back_for ? State{VOSRT_STATE_BACK, streak} : State{VOSRT_STATE_PRESENT, 0};
 }
 
 // The newest frame becomes one of those before.
@@ -86,20 +74,20 @@ double confidence_of(const vosrt_object &object) {
 }
 
 // The IoU to expect of a mask whose pixels have this mean confidence, which promises too much by itself.
-double expected_iou(double confidence) {
+double expected_iou(const PresenceOptions &options, double confidence) {
     if (confidence >= 1.0) return 1.0;
-    const double odds = kOddsFactor * std::pow(confidence / (1.0 - confidence), kOddsPower);
+    const double odds = options.iou_factor * std::pow(confidence / (1.0 - confidence), options.iou_power);
     return odds / (1.0 + odds);
 }
 
-double state_confidence(int32_t state, double confidence, double share) {
-    const double clear = std::clamp(share / kClearlyShare, 0.0, 1.0);
-    return state == VOSRT_STATE_LOST ? 1.0 - clear * confidence : clear * expected_iou(confidence);
+double state_confidence(const PresenceOptions &options, int32_t state, double confidence, double share) {
+    const double clear = std::clamp(share / options.clear_share, 0.0, 1.0);
+    return state == VOSRT_STATE_LOST ? 1.0 - clear * confidence : clear * expected_iou(options, confidence);
 }
 
 }  // namespace
 
-void follow_object(vosrt_presence &presence, int64_t frame, vosrt_object &object) {
+void follow_object(const PresenceOptions &options, vosrt_presence &presence, int64_t frame, vosrt_object &object) {
     if (presence.count < 0 || presence.count > kAreas) invalid("presence is not what vosrt_follow_object left in it; zero it");
     if (frame < 0 || frame == std::numeric_limits<int64_t>::max() || frame + 1 < presence.frames)
         invalid("frame is " + std::to_string(frame) + "; expected one from " + std::to_string(std::max<int64_t>(presence.frames - 1, 0)));
@@ -109,10 +97,10 @@ void follow_object(vosrt_presence &presence, int64_t frame, vosrt_object &object
     const bool annotated = object.area_px > 0 && object.confidence >= 1.0f;
     const bool is_first = presence.count == 0;
     const double share = annotated || is_first ? (object.area_px > 0 ? 1.0 : 0.0) : area / usual_area(presence);
-    const Seen now = seen(share);
+    const Seen now = seen(options, share);
     // An object that was never seen does not come back.
     const State before = is_first ? State{VOSRT_STATE_PRESENT, 0} : State{presence.state_before, presence.streak_before};
-    const State state = next(before, now, confidence_of(object));
+    const State state = next(options, before, now, confidence_of(object));
     presence.state = object.state = state.state;
     presence.streak = state.streak;
     const bool counts = state.state != VOSRT_STATE_LOST && now != Seen::kHardly;
@@ -120,7 +108,7 @@ void follow_object(vosrt_presence &presence, int64_t frame, vosrt_object &object
     const bool replaces = annotated || (before.state == VOSRT_STATE_LOST && now == Seen::kSomewhat);
     presence.area_px = !counts ? 0 : replaces ? -object.area_px
                                               : object.area_px;
-    object.state_confidence = static_cast<float>(state_confidence(state.state, confidence_of(object), share));
+    object.state_confidence = static_cast<float>(state_confidence(options, state.state, confidence_of(object), share));
 }
 
 }  // namespace vosrt

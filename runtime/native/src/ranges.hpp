@@ -1,7 +1,7 @@
 // What numbers among the options of propagation may be: runtime/src/vosrt/propagation_ranges.txt, which Python reads too.
 #pragma once
 
-#include <cstdint>
+#include <concepts>
 #include <string>
 
 #include "error.hpp"
@@ -20,15 +20,12 @@ struct Range {
         return value >= low && value <= static_cast<float>(highest) && !(above && value == low);
     }
     bool holds(double value) const { return value >= lowest && value <= highest && !(above && value == lowest); }
-    bool holds(int64_t value) const { return holds(static_cast<double>(value)); }
+    bool holds(std::integral auto value) const { return holds(static_cast<double>(value)); }
 
     // The value, or an error of the C API.
-    float check(float value) const {
+    template <class T>
+    T check(T value) const {
         if (!holds(value)) refuse(std::to_string(value));
-        return value;
-    }
-    int32_t check(int32_t value) const {
-        if (!holds(int64_t{value})) refuse(std::to_string(value));
         return value;
     }
 

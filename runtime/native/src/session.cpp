@@ -16,8 +16,8 @@ static_assert(std::endian::native == std::endian::little, "sessions are little-e
 
 constexpr char kMagic[8] = {'V', 'O', 'S', 'R', 'T', 'S', 'E', 'S'};
 // 1 does not say how the grid is aligned: its corners are; 1 and 2 alter no embeddings or masks; 1 to 3 calibrate nothing;
-// 1 to 4 know nothing of motion.
-constexpr uint32_t kVersion = 5;
+// 1 to 4 know nothing of motion; 1 to 5 have the default thresholds of what becomes of objects.
+constexpr uint32_t kVersion = 6;
 constexpr size_t kHashAt = 24, kHeaderBytes = kHashAt + 32;
 constexpr int32_t kCircle = 0;  // the shape of the window
 constexpr bool kGlobalReference = true;
@@ -58,6 +58,9 @@ void write_all(SessionWriter &out, Memory &memory, const vosrt_session &session)
     out.put(options.guided);
     out.put(options.calibration);
     out.put(options.motion);
+    const PresenceOptions &presence = options.presence;
+    for (const int32_t value : {presence.lost_after, presence.back_after, presence.back_for}) out.put(value);
+    for (const double value : {presence.lost_share, presence.clear_share, presence.back_confidence, presence.iou_factor, presence.iou_power}) out.put(value);
     memory.write(out);
     if (session.annotation != nullptr)
         out.bytes(session.annotation, static_cast<size_t>(session.frame_height) * session.frame_width);
@@ -135,6 +138,10 @@ SessionReader::SessionReader(std::span<const uint8_t> data) : data_(data) {
     }
     if (version >= 4) options_.calibration = get<int32_t>();
     if (version >= 5) options_.motion = get<float>();
+    if (version >= 6) {
+        for (int32_t *value : {&options_.lost_after, &options_.back_after, &options_.back_for}) *value = get<int32_t>();
+        for (double *value : {&options_.lost_share, &options_.clear_share, &options_.back_confidence, &options_.iou_factor, &options_.iou_power}) *value = get<double>();
+    }
 }
 
 void SessionReader::check_network(const vosrt_load_options &wanted) const {

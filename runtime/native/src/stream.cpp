@@ -38,7 +38,7 @@ Stream::Stream(std::shared_ptr<const Model> model, const vosrt_stream_options &o
     memory_options_.channels = model_->channels();
     memory_options_.align_corners = model_->memory_options().align_corners;
     if (options.threads != 0) memory_options_.threads = options.threads;
-    resolve(memory_options_);
+    presence_ = resolve(memory_options_).presence;
 }
 
 void Stream::require_frame(const char *what) const {
@@ -283,7 +283,7 @@ void Stream::overrule() {
 
 void Stream::measure(int64_t frame, const LabelMap &map, std::span<const uint8_t> ids, vosrt_object *objects) {
     measure_objects(map, ids, objects);
-    for (size_t i = 0; i < ids.size(); ++i) follow_object(presences_[ids[i]], frame, objects[i]);
+    for (size_t i = 0; i < ids.size(); ++i) follow_object(presence_, presences_[ids[i]], frame, objects[i]);
 }
 
 void Stream::copy_labels(uint8_t *labels, int64_t stride) const {
@@ -339,6 +339,7 @@ void Stream::load(std::span<const uint8_t> data) {
     grid_ = grid;
     if (session.annotation != nullptr) annotation_.assign(session.annotation, session.annotation + static_cast<size_t>(frame.height) * frame.width);
     memory_ = std::move(loaded);
+    presence_ = memory_->options().presence;
     if (session.annotation != nullptr) annotated_at_ = memory_->objects().frames();
 }
 

@@ -129,6 +129,7 @@ class Stream {
     int64_t annotated_at_ = -1;  // frames taken when annotation_ was marked
     int64_t labelled_ = -1;      // revision of the memory that labels_ are of
     std::array<vosrt_object, 255> objects_{};
+    PresenceOptions presence_;
     std::array<vosrt_presence, 256> presences_{};  // by id; zero where an object is not tracked
     std::array<float, 255> object_confidence_{};
     vosrt_result result_{};

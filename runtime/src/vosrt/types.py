@@ -117,6 +117,19 @@ class PropagationOptions:
             it did over the last four frames and not as the background did, and loses the others
             (`vosrt.core.reference.move_together`), so that surfaces which come into view are kept. 0 leaves masks as
             they are read.
+        lost_share: share of an object's usual area, the median of its newest areas, with less than which it is hardly
+            seen. This option and the following ones say what becomes of objects (`ObjectResult.state`); no mask depends
+            on them.
+        clear_share: share of the usual area with which it is clearly seen; what lies between is ``"unsure"``.
+        lost_after: frames in a row in which it is hardly seen, after which it is ``"lost"``; without a pixel it is at
+            once.
+        back_after: frames in a row with something of a lost object, after which it is ``"back"``; one that is clearly
+            seen is at once.
+        back_for: frames for which it stays ``"back"``.
+        back_confidence: mean confidence below which what is seen of a lost object does not count.
+        iou_factor: factor of the odds of a mask's mean confidence, raised to ``iou_power``, that gives the odds of the
+            IoU to expect, `ObjectResult.state_confidence`.
+        iou_power: see ``iou_factor``.
     """
 
     context: int = 20
@@ -131,6 +144,14 @@ class PropagationOptions:
     guided: int = 0
     calibration: int = 0
     motion: float = 0.0
+    lost_share: float = 0.15
+    clear_share: float = 0.25
+    lost_after: int = 3
+    back_after: int = 3
+    back_for: int = 5
+    back_confidence: float = 0.6
+    iou_factor: float = 0.31
+    iou_power: float = 1.38
 
     def __post_init__(self) -> None:
         for name, allowed in RANGES.items():
@@ -180,9 +201,10 @@ class ObjectResult:
         box: x, y, width and height of the smallest box around its pixels; zeros without pixels.
         centroid: x and y of the mean of its pixels, whose centres have whole coordinates; None without pixels.
         confidence: mean confidence over its pixels, 0 to 1; 0 without pixels.
-        state: ``"present"``; ``"lost"``: it left or is covered; ``"back"``: it is seen again, since at most 5 frames;
-            ``"unsure"``: it has far fewer pixels than usual. A lost object may have a few pixels, which are most likely
-            wrong. `vosrt.core.native.measure_objects` alone tells present and lost, by pixels.
+        state: ``"present"``; ``"lost"``: it left or is covered; ``"back"``: it is seen again, since few frames;
+            ``"unsure"``: it has far fewer pixels than usual; `PropagationOptions` has the thresholds. A lost
+            object may have a few pixels, which are most likely wrong. `vosrt.core.native.measure_objects` alone tells
+            present and lost, by pixels.
         state_confidence: 0 to 1. The IoU to expect of the mask with the object; of a lost object, how clearly it is
             not seen.
     """

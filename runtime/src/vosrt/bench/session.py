@@ -81,7 +81,7 @@ class CaseRun:
             "rle": RleLines(results, "masks.jsonl"),
             "masks": PaletteMasks(results, "masks"),
         }
-        self._sink = ResultFolder(results, sinks)
+        self._sink = ResultFolder(results, sinks, options)
 
     def describe(self) -> dict[str, Any]:
         """Describe the model and the size of its matching problem."""

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from vosrt.pipeline import PipelineReport
     from vosrt.prompt.points import BoolArray, Box, Point
     from vosrt.stream import Stream
+    from vosrt.types import PropagationOptions
     from vosrt.video.base import FrameSource, SourceInfo
     from vosrt.video.rewound import Reopen
 
@@ -100,8 +101,11 @@ class Request(ModelChoice):
 
     def stream(self, model: Model) -> Stream:
         """Open a stream of the model with what was asked for."""
-        options = replace(model.manifest.inference, **self.propagation)
-        return model.stream(size=self.size, options=options, threads=self.threads, refine=self.refine)
+        return model.stream(size=self.size, options=self.options(model), threads=self.threads, refine=self.refine)
+
+    def options(self, model: Model) -> PropagationOptions:
+        """How the request propagates labels with a model."""
+        return replace(model.manifest.inference, **self.propagation)
 
 
 def segment(request: Request, load: Callable[[Request], Model] = ModelChoice.load) -> int:
@@ -205,7 +209,7 @@ def _segment(request: Request, load: Callable[[Request], Model]) -> int:
                     warn(warning)
             first = _first_picture(request, results, annotations)
             sinks = request.results.sinks(results, source.info, annotations.object_ids)
-            folder = ResultFolder(results, {"first": first, **sinks})
+            folder = ResultFolder(results, {"first": first, **sinks}, request.options(model))
             open_stream = _Opener(request, model, source.info)
             report = _run(request, open_stream, source, reopen, annotations, folder, stop)
             warnings = [*annotations.warnings, *source.warnings, *folder.warnings, *_unused(annotations, report)]
@@ -409,7 +413,7 @@ class _Opener:
             self._info.height,
             self._info.width,
             size=request.size,
-            options=replace(self._model.manifest.inference, **request.propagation),
+            options=request.options(self._model),
             threads=request.threads,
             refine=request.refine,
         )

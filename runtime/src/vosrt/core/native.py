@@ -107,9 +107,14 @@ def measure_objects(labels: U8Array, ids: Sequence[int], confidence: F32Array | 
 
 
 class Presence:
-    """Tells what became of objects, frame by frame, as ``vosrt_stream`` does: for results that it did not measure."""
+    """Tells what became of objects, frame by frame, as ``vosrt_stream`` does: for results that it did not measure.
 
-    def __init__(self) -> None:
+    Args:
+        options: with the thresholds.
+    """
+
+    def __init__(self, options: PropagationOptions | None = None) -> None:
+        self._options = new_struct("vosrt_memory_options", **vars(options or PropagationOptions()))
         self._kept: dict[int, Any] = {}
 
     def follow(self, frame: int, objects: Mapping[int, ObjectResult]) -> dict[int, ObjectResult]:
@@ -127,7 +132,8 @@ class Presence:
 
     def _state(self, frame: int, each: ObjectResult) -> ObjectResult:
         struct = new_struct("vosrt_object", id=each.id, area_px=each.area_px, confidence=each.confidence)
-        libvosrt().call("vosrt_follow_object", ctypes.byref(self._kept[each.id]), frame, ctypes.byref(struct))
+        given = ctypes.byref(self._options), ctypes.byref(self._kept[each.id])
+        libvosrt().call("vosrt_follow_object_with", *given, frame, ctypes.byref(struct))
         return replace(each, state=OBJECT_STATES[struct.state], state_confidence=struct.state_confidence)
 
     def keep(self) -> dict[str, str]:

@@ -16,6 +16,7 @@ from vosrt.cli.results import SUMMARY, Wanted
 from vosrt.errors import InputError
 from vosrt.page.frames import FrameStore
 from vosrt.page.project import State
+from vosrt.types import PropagationOptions
 from vosrt.video.base import SegmentedFrame
 from vosrt.video.interchange import FORMATS
 from vosrt.video.overlay import OverlayStyle, parse_colours
@@ -30,6 +31,7 @@ def export(
     kinds: tuple[str, ...],
     folder: Path,
     *,
+    options: PropagationOptions,
     on_frame: Callable[[int], None],
     stop: threading.Event,
 ) -> Path | None:
@@ -39,6 +41,7 @@ def export(
         state: what was found in them; a frame without labels is background.
         kinds: of `KINDS`; ``objects.csv`` and ``summary.json`` are always written.
         folder: a new one, for the results and the ZIP file.
+        options: with the thresholds by which objects are lost and back.
         on_frame: called with the number of frames that are written.
         stop: ends the work.
 
@@ -64,7 +67,7 @@ def export(
     )
     results_folder, empty = folder / "vosrt", np.zeros((frames.info.height, frames.info.width), np.uint8)
     with locked(results_folder), open_results(results_folder, "vos-run ui", {}) as results:
-        sink = ResultFolder(results, wanted.sinks(results, frames.info, tuple(sorted(state.objects))))
+        sink = ResultFolder(results, wanted.sinks(results, frames.info, tuple(sorted(state.objects))), options)
         try:
             for position in range(frames.oldest, len(frames)):
                 if stop.is_set():

@@ -368,7 +368,9 @@ class Page:
                 shutil.rmtree(earlier, ignore_errors=True)
             folder = desk.folder / f"export-{secrets.token_hex(8)}"
             folder.mkdir()
-            packed = export(frames, desk.project.state, tuple(map(str, kinds)), folder, on_frame=at, stop=stop)
+            options = desk.model.result().manifest.inference
+            chosen = tuple(map(str, kinds))
+            packed = export(frames, desk.project.state, chosen, folder, options=options, on_frame=at, stop=stop)
             if packed is None:
                 return {"stopped": True}
             ticket = secrets.token_urlsafe(24)

@@ -30,7 +30,7 @@ from vosrt._results import Growing, Results, Target
 from vosrt.core.native import Presence
 from vosrt.errors import OptionError, VosrtError, WorkError
 from vosrt.text import printable
-from vosrt.types import U8Array
+from vosrt.types import PropagationOptions, U8Array
 from vosrt.video.base import FrameSink, SegmentedFrame
 from vosrt.video.overlay import OverlayStyle, draw_overlay, shrink
 from vosrt.video.palette import davis_palette
@@ -419,12 +419,13 @@ class ResultFolder:
 
     Args:
         sinks: by name, in the order in which they take a frame.
+        options: with the thresholds by which objects are lost and back.
     """
 
-    def __init__(self, results: Results, sinks: Mapping[str, Sink]) -> None:
+    def __init__(self, results: Results, sinks: Mapping[str, Sink], options: PropagationOptions | None = None) -> None:
         self._results = results
         self._sinks = dict(sinks)
-        self._presence = Presence()
+        self._presence = Presence(options)
         self.frames = 0
         self.warnings: list[str] = []
 
