@@ -22,6 +22,7 @@ from vosrt.cli.app import guarded
 from vosrt.cli.preview import FIRST
 from vosrt.cli.results import SUMMARY
 from vosrt.cli.segment import Request, segment
+from vosrt.cli.stores import fetched
 from vosrt.errors import VosrtError
 from vosrt.video.source import open_source
 
@@ -64,11 +65,15 @@ class ClipWorker:
         """
         said, noted = io.StringIO(), io.StringIO()
         with redirect_stdout(said), redirect_stderr(noted):
-            code = guarded(partial(segment, request, self._load), ["--json"], "vos-run")
+            code = guarded(partial(self._segment, request), ["--json"], "vos-run")
         if code:
             return Outcome(code, _error_in(said.getvalue()) or _last(noted.getvalue()) or f"exit code {code}")
         summary = read_json(request.out / SUMMARY)
         return Outcome(code, "", summary, _picture(request.out, summary))
+
+    def _segment(self, request: Request) -> int:
+        with fetched(request) as local:
+            return segment(local, self._load)
 
     def _load(self, request: Request) -> Model:
         key = (

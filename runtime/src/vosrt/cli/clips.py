@@ -14,7 +14,9 @@ from typing import Any
 
 from vosrt._files import plain_name
 from vosrt._reading import read_text
+from vosrt.cli.stores import find_clips, is_on_store, marks_beside
 from vosrt.errors import OptionError, SourceError
+from vosrt.video.container import is_url
 from vosrt.video.finding import find_sources
 from vosrt.video.masks import MASK_SUFFIXES
 from vosrt.video.source import ARRAY_SUFFIXES, TIFF_SUFFIXES
@@ -45,7 +47,8 @@ def list_clips(given: Iterable[str], marks: Path | None) -> list[Clip]:
     """Return the clips that the arguments name.
 
     Args:
-        given: manifests (``.csv``), lists of paths (``.txt``), patterns, videos, and folders.
+        given: manifests (``.csv``), lists of paths (``.txt``), patterns, videos, and folders;
+            the last three also on stores.
         marks: folder that holds ``STEM.png``, ``STEM.json`` or a folder ``STEM`` for the clip of that stem; None looks
             beside each clip.
 
@@ -63,14 +66,19 @@ def list_clips(given: Iterable[str], marks: Path | None) -> list[Clip]:
             continue
         if path.suffix.lower() == ".txt":
             lines = (line.strip() for line in _read(path).splitlines())
-            found = [(str(path.parent / line), line) for line in lines if line and line[0] != "#"]
+            listed = [line for line in lines if line and line[0] != "#"]
+            found = [(line if is_url(line) else str(path.parent / line), _short(line)) for line in listed]
+        elif is_on_store(text):
+            found = [(url, _short(url)) for url in find_clips(text)]
         elif path.exists():
             found = _found_in(path)
         else:
             found = [(each, each) for each in sorted(glob.glob(text, recursive=True))]
             if not found:
                 raise SourceError(f"{text}: no such file; expected videos, a folder, a pattern, a .txt or a .csv file")
-        clips += [Clip(source, name, _marks_of(Path(source), marks)) for source, name in found]
+        for source, name in found:
+            beside = marks is None and is_on_store(source)
+            clips.append(Clip(source, name, marks_beside(source) if beside else _marks_of(Path(source), marks)))
     if not clips:
         raise OptionError("the batch is empty; expected at least one clip")
     return _named(clips)
@@ -156,14 +164,19 @@ def _clip_of(path: Path, number: int, cells: dict[str, str]) -> Clip:
             options[name] = int(cells[name])
     if cells.get("direction"):
         options["direction"] = cells["direction"]
-    source = cells["source"] if "://" in cells["source"] else str(path.parent / cells["source"])
+    source = cells["source"] if is_url(cells["source"]) else str(path.parent / cells["source"])
     if cells.get("name"):
         return Clip(source, cells["name"], options, named=True)
-    return Clip(source, cells["source"].rsplit("://", 1)[-1], options)
+    return Clip(source, _short(cells["source"]), options)
 
 
 def _beside(manifest: Path, text: str) -> str:
     """A file of a manifest, whose path begins where the manifest lies; ``"37:late.png"`` keeps its number."""
     match = re.fullmatch(r"(\d+:)?(.+)", text)
     number, name = (match[1] or "", match[2]) if match else ("", text)
-    return f"{number}{manifest.parent / name}"
+    return text if is_url(name) else f"{number}{manifest.parent / name}"
+
+
+def _short(source: str) -> str:
+    """A URL without its scheme, which names of results do not show."""
+    return source.rsplit("://", 1)[-1]

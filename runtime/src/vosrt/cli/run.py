@@ -236,8 +236,8 @@ def batch(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Videos, folders, patterns, a .txt with a path per line, or a .csv with columns source, name, mask, "
-            "points, box, polygon, start, end, direction.",
+            help="Videos, folders, patterns, also on stores such as s3://; a .txt with a path per line; or a .csv with "
+            "columns source, name, mask, points, box, polygon, start, end, direction.",
         ),
     ],
     *,

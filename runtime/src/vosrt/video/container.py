@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _OPEN_TIMEOUT_S = 15.0
 READ_TIMEOUT_S = 15.0
-_LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "udp")
+LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "udp")
 _PLAYLISTS = ("hls", "dash")
 
 
@@ -141,7 +141,7 @@ def choose_stream(container: InputContainer, source: str, max_megapixels: float)
 
 def keeps_its_pace(source: str) -> bool:
     """Return whether an address is of a protocol that delivers frames as they are filmed."""
-    return source.lower().split("://")[0] in _LIVE_SCHEMES and is_url(source)
+    return source.lower().split("://")[0] in LIVE_SCHEMES and is_url(source)
 
 
 def is_live(source: str, container: InputContainer) -> bool:
