@@ -415,6 +415,17 @@ def test_everything_is_exported(served: Served) -> None:
     assert httpx.get(f"http://127.0.0.1:{served.port}/download/guess", trust_env=False).status_code == 404
 
 
+def test_masks_drawn_by_hand_are_exported_where_no_model_loads(root: Path, tmp_path: Path) -> None:
+    page = Served(root, tmp_path / "no bundle")
+    try:
+        opened(page).did("object")
+        page.did("paint", frame=3, object=1, points=[[10, 10], [50, 10], [50, 40], [10, 40]])
+        page.did("export", kinds=["masks"])
+        assert page.idle()["download"]
+    finally:
+        page.close()
+
+
 def test_one_tab_works_and_another_may_take_over(served: Served) -> None:
     """The first tab that listens may change things; a second one is refused until it takes over."""
     opened(served)

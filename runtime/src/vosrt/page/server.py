@@ -30,6 +30,7 @@ from vosrt.errors import InputError, VosrtError
 from vosrt.page.desk import Desk
 from vosrt.page.export import export
 from vosrt.prompt.points import Point
+from vosrt.types import PropagationOptions
 
 _STATIC = Path(__file__).with_name("static")
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -368,7 +369,9 @@ class Page:
                 shutil.rmtree(earlier, ignore_errors=True)
             folder = desk.folder / f"export-{secrets.token_hex(8)}"
             folder.mkdir()
-            options = desk.model.result().manifest.inference
+            # Masks drawn by hand can be had even where no model loads.
+            loaded = desk.model.exception() is None
+            options = desk.model.result().manifest.inference if loaded else PropagationOptions()
             chosen = tuple(map(str, kinds))
             packed = export(frames, desk.project.state, chosen, folder, options=options, on_frame=at, stop=stop)
             if packed is None:
