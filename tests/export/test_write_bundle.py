@@ -12,7 +12,7 @@ import pytest
 
 import vosrt_export.write_bundle
 from vosrt.bundle import Feature, WeightPrecision, file_sha256, load_bundle
-from vosrt.errors import BundleError, OptionError, OutputError
+from vosrt.errors import BundleError, OptionError, OutputError, WorkError
 from vosrt.types import F32Array, PropagationOptions
 from vosrt_export.errors import ExportError
 from vosrt_export.write_bundle import ExportOptions, export_bundle
@@ -224,7 +224,7 @@ def test_a_failed_replacement_keeps_the_old_bundle(
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", breaks)
-    with pytest.raises(OutputError, match=r"cannot write the bundle .*: No space left on device"):
+    with pytest.raises(WorkError, match=r"bundle: cannot be written \(No space left on device\)"):
         export_bundle(small_checkpoint, output, overwrite=True)
     assert load_bundle(output).manifest.encoder.feature == "res3"
     assert listing(tmp_path) == ["bundle", "bundle/encoder.onnx", "bundle/manifest.json", "bundle/training.safetensors"]

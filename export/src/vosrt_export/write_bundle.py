@@ -15,7 +15,7 @@ from typing import Any, Literal
 import onnx
 import torch
 
-from vosrt._files import LOCK, locked, replacing, sync_folder, write_all
+from vosrt._files import LOCK, locked, replacing, sync_folder, write_all, writing
 from vosrt.bundle import (
     MANIFEST_NAME,
     Bundle,
@@ -369,13 +369,13 @@ def write_files(manifest: Manifest, files: Mapping[str, bytes], output: Path) ->
     """Write a bundle beside its place and rename it, so that it appears whole or not at all.
 
     Raises:
-        OutputError: it cannot be written.
+        WorkError: the system refused; what was there before stays.
     """
     token = secrets.token_hex(4)
     place = output.resolve()
     fresh = place.with_name(f".{place.name}.{token}.tmp")
     old = place.with_name(f".{place.name}.{token}.old")
-    try:
+    with writing(output):
         fresh.mkdir()
         try:
             for name, content in files.items():
@@ -396,5 +396,3 @@ def write_files(manifest: Manifest, files: Mapping[str, bytes], output: Path) ->
             for leftover in (fresh, old):
                 if leftover.exists():
                     shutil.rmtree(leftover)
-    except OSError as error:
-        raise OutputError(f"cannot write the bundle {output}: {error.strerror or error}") from error
