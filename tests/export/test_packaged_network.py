@@ -25,8 +25,8 @@ from vosrt_train.validate import find_sequences, read_annotations
 PUBLISHED = PropagationOptions(context=20, radius=12, top_k=10, temperature=0.05)
 STEADIER = replace(PUBLISHED, top_k=20, sharpness=1.5, object_bias=0.1, guided=4)
 INFERENCE = {
-    "default": replace(STEADIER, centring=0.8, radius=14.4, calibration=5, motion=0.2),
-    "fast": replace(STEADIER, centring=0.8, calibration=5, motion=0.2),
+    "default": replace(STEADIER, centring=0.8, radius=21.6, calibration=5, motion=0.3),
+    "fast": replace(STEADIER, centring=0.8, calibration=5, motion=0.3),
     "fine": replace(STEADIER, radius=18),
     "refined": PUBLISHED,
 }

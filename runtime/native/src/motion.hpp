@@ -11,7 +11,7 @@
 namespace vosrt::motion {
 
 inline constexpr int32_t kAges = 4;           // frames back
-inline constexpr int32_t kReach = 10;         // cells to every side whose steps are averaged
+inline constexpr int32_t kReach = 14;         // cells to every side whose steps are averaged
 inline constexpr float kTemperature = 0.02f;  // of the softmax that weighs candidates: the most similar ones say where a cell was
 inline constexpr float kNoise = 0.4f;         // cells that a step is off
 inline constexpr float kMost = 3.0f;          // of a distance, in units of noise: a wild step says no more than that

@@ -290,7 +290,7 @@ def find_steps(neighbours: Neighbours, age: I32Array, grid: tuple[int, int], rad
 def move_together(soft: F32Array, steps: Steps, strength: float) -> F32Array:
     """Common fate: objects take the cells that move as they do, and lose those that move as the background does.
 
-    For every age, the steps of an object's cells and of the background's are averaged over windows of 21 x 21 cells,
+    For every age, the steps of an object's cells and of the background's are averaged over windows of 29 x 29 cells,
     weighted by soft masks and shares. A cell's step is compared with both: how much nearer it is to the object's, in
     units of 0.4 cells, each distance counted as 3 at most, is evidence. It counts less where a window has less than
     four cells of a mask. Evidence of all ages is averaged by shares, no evidence being one of 0.05; an object's mask is
@@ -307,7 +307,7 @@ def move_together(soft: F32Array, steps: Steps, strength: float) -> F32Array:
     evidence = np.zeros(soft.shape, dtype=np.float64)
     for share, dy, dx in zip(*(plane.astype(np.float64) for plane in steps), strict=True):
         shared = share[..., None] * soft
-        weight, rows, columns = (_box(shared * each[..., None], 10) for each in (np.ones_like(dy), dy, dx))
+        weight, rows, columns = (_box(shared * each[..., None], 14) for each in (np.ones_like(dy), dy, dx))
         with np.errstate(divide="ignore", invalid="ignore"):
             distance = np.hypot(dy[..., None] - rows / weight, dx[..., None] - columns / weight) / 0.4
         distance = np.where(distance < 3, distance, 3)
