@@ -98,9 +98,9 @@ class Levels:
             limits = None  # a picture, of which a dark beginning must not set the levels
         self.used = self.used or limits is not None
         low, high = limits or (0.0, full)
-        wide = np.float32 if values.dtype.itemsize <= 4 else np.float64
+        numbers: NDArray[Any] = values.astype(np.float32 if values.dtype.itemsize <= 4 else np.float64)
         with np.errstate(over="ignore", invalid="ignore"):  # floats of any size, as in a file that is damaged
-            scaled = (values.astype(wide) - low) * (255 / max(high - low, 1e-12))
+            scaled = (numbers - low) * (255 / max(high - low, 1e-12))
         return np.asarray(np.nan_to_num(scaled.round().clip(0, 255)), np.uint8)
 
     def to_bgr(self, image: NDArray[Any]) -> U8Array:
