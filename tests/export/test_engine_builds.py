@@ -29,7 +29,7 @@ from vosrt.engines.tensorrt_files import (
     read_records,
 )
 from vosrt.engines.tensorrt_flavour import TENSORRT, TENSORRT_RTX
-from vosrt.errors import EngineError, OptionError, OutputError
+from vosrt.errors import EngineError, OptionError, OutputError, WorkError
 from vosrt_export.cli import main
 from vosrt_export.errors import ExportError
 from vosrt_export.polygraphy_loader import failures_as_errors, load_polygraphy
@@ -241,7 +241,7 @@ def test_an_engine_is_inspected_where_there_is_a_driver(bundle: Path) -> None:
     ("changes", "says"),
     [
         ({"capabilities": ("90",)}, r"does not build for sm_90; it builds for sm_\d+, "),
-        ({"capabilities": ()}, "no NVIDIA driver here .*; name the GPUs to build for, such as --compute-capability"),
+        ({"capabilities": ()}, "no NVIDIA driver here [^;]*; name the GPUs to build for, such as --compute-capability"),
         ({"precision": "fp8"}, "the graph is not quantised"),
         ({"profiles": parse_sizes("8x64")}, "size is 8x64; this model takes sides of 16 to 4096 pixels"),
     ],
@@ -260,8 +260,21 @@ def test_a_place_that_leads_elsewhere_is_not_written_to(bundle: Path, tmp_path: 
         build_engines(bundle, options())
     (bundle / "engines").unlink()
     (bundle / "engines").touch()
-    with pytest.raises(OutputError, match="cannot write engines to"):
+    with pytest.raises(OutputError, match="engines: is a file; expected a folder"):
         build_engines(bundle, options())
+
+
+@pytest.mark.usefixtures("rtx")
+def test_a_full_disk_is_work_that_failed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(WorkError, match=r"engines: cannot be written \(No space left on device\)"):
+            build_engines(bundle, options())
+    assert list(bundle.glob("engines/*")) == []
+    assert build_engines(bundle, options())[0].built
 
 
 @pytest.mark.usefixtures("rtx")
@@ -298,7 +311,7 @@ def test_engines_of_a_bundle_that_is_read_only_go_into_the_cache(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VOSRT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, _: path != bundle)  # root may write anywhere
     (outcome,) = build_engines(bundle, options())
     assert outcome.path.is_relative_to(tmp_path / "cache" / "engines")
     assert not (bundle / "engines").exists()

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from vosrt.bundle import Bundle, Feature, WeightPrecision, load_bundle
 from vosrt.engines.base import EngineInfo
 from vosrt.engines.onnxruntime import cpu_engine
 from vosrt.engines.openvino import processor_has_bf16
-from vosrt.errors import InputError, OptionError
+from vosrt.errors import InputError, OptionError, OutputError, WorkError
 from vosrt.model import Model
 from vosrt.types import U8Array
 from vosrt_export import engine_report
@@ -185,6 +186,29 @@ def test_frames_of_ones_own(bundle: Path, small_checkpoint: Path, davis: Path) -
     )
     assert report.clips == ("forth, an ellipse in its middle",)
     assert not report.written
+    assert (bundle / "manifest.json").read_bytes() == before
+
+
+def test_a_report_that_has_no_place(
+    bundle: Path, small_checkpoint: Path, davis: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle that may not be written to is found out before the work, a full disk after it; both name the way out."""
+    request = VerifyRequest(
+        bundle=str(bundle), checkpoint=small_checkpoint, davis=davis, limit=2, engines=("cpu",), threads=1
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: False)
+        with pytest.raises(OutputError, match="is not writable, and the report goes there; use --no-write"):
+            verify_bundle(request)
+        assert verify_bundle(dataclasses.replace(request, write=False)).passed
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = (bundle / "manifest.json").read_bytes()
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(WorkError, match=r"cannot be written \(No space left on device\); .*--no-write"):
+        verify_bundle(request)
     assert (bundle / "manifest.json").read_bytes() == before
 
 

@@ -278,7 +278,7 @@ def test_a_full_disk_is_no_broken_video(root: Path, tmp_path: Path, monkeypatch:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache_module, "decode", full)
-    with pytest.raises(OutputError, match="No space left on device"):
+    with pytest.raises(WorkError, match="No space left on device"):
         build(root, tmp_path / "cache")
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {"index.jsonl"}
 

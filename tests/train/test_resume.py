@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from vosrt.errors import OutputError
+from vosrt.errors import WorkError
 from vosrt_train.checkpoint import load_checkpoint
 from vosrt_train.config import TrainConfig
 from vosrt_train.config_file import load_config
@@ -233,7 +233,7 @@ def test_a_full_disk_keeps_the_earlier_state(finished: Task, monkeypatch: pytest
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OutputError, match=r"cannot write the checkpoint .*No space left on device"):
+    with pytest.raises(WorkError, match=r"cannot be written .No space left on device"):
         run_again(replace(finished, resume=False))
     assert (finished.run / "state.pt").read_bytes() == before
     assert not list(finished.run.glob(".state*"))

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import onnx
 
-from vosrt._files import replacing, write_all
+from vosrt._files import check_writable, replacing, write_all, writing
 from vosrt.bundle import Quantised, load_bundle
 from vosrt.engines.mask_axes import MASK_AXES, mask_sizes
 from vosrt.engines.nvidia import find_gpu
@@ -101,7 +101,8 @@ def build_engines(
         OptionError: something was asked for that the flavour or the graph does not have.
         MissingExtraError: TensorRT or Polygraphy is not installed.
         ExportError: TensorRT cannot build the graph.
-        OutputError: the engine's folder cannot be written to.
+        OutputError: the engine's folder is a link or a file, or the user may not write into it.
+        WorkError: the system refused to write an engine.
     """
     bundle = load_bundle(bundle_path)
     spec = bundle.manifest.encoder
@@ -119,16 +120,15 @@ def build_engines(
     outcomes = []
     for network in networks:
         folder = folder_for_engines(network.graph.path, network.graph.sha256)
-        try:
-            if folder.is_symlink():
-                raise OutputError(f"{folder} is a link; engines must lie in a folder of their own")
+        if folder.is_symlink():
+            raise OutputError(f"{folder} is a link; engines must lie in a folder of their own")
+        check_writable(folder, "make it writable")
+        with writing(folder):
             for architecture in dict.fromkeys(architectures):
                 on_engine(f"{network.role} in {network.precision} for {architecture}")
                 outcomes.append(
                     _keep_or_build(network, folder, flavour, trt, architecture, profiles, rebuild=options.rebuild)
                 )
-        except OSError as error:
-            raise OutputError(f"cannot write engines to {folder}: {error.strerror or error}") from error
     return outcomes
 
 
@@ -188,7 +188,7 @@ def _architecture_here(flavour: Flavour) -> str:
         remedy = "build on the machine that has it"
         if flavour is TENSORRT_RTX:
             remedy = "name the GPUs to build for, such as --compute-capability 86,89,120"
-        raise OptionError(f"{error}; {remedy}") from error
+        raise OptionError(f"{error.reason}; {remedy}") from error
 
 
 def _check_architecture(trt: ModuleType, flavour: Flavour, architecture: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vosrt._files import writing
 from vosrt.bundle import MANIFEST_NAME, Bundle, file_sha256, is_packaged, load_bundle, write_manifest
 from vosrt.cli.stages import Tell, silent
 from vosrt.engines.registry import auto_order, plain_name
@@ -120,12 +122,15 @@ def verify_bundle(request: VerifyRequest, tell: Tell = silent) -> Report:
         CheckpointError: the checkpoint cannot be read.
         InputError: the checkpoint is not the bundle's, or no frames are left to compare on.
         OptionError: an engine or a sequence is unknown, or options exclude each other.
-        WorkError: this machine runs none of the engines that were asked for.
-        OutputError: the report cannot be written.
+        WorkError: this machine runs none of the engines that were asked for, or the report could not be written.
+        OutputError: the user may not write into the bundle.
     """
     if request.clip is not None and request.davis is not None:
         raise OptionError("--clip and --davis are both given; expected one of them")
     bundle = load_bundle(request.bundle)
+    keep = request.write and not is_packaged(request.bundle)
+    if keep and not os.access(bundle.path, os.W_OK | os.X_OK):
+        raise OutputError(f"{bundle.path}: is not writable, and the report goes there; use --no-write")
     yardstick, name = _yardstick(bundle, request)
     clips = _clips(request)
     for engine in request.engines:
@@ -155,7 +160,7 @@ def verify_bundle(request: VerifyRequest, tell: Tell = silent) -> Report:
         outcomes=tuple(outcomes),
         refused=refused,
         unverified=tuple(sorted(unverified)),
-        written=request.write and not is_packaged(request.bundle),
+        written=keep,
     )
     if report.written:
         keep_in_manifest(bundle, {"report": report.document()})
@@ -180,14 +185,12 @@ def keep_in_manifest(bundle: Bundle, verification: Mapping[str, Any]) -> None:
 
     Raises:
         BundleError: the manifest would not be accepted when read back.
-        OutputError: it cannot be written.
+        WorkError: the system refused; the old file stands.
     """
     path = bundle.path / MANIFEST_NAME
     manifest = replace(bundle.manifest, verification={**bundle.manifest.verification, **verification})
-    try:
+    with writing(path, "is there space left? --no-write keeps no report"):
         write_manifest(manifest, path)
-    except OSError as error:
-        raise OutputError(f"cannot write the report into {path}: {error.strerror or error}; use --no-write") from error
 
 
 def _yardstick(bundle: Bundle, request: VerifyRequest) -> tuple[Model, str]:

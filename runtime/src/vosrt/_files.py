@@ -23,8 +23,11 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, remedy: str = "is there space left?") -> Iterator[None]:
     """Turn what can go wrong while ``path`` is written into one clear error.
+
+    Args:
+        remedy: end of the line.
 
     Raises:
         WorkError: the system refused.
@@ -32,7 +35,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WorkError(f"{path}: cannot be written ({error.strerror or error}); is there space left?") from error
+        raise WorkError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
 
 
 def open_new(name: str | Path, folder: int | None = None) -> BinaryIO:
@@ -152,11 +155,12 @@ def plain_name(name: str, origin: str) -> str:
     return name
 
 
-def check_writable(folder: Path) -> bool:
+def check_writable(folder: Path, remedy: str = "choose another folder with -o") -> bool:
     """Find out, without touching anything, whether a folder for results exists or could be created.
 
     Args:
         folder: need not exist.
+        remedy: end of the line where the user may not write.
 
     Returns:
         Whether it exists.
@@ -171,7 +175,7 @@ def check_writable(folder: Path) -> bool:
         above = "" if existing == folder else f"{existing} "
         raise OutputError(f"{folder}: {above}is a file; expected a folder for the results")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise OutputError(f"{folder}: {existing} is not writable; choose another folder with -o")
+        raise OutputError(f"{folder}: {existing} is not writable; {remedy}")
     return existing == folder
 
 

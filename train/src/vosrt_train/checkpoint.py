@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from vosrt._files import replacing, write_all
+from vosrt._files import replacing, write_all, writing
 from vosrt._reading import WEIGHTS_BYTES, check_regular
 from vosrt.bundle import Manifest
 from vosrt.errors import InputError, OptionError, OutputError
@@ -87,10 +87,13 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint; the file appears whole or not at all.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: it is a directory, or the one that it goes into does not exist.
+        WorkError: the system refused; what was there before stays.
     """
     if path.is_dir():
         raise OutputError(f"cannot write the checkpoint {path}: it is a directory; name a file")
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write the checkpoint {path}: there is no folder {path.parent}; make it first")
     metadata = {
         "format": 1 if checkpoint.masks is None else FORMAT,
         "encoder": _kind_section(checkpoint.encoder.config) | asdict(checkpoint.encoder.config),
@@ -104,11 +107,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     if checkpoint.masks is not None:
         tensors |= _tensors(checkpoint.masks, _MASKS)
     data = save(tensors, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
-    try:
-        with replacing(path) as file:
-            write_all(file, data)
-    except OSError as error:
-        raise OutputError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
+    with writing(path), replacing(path) as file:
+        write_all(file, data)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

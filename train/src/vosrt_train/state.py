@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from vosrt._files import replacing, write_all
+from vosrt._files import replacing, write_all, writing
 from vosrt._reading import WEIGHTS_BYTES, read_bytes
-from vosrt.errors import InputError, OptionError, OutputError
+from vosrt.errors import InputError, OptionError
 from vosrt_train.config import TrainConfig
 from vosrt_train.config_file import build, differences
 from vosrt_train.data.cache import Cache
@@ -110,7 +110,7 @@ def save_state(state: State, path: Path) -> None:
     """Write the state; after a crash at any moment the file is the old one or the new one.
 
     Raises:
-        OutputError: the place cannot be written.
+        WorkError: the system refused.
     """
     document = {
         "format": FORMAT,
@@ -125,12 +125,9 @@ def save_state(state: State, path: Path) -> None:
     data = io.BytesIO()
     torch.save(document, data)
     content = data.getbuffer()
-    try:
-        with replacing(path) as file:
-            write_all(file, _MAGIC + hashlib.sha256(content).digest())
-            write_all(file, content)
-    except OSError as error:
-        raise OutputError(f"cannot write the state {path}: {error.strerror or error}") from error
+    with writing(path), replacing(path) as file:
+        write_all(file, _MAGIC + hashlib.sha256(content).digest())
+        write_all(file, content)
 
 
 def load_state(path: Path) -> State:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vosrt._files import locked, open_new, replacing, sha256_of, write_all
+from vosrt._files import locked, open_new, replacing, sha256_of, write_all, writing
 from vosrt._reading import JSON_BYTES, read_bytes
 from vosrt.errors import InputError, OutputError, SourceError, WorkError
 from vosrt.text import counted
@@ -177,8 +177,8 @@ def build_cache(
         workers: processes that decode; 0 decodes in this process.
 
     Raises:
-        OutputError: the disk is too small, the folder cannot be written, or another process is building the cache.
-        WorkError: a decoding process died.
+        OutputError: the disk is too small, the folder cannot be created, or another process is building the cache.
+        WorkError: a decoding process died, or the system refused to write.
         SourceError: no video can be used.
     """
     if plan.missing_bytes > plan.free_bytes:
@@ -186,12 +186,9 @@ def build_cache(
             f"cache {plan.directory}: {plan.missing_bytes / 1e9:.1f} GB are needed and {plan.free_bytes / 1e9:.1f} GB "
             "are free; make space, or keep smaller or fewer frames (short_side, max_frames)"
         )
-    try:
-        with locked(plan.directory, _BUSY):
-            _tidy(plan)
-            _decode_missing(plan, workers, on_progress or (lambda _: None))
-    except OSError as error:
-        raise OutputError(f"cache {plan.directory}: cannot be written ({error.strerror or error})") from error
+    with writing(plan.directory), locked(plan.directory, _BUSY):
+        _tidy(plan)
+        _decode_missing(plan, workers, on_progress or (lambda _: None))
     return open_cache(plan.directory, min_frames=plan.config.min_frames, skipped=plan.skipped)
 
 

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vosrt._files import replacing, write_file
+from vosrt._files import replacing, write_file, writing
 from vosrt._reading import JSON_BYTES, open_image, read_bytes
-from vosrt.errors import InputError, OutputError
+from vosrt.errors import InputError
 from vosrt.video.palette import davis_palette
 from vosrt_train.masks.clustering.foreground import ClusterFacts, ClusterMap
 
@@ -84,34 +84,30 @@ class PseudoMasks:
         """Write the maps of a video, u8 [frames, h, w], then its line.
 
         Raises:
-            OutputError: the place cannot be written.
+            WorkError: the system refused.
         """
         path = self._path(entry.name)
         image = Image.fromarray(maps.reshape(-1, entry.width))
         image.putpalette(davis_palette().tobytes())
-        try:
+        with writing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             with replacing(path) as file:
                 image.save(file, format="PNG", optimize=True)
             with (self.directory / _INDEX).open("a", encoding="utf-8") as index:
                 index.write(json.dumps(asdict(entry)) + "\n")
-        except OSError as error:
-            raise OutputError(f"cannot write pseudo-masks to {self.directory}: {error.strerror or error}") from error
         self.entries[entry.name] = entry
 
     def finish(self) -> None:
         """Mark the pseudo-masks as complete.
 
         Raises:
-            OutputError: the place cannot be written.
+            WorkError: the system refused.
         """
-        try:
+        with writing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             with (self.directory / _INDEX).open("a") as index:
                 os.fsync(index.fileno())
             (self.directory / _DONE).touch()
-        except OSError as error:
-            raise OutputError(f"cannot write pseudo-masks to {self.directory}: {error.strerror}") from error
 
     def maps(self, name: str) -> dict[int, ClusterMap]:
         """Read the cluster of every cell, u8 [h, w], by frame number.
