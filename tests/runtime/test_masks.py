@@ -178,7 +178,7 @@ def test_a_folder_is_matched_to_frame_stems(save: Callable[..., Path], two_objec
     save(two_objects, "masks/99999.png", "P")
     read = read_mask_folder(folder, OneFrame(stems=("00005", "00010", "00015")).info)
     assert sorted(read.masks) == [2]
-    assert "1 masks belong to no frame, unused: 99999.png" in read.warnings[0]
+    assert "no frame belongs to 1 mask, unused: 99999.png" in read.warnings[0]
 
 
 def test_names_match_in_any_form_of_unicode(save: Callable[..., Path], two_objects: U8Array) -> None:

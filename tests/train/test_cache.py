@@ -120,7 +120,7 @@ def test_a_long_video_is_cut(root: Path, tmp_path: Path) -> None:
 def test_the_size_is_known_before(root: Path, tmp_path: Path) -> None:
     plan = plan_cache(root, tmp_path / "cache", CONFIG)
     assert not (tmp_path / "cache").exists()
-    assert "0 videos are there, 3 to decode, about 0.0 GB" in plan.describe()
+    assert "has 0 videos, 3 to decode, about 0.0 GB" in plan.describe()
     assert build_cache(plan, workers=0).size == plan.missing_bytes
 
 

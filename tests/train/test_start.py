@@ -94,8 +94,8 @@ def test_dry_run_plans_and_writes_nothing(request_of: TrainRequest, capsys: pyte
     """The plan is an estimate before the cache exists, and exact afterwards."""
     dry_run_training(request_of)
     plan = capsys.readouterr().out
-    assert "0 videos are there, 6 to decode, about 0.0 GB" in plan
-    assert "6 videos, about 1 steps an epoch of 4 clips of 3 frames at 48 × 48 pixels" in plan
+    assert "has 0 videos, 6 to decode, about 0.0 GB" in plan
+    assert "6 videos, about 1 step an epoch of 4 clips of 3 frames at 48 × 48 pixels" in plan
     assert "2 steps, about 2 epochs" in plan
     assert "s a step on cpu (fp32, 1 threads)" in plan
     assert "expected duration 0:00:0" in plan  # seconds, on a machine however busy
@@ -104,7 +104,7 @@ def test_dry_run_plans_and_writes_nothing(request_of: TrainRequest, capsys: pyte
     assert not request_of.cache.exists()
     assert run_training(request_of) == 0
     dry_run_training(request_of)
-    assert "all 6 videos are there\n6 videos, 1 steps an epoch" in capsys.readouterr().out
+    assert "has all 6 videos\n6 videos, 1 step an epoch" in capsys.readouterr().out
 
 
 def test_fine_tuning_starts_from_the_checkpoint(request_of: TrainRequest, tmp_path: Path) -> None:
@@ -182,6 +182,7 @@ def test_resuming_remembers_what_was_given(request_of: TrainRequest, tmp_path: P
 
 def test_each_folder_of_videos_has_its_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is in the user's cache directory, by the folder's place and not by how it was named."""
+    monkeypatch.delenv("VOSRT_CACHE", raising=False)  # which goes before
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     one, two = default_cache(Path("a/videos")), default_cache(Path("b/videos"))
     assert one != two

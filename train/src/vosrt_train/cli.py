@@ -12,6 +12,7 @@ from vosrt.cli.app import entry, program, require
 from vosrt.cli.options import like, option, request_from
 from vosrt.console import say
 from vosrt.errors import OptionError, OutputError
+from vosrt.text import counted
 
 _app = program()
 
@@ -162,7 +163,7 @@ def stills(
     from vosrt_train.data.stills import StillsRequest, make_clips
 
     request = StillsRequest(folder, out, clips=clips, frames=frames, height=height, objects=objects, seed=seed)
-    say(f"{out}: {len(make_clips(request, quiet=quiet))} clips")
+    say(f"{out}: {counted(len(make_clips(request, quiet=quiet)), 'clip')}")
 
 
 def _require_training() -> None:

@@ -16,6 +16,7 @@ from torch import nn
 from vosrt.cache import cache_root
 from vosrt.console import progress_bar
 from vosrt.errors import OptionError
+from vosrt.text import counted
 from vosrt_train.backbones import DEFAULT_KIND, kind_of
 from vosrt_train.branches import compute_losses
 from vosrt_train.bundle_weights import is_bundle, load_trainable, part_of
@@ -272,12 +273,13 @@ def describe_plan(plan: CachePlan, config: TrainConfig, cost: StepCost, device: 
     steps = config.schedule.total_steps(steps_per_epoch)
     frames = config.clips.batch * config.clips.frames
     precision = "bf16" if uses_bf16(config.compute.precision, device) else "fp32"
-    precision += f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    precision += f", {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
     lines = [
         plan.describe(),
-        f"{videos} videos, {known}{steps_per_epoch} steps an epoch of {config.clips.batch} clips of "
-        f"{config.clips.frames} frames at {config.clips.crop} × {config.clips.crop} pixels",
-        f"{steps} steps, {known}{steps / steps_per_epoch:.0f} epochs",
+        f"{counted(videos, 'video')}, {known}{counted(steps_per_epoch, 'step')} an epoch of "
+        f"{counted(config.clips.batch, 'clip')} of {config.clips.frames} frames "
+        f"at {config.clips.crop} × {config.clips.crop} pixels",
+        f"{counted(steps, 'step')}, {known}{steps / steps_per_epoch:.0f} epochs",
         f"{cost.seconds:.3f} s a step on {device} ({precision}): {frames / cost.seconds:.0f} frames/s",
     ]
     if cost.memory_mb:

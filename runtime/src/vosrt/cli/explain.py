@@ -19,6 +19,7 @@ from vosrt.cli import output
 from vosrt.cli.segment import Request, inputs_of, open_again, reader_of
 from vosrt.console import note, say, say_json
 from vosrt.errors import OptionError
+from vosrt.text import counted
 from vosrt.types import StepResult, U8Array
 from vosrt.video.base import Frame, SourceOptions
 from vosrt.video.key_frames import KeyFrames
@@ -96,7 +97,9 @@ def explain_pixel(request: Request, index: int, pixel: tuple[int, int]) -> int:
             with request.stream(model) as stream:
                 seen = follow_to(stream, source, marks, context)
                 if seen[-1].frame.index != index:
-                    raise OptionError(f"--frame is {index}; {request.source} has {seen[-1].frame.index + 1} frames")
+                    raise OptionError(
+                        f"--frame is {index}; {request.source} has {counted(seen[-1].frame.index + 1, 'frame')}"
+                    )
                 x, y = pixel
                 found = stream.explain(y, x)
                 result = stream.result({})

@@ -27,6 +27,7 @@ from vosrt.cli.app import EXIT_FAILED, EXIT_INTERRUPTED
 from vosrt.console import note, say, say_json, show, status
 from vosrt.engines.select import check_name
 from vosrt.errors import InputError, MissingExtraError, OptionError, WorkError
+from vosrt.text import counted
 from vosrt.video.source import is_live, open_source
 
 
@@ -185,7 +186,7 @@ def _machine_line(header: dict[str, Any]) -> str:
     bf16 = "not measured" if rates["gemm_bf16_gflop_s"] is None else f"{rates['gemm_bf16_gflop_s']:.0f}"
     disturbed = f" (while others took {rates['foreign_cores']:.2f} cores)" if rates["disturbed"] else ""
     return (
-        f"{what['processor']}, {what['cores']} cores, {rates['threads']} threads used; "
+        f"{what['processor']}, {counted(what['cores'], 'core')}, {counted(rates['threads'], 'thread')} used; "
         f"GEMM {rates['gemm_fp32_gflop_s']:.0f} GFLOP/s fp32, {bf16} bf16; "
         f"copy {rates['copy_gb_s']:.0f} GB/s{disturbed}; GPU {gpu if isinstance(gpu, str) else gpu['name']}; "
         f"energy of the processor: {header['energy']}\n"

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from vosrt.core import native
 from vosrt.cuda import open_device
+from vosrt.text import counted
 from vosrt.types import F32Array, Precision, PropagationOptions, TopK, U8Array
 
 
@@ -116,4 +117,4 @@ def create_memory(
     shape = (height, width, channels)
     memory = native.Memory(*shape, **vars(options), align_corners=align_corners, precision=precision, threads=threads)
     info = memory.info
-    return memory, f"native core {native.version()}, {info['isa']} on {info['threads']} threads"
+    return memory, f"native core {native.version()}, {info['isa']} on {counted(info['threads'], 'thread')}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vosrt.errors import MaskError
+from vosrt.text import counted
 from vosrt.types import MAX_OBJECT_ID, U8Array
 from vosrt.video.base import SourceInfo
 from vosrt.video.images import list_images
@@ -134,7 +135,7 @@ def read_mask_folder(folder: Path, source: SourceInfo, start: int = 0, end: int 
         raise MaskError(f"{folder}: {what}; expected at least one object")
     warnings = []
     if unmatched:
-        warnings.append(f"{folder}: {len(unmatched)} masks belong to no frame, unused: {unmatched[0]} …")
+        warnings.append(f"{folder}: no frame belongs to {counted(len(unmatched), 'mask')}, unused: {unmatched[0]} …")
     if start == 0 and 0 not in matched and 1 in matched:
         warnings.append(
             f"{folder}: has {matched[1].name} but no mask of the first frame, which is number 0; if the masks are "

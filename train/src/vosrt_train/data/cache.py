@@ -125,9 +125,9 @@ class CachePlan:
         """Describe the plan in one line."""
         have, lack = len(self.ready), len(self.missing)
         if not lack:
-            return f"cache {self.directory}: all {have} videos are there"
+            return f"cache {self.directory}: has all {counted(have, 'video')}"
         return (
-            f"cache {self.directory}: {have} videos are there, {lack} to decode, "
+            f"cache {self.directory}: has {counted(have, 'video')}, {lack} to decode, "
             f"about {self.missing_bytes / 1e9:.1f} GB ({self.free_bytes / 1e9:.1f} GB free)"
         )
 
