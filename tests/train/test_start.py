@@ -97,7 +97,7 @@ def test_dry_run_plans_and_writes_nothing(request_of: TrainRequest, capsys: pyte
     assert "has 0 videos, 6 to decode, about 0.0 GB" in plan
     assert "6 videos, about 1 step an epoch of 4 clips of 3 frames at 48 × 48 pixels" in plan
     assert "2 steps, about 2 epochs" in plan
-    assert "s a step on cpu (fp32, 1 threads)" in plan
+    assert "s a step on cpu (fp32, 1 thread)" in plan
     assert "expected duration 0:00:0" in plan  # seconds, on a machine however busy
     assert not request_of.run.exists()
     assert request_of.cache is not None
