@@ -119,7 +119,7 @@ def measure(
 
 def without_loops(model: Model) -> PropagationOptions:
     """The bundle's options without those that need more than a frame's own neighbours."""
-    return replace(model.manifest.inference, calibration=0, motion=0.0)
+    return replace(model.manifest.inference, calibration=0, motion=0.0, parts=1)
 
 
 def settings_of(options: argparse.Namespace, published: PropagationOptions) -> list[PropagationOptions]:

@@ -47,7 +47,7 @@ OPTIONS = PropagationOptions()
 TOY_OPTIONS = PropagationOptions(context=2, radius=3)
 # What `default` and `fast` add, with kernels of its own for calibration and motion.
 ADDED: dict[str, Any] = {
-    "top_k": 20, "centring": 0.8, "sharpness": 1.5, "object_bias": 0.1, "calibration": 2, "motion": 0.2
+    "top_k": 20, "centring": 0.8, "sharpness": 1.5, "object_bias": 0.1, "calibration": 2, "motion": 0.2, "parts": 2
 }  # fmt: skip
 Row = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """Files of every format so far still load; the policy is in CONTRIBUTING, and `tests/data/formats` has a file of each.
 
-A new format adds its file and keeps the others. Sessions of formats 1, 2 and 4 to 6 are one of format 3 with
+A new format adds its file and keeps the others. Sessions of formats 1, 2 and 4 to 7 are one of format 3 with
 fewer fields, or more.
 """
 

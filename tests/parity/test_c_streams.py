@@ -407,23 +407,23 @@ def test_sessions_say_how_the_grid_is_aligned(open_c: Callable[..., CStream], ti
         with pytest.raises(RuntimeError, match="load the bundle that it was saved with"):
             open_c(session=session, align_corners=not align_corners)
         if align_corners:
-            for version in (1, 2, 3, 4, 5):
+            for version in (1, 2, 3, 4, 5, 6):
                 first = open_c(session=in_format(version, session))
                 assert first.save() == session
                 assert_same(first.step(frames[1]), expected)
 
 
 def in_format(version: int, session: bytes) -> bytes:
-    """A session of format 6 with aligned corners that alters and calibrates nothing, as an earlier format has it.
+    """A session of format 7 with aligned corners that alters and calibrates nothing, as an earlier format has it.
 
-    Format 5 has no thresholds of what becomes of objects; format 4 does not say how much motion counts; format 3 does
-    not say whether it calibrates; format 2 ends its options, thirteen of them, with how the grid is aligned; format 1
-    does not say that either.
+    Format 6 does not say how many parts cells have; format 5 has no thresholds of what becomes of objects; format 4
+    does not say how much motion counts; format 3 does not say whether it calibrates; format 2 ends its options,
+    thirteen of them, with how the grid is aligned; format 1 does not say that either.
     """
     flag = 56 + 32 + 12 + 12 * 4
-    assert session[8:12] == (6).to_bytes(4, "little")
+    assert session[8:12] == (7).to_bytes(4, "little")
     assert session[flag : flag + 28] == np.array([0, 0, 1, 0, 0, 0, 0], np.float32).tobytes()
-    content = session[56 : flag + {1: 0, 2: 4, 3: 20, 4: 24, 5: 28}[version]] + session[flag + 28 + 52 :]
+    content = session[56 : flag + {1: 0, 2: 4, 3: 20, 4: 24, 5: 28, 6: 80}[version]] + session[flag + 84 :]
     return with_content(session[:8] + version.to_bytes(4, "little") + session[12:16], content)
 
 
@@ -452,8 +452,8 @@ def test_sessions_whose_options_are_impossible_are_refused(open_c: Callable[...,
     content = session[56:options] + bytes(4) + session[options + 4 :]
     with pytest.raises(SessionError):
         python_model().stream().load(with_content(session[:16], content))
-    later = with_content(session[:8] + (7).to_bytes(4, "little") + session[12:16], session[56:])
-    with pytest.raises(SessionError, match="it has format 7; this libvosrt reads up to 6"):
+    later = with_content(session[:8] + (8).to_bytes(4, "little") + session[12:16], session[56:])
+    with pytest.raises(SessionError, match="it has format 8; this libvosrt reads up to 7"):
         python_model().stream().load(later)
 
 
@@ -586,6 +586,7 @@ def test_options_of_a_bundle_read_the_same_in_c(library: ct.CDLL, fake_bundle: P
             guided=4,
             calibration=5,
             motion=0.3,
+            parts=2,
             lost_share=0.1,
             clear_share=0.2,
             lost_after=4,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,16 @@ ALTERED = PropagationOptions(
 def make_native(native: Any, isa: str, shape: tuple[int, int, int], options: PropagationOptions) -> Memory:
     if not native.isa_available(isa):
         pytest.skip(f"this processor lacks {isa}")
-    memory: Memory = native.Memory(*shape, **vars(options), isa=isa, threads=2)
+    memory: Memory = native.Memory(*shape, **vars(options), align_corners=options.parts == 1, isa=isa, threads=2)
     return memory
+
+
+def make_twin(shape: tuple[int, int, int], options: PropagationOptions) -> NumpyMemory:
+    return NumpyMemory(*shape, options, align_corners=options.parts == 1)
+
+
+def make_cuda(shape: tuple[int, int, int], options: PropagationOptions) -> CudaMemory:
+    return CudaMemory(*shape, options, align_corners=options.parts == 1)
 
 
 @st.composite
@@ -49,6 +58,7 @@ def videos(draw: st.DrawFn) -> tuple[PropagationOptions, list[F32Array], dict[in
         sharpness=draw(st.sampled_from((0.1, 1.0, 1.5, 3.0, 100.0))),
         object_bias=draw(st.sampled_from((-10.0, 0.0, 0.1, 10.0))),
         motion=draw(st.sampled_from((0.0, 0.3))),
+        parts=draw(st.sampled_from((1, 1, 2, 3))),
     )
     random = np.random.default_rng(draw(st.integers(0, 2**20)))
     scene = random.standard_normal((height, width, channels)) + draw(st.sampled_from((0.0, 1.0)))
@@ -71,6 +81,13 @@ def chosen_alike(ours: Memory, theirs: Memory) -> Any:
     return (keys[0] == keys[1]).all(axis=(0, 2))
 
 
+def by_cell(difference: F32Array, parts: int) -> F32Array:
+    """How far the masks of each cell are apart at most, f32 [h*w], of f32 [h * parts, w * parts, M]."""
+    height, width = (side // parts for side in difference.shape[:2])
+    largest: F32Array = np.abs(difference).reshape(height, parts, width, parts, -1).max(axis=(1, 3, 4), initial=0)
+    return largest.reshape(-1)
+
+
 @pytest.mark.parametrize("isa", [*FP32_ISAS, *BF16_ISAS])
 @given(video=videos())
 @settings(derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -81,7 +98,7 @@ def test_every_path_gives_what_the_twin_gives(
     options, embeddings, marks, removal = video
     height, width, channels = embeddings[0].shape
     shape = height, width, channels
-    twin, memory = NumpyMemory(*shape, options), make_native(native, isa, shape, options)
+    twin, memory = make_twin(shape, options), make_native(native, isa, shape, options)
     mean = reference.mean_embedding(embeddings[0])
     centred = [reference.centre(e, mean, options.centring) if options.centring else e for e in embeddings]
     rest = max(np.square(e - centred[0].mean(axis=(0, 1))).sum(axis=-1).max() for e in centred)
@@ -94,7 +111,7 @@ def test_every_path_gives_what_the_twin_gives(
         memory.push(embedding)
         np.testing.assert_allclose(memory.top_k().similarity, twin.top_k().similarity, atol=bound, equal_nan=True)
         if t > 0:
-            difference = np.abs(memory.soft_masks() - twin.soft_masks()).reshape(shape[0] * shape[1], -1)
+            difference = by_cell(memory.soft_masks() - twin.soft_masks(), options.parts)
             # Weights are exponentials of similarity / temperature, which bf16 moves.
             assert difference[chosen_alike(memory, twin)].max(initial=0) <= 1e-4 + 40 * (bound - 1e-5)
         memory.set_soft_masks(twin.soft_masks())
@@ -108,10 +125,10 @@ def test_every_path_gives_what_the_twin_gives(
 def alter(request: pytest.FixtureRequest) -> Callable[[PropagationOptions], Memory]:
     """Creates memories of H x W x K on each core."""
     if request.param == "numpy":
-        return lambda options: NumpyMemory(H, W, K, options)
+        return lambda options: make_twin((H, W, K), options)
     if request.param == "cuda":
         request.getfixturevalue("cuda_emulated")
-        return lambda options: CudaMemory(H, W, K, options)
+        return lambda options: make_cuda((H, W, K), options)
     module = request.getfixturevalue("native")
     return lambda options: make_native(module, "generic", (H, W, K), options)
 
@@ -240,14 +257,15 @@ def test_an_object_that_spreads_is_given_nothing_more(alter: Callable[[Propagati
     np.testing.assert_allclose(memory.soft_masks()[from_newest], expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("isa", [*FP32_ISAS, *BF16_ISAS])
-def test_calibration_on_every_path_is_that_of_the_twin(native: Any, isa: str) -> None:
+def test_calibration_on_every_path_is_that_of_the_twin(native: Any, isa: str, parts: int) -> None:
     """Two objects that were annotated at different frames, each by its own clock; one of them is marked again."""
-    options = PropagationOptions(context=3, radius=4, sharpness=1.5, object_bias=0.1, calibration=2)
+    options = PropagationOptions(context=3, radius=4, sharpness=1.5, object_bias=0.1, calibration=2, parts=parts)
     frames, mask, _ = ball(14)
     other = np.zeros_like(mask)
     other[48:64, 88:104] = 9
-    twin, memory = NumpyMemory(H, W, K, options), make_native(native, isa, (H, W, K), options)
+    twin, memory = make_twin((H, W, K), options), make_native(native, isa, (H, W, K), options)
     for t, frame in enumerate(frames):
         for each in (twin, memory):
             take(each, frame, {0: mask, 3: other, 9: np.roll(mask, 40, axis=1)}.get(t))
@@ -289,17 +307,20 @@ def test_what_moves_with_an_object_is_its_own(alter: Callable[[PropagationOption
     assert stays_with_it < stays - 0.15
 
 
+@pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("isa", [*FP32_ISAS, *BF16_ISAS, "cuda"])
-def test_motion_on_every_path_is_that_of_the_twin(request: pytest.FixtureRequest, native: Any, isa: str) -> None:
+def test_motion_on_every_path_is_that_of_the_twin(
+    request: pytest.FixtureRequest, native: Any, isa: str, parts: int
+) -> None:
     """Objects that are marked, marked again and removed, on a grid that is larger than a window."""
     if isa == "cuda":
         request.getfixturevalue("cuda_emulated")
-    height, width, options = 23, 25, PropagationOptions(context=5, radius=4, top_k=8, motion=0.7)
+    height, width, options = 23, 25, PropagationOptions(context=5, radius=4, top_k=8, motion=0.7, parts=parts)
     random = np.random.default_rng(3)
     field = random.standard_normal((height, width + 6, K))
-    twin = NumpyMemory(height, width, K, options)
+    twin = make_twin((height, width, K), options)
     other = (
-        CudaMemory(height, width, K, options)
+        make_cuda((height, width, K), options)
         if isa == "cuda"
         else make_native(native, isa, (height, width, K), options)
     )
@@ -318,8 +339,8 @@ def test_motion_on_every_path_is_that_of_the_twin(request: pytest.FixtureRequest
             if t == 4:
                 memory.remove(1)
         near = 1e-4 if isa in FP32_ISAS else 0.05
-        agree = chosen_alike(other, twin).reshape(height, width) if t else slice(None)
-        difference = np.abs(other.soft_masks() - twin.soft_masks())[agree]
+        agree = chosen_alike(other, twin) if t else slice(None)
+        difference = by_cell(other.soft_masks() - twin.soft_masks(), parts)[agree]
         assert difference.max() < near
         assert difference.mean() < near / 10
         other.set_soft_masks(twin.soft_masks())
@@ -349,14 +370,15 @@ def test_odd_masks_and_embeddings_are_remembered_without_harm(
 
 
 @pytest.mark.parametrize("isa", ["generic", "amx-emulated", "cuda"])
-@pytest.mark.parametrize("pause", [1, 3, 6])
+@pytest.mark.parametrize(("pause", "parts"), [(1, 1), (3, 2), (6, 1)])
 def test_a_session_continues_bit_for_bit(
-    request: pytest.FixtureRequest, native: Any, isa: str, pause: int, video: Video, mark: Mark
+    request: pytest.FixtureRequest, native: Any, isa: str, pause: int, parts: int, video: Video, mark: Mark
 ) -> None:
     """It is saved after an annotated or a propagated frame; what is still to be altered is altered after loading."""
     if isa == "cuda":
         request.getfixturevalue("cuda_emulated")
-    memory: Memory = CudaMemory(H, W, K, ALTERED) if isa == "cuda" else make_native(native, isa, (H, W, K), ALTERED)
+    options, shape = replace(ALTERED, parts=parts), (H, W, K)
+    memory: Memory = make_cuda(shape, options) if isa == "cuda" else make_native(native, isa, shape, options)
     frames = video(pause + 4)
     picture = np.random.default_rng(3).integers(0, 256, (8 * H, 8 * W, 3), dtype=np.uint8)
     for t, frame in enumerate(frames[:pause]):
@@ -375,11 +397,13 @@ def test_a_session_continues_bit_for_bit(
         np.testing.assert_array_equal(again.soft_masks(), memory.soft_masks())
 
 
+@pytest.mark.parametrize("parts", [1, 2])
 def test_the_gpu_gives_what_the_twin_gives_also_where_frames_are_recorded(
-    cuda_core: str, video: Video, mark: Mark
+    cuda_core: str, video: Video, mark: Mark, parts: int
 ) -> None:
     """Replays of a CUDA graph leave the frame that was annotated in between as it was marked."""
-    twin, pushed, queued = NumpyMemory(H, W, K, ALTERED), *(CudaMemory(H, W, K, ALTERED) for _ in range(2))
+    options = replace(ALTERED, parts=parts)
+    twin, pushed, queued = make_twin((H, W, K), options), *(make_cuda((H, W, K), options) for _ in range(2))
     queue = open_queue(0)
     embedding = queue.allocate((H, W, K), np.float32, "an embedding")
     labels = queue.allocate((50, 70), np.uint8, "labels")
@@ -598,3 +622,31 @@ def test_values_beyond_the_range_are_refused_everywhere(request: pytest.FixtureR
         ):
             with pytest.raises(OptionError, match=f"guided is {radius}; expected 0 to 32 half-resolution pixels"):
                 refused()
+
+
+def test_parts_hold_what_a_cell_cannot(alter: Callable[[PropagationOptions], Memory]) -> None:
+    """A border in the middle of cells stays there while they move."""
+    random = np.random.default_rng(5)
+    field = random.standard_normal((H, W + 4, K))
+    field /= np.linalg.norm(field, axis=-1, keepdims=True)
+    mask = np.zeros((8 * H, 8 * W), np.uint8)
+    mask[:, 36:68] = 3  # from the middle of a cell to the middle of another
+    for parts in (1, 2):
+        memory = alter(PropagationOptions(context=2, radius=4, top_k=1, parts=parts))
+        for t in range(4):
+            memory.push(np.ascontiguousarray(field[:, 4 - t : 4 - t + W], dtype=np.float32))
+            if t == 0:
+                memory.annotate(mask)
+        assert memory.soft_masks().shape == (H * parts, W * parts, 2)
+        assert memory.info["parts"] == parts
+        moved = np.roll(mask, 8 * 3, axis=1)
+        wrong = (memory.labels(8 * H, 8 * W)[0] != moved)[:, 24:].mean()
+        assert (wrong == 0) == (parts == 2), (parts, wrong)
+
+
+def test_parts_need_cells_that_lie_on_the_middle_of_their_pixels(native: Any, cuda_emulated: Path) -> None:
+    options = PropagationOptions(parts=2)
+    for make in (NumpyMemory, CudaMemory, lambda *shape, **kind: native.Memory(*shape[:3], **vars(options), **kind)):
+        with pytest.raises(OptionError, match="parts is 2; expected 1 where corners are aligned"):
+            make(H, W, K, options, align_corners=True)
+        assert make(H, W, K, options, align_corners=False).info["parts"] == 2

@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.fakes.bundles import cast_encoder, write_bundle
 from vosrt import InputError, Model, PropagationOptions
+from vosrt.bundle import EncoderSpec
 from vosrt.cli.run import main
 from vosrt.explanation import explain
 from vosrt.types import U8Array
@@ -31,8 +33,13 @@ def model(fake_bundle: Path) -> Model:
     return Model.load(fake_bundle, engine="fake", threads=1)
 
 
-def test_weighted_votes_are_the_soft_mask(model: Model) -> None:
-    options = PropagationOptions(context=3, top_k=4, sharpness=1.0, object_bias=0.0)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_weighted_votes_are_the_soft_mask(tmp_path: Path, parts: int) -> None:
+    encoder = EncoderSpec(channels=32, feature="res3", align_corners=parts == 1)
+    model = Model.load(
+        write_bundle(tmp_path / "b", cast_encoder(32), channels=32, encoder=encoder), engine="fake", threads=1
+    )
+    options = PropagationOptions(context=3, top_k=4, sharpness=1.0, object_bias=0.0, parts=parts)
     with model.stream(options=options) as stream:
         soft = []
         for t in range(COUNT):

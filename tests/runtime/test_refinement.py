@@ -152,15 +152,19 @@ def test_a_decoder_that_sees_nothing_leaves_background(tiny_clip: tuple[U8Array,
         assert stream.soft_masks()[:, :, 0].min() > 0.99
 
 
-@pytest.mark.parametrize("rounds", [0, 2])
-def test_without_feedback_refined_masks_are_shown_alone(rounds: int, tiny_clip: tuple[U8Array, U8Array]) -> None:
+@pytest.mark.parametrize(("rounds", "parts"), [(0, 1), (2, 1), (2, 2)])
+def test_without_feedback_refined_masks_are_shown_alone(
+    rounds: int, parts: int, tiny_clip: tuple[U8Array, U8Array]
+) -> None:
     """The memory propagates as if nothing were decoded; what was propagated is encoded once, to be remembered."""
     frames, masks = tiny_clip
     mask_encoder, decoder = MaskEncoder(), Decoder()
     whole = model(mask_encoder, decoder)
     manifest = replace(whole.manifest, masks=MaskSpec(value_channels=V, context="res3", feedback=False))
     engines: dict[str, Engine] = {"encoder": FrameEncoder(), "mask_encoder": mask_encoder, "decoder": decoder}
-    refined, plain = Model(manifest, engines).stream(refine=rounds), whole.stream(refine="off")
+    options = replace(manifest.inference, parts=parts)
+    refined = Model(manifest, engines).stream(refine=rounds, options=options)
+    plain = whole.stream(refine="off", options=options)
     for stream in (refined, plain):
         stream.start(frames[0], masks[0])
     for frame in frames[1:4]:

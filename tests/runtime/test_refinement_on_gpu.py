@@ -34,7 +34,7 @@ from vosrt.types import PropagationOptions, StepResult, U8Array
 
 K, V = 40, 3
 SPEC = EncoderSpec(channels=K, feature="key", align_corners=False)
-OPTIONS = PropagationOptions(context=2, radius=4)
+OPTIONS = PropagationOptions(context=2, radius=4, parts=2)
 MASKS = MaskSpec(value_channels=V, context="res3", residual=True)
 Arrays = Mapping[str, NDArray[Any]]
 Function = Callable[[Arrays], Arrays]

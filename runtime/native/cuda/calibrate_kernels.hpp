@@ -25,9 +25,9 @@ struct CalibrateParams {
     VOSRT_BOTH bool due(int32_t reference) const { return age(reference) > 0 && age(reference) % interval == 0; }
     // Whether one of the reference's objects was annotated in a cell.
     VOSRT_BOTH bool shows_object(int32_t reference, int32_t cell) const {
-        const float *soft = references[reference].soft + static_cast<size_t>(cell) * masks.capacity;
         for (int32_t n = 1; n < masks.count; ++n)
-            if (owner[masks.channels[n]] == reference && soft[masks.channels[n]] > calibration::kLeastSoft) return true;
+            if (owner[masks.channels[n]] == reference && masks.mean(references[reference].soft, cell, masks.channels[n]) > calibration::kLeastSoft)
+                return true;
         return false;
     }
 };
@@ -45,7 +45,8 @@ VOSRT_BOTH inline float product_of(const uint16_t *query, const uint16_t *key, i
 // Where the cells in and around a reference's objects went. A warp per cell, a job per reference.
 template <class Thread>
 VOSRT_KERNEL void look_back(Thread &t, const CalibrateParams &p) {
-    const int32_t reference = t.job(), cells = p.masks.grid.cells(), width = p.masks.grid.width;
+    const Grid grid = p.masks.cells();
+    const int32_t reference = t.job(), cells = grid.cells(), width = grid.width;
     if (!p.due(reference)) return;
     const size_t first = static_cast<size_t>(ring_slot(*p.masks.now, p.masks.context)) * cells;
     const int32_t warps = t.threads() / 32, lane = t.thread() % 32;
@@ -54,7 +55,7 @@ VOSRT_KERNEL void look_back(Thread &t, const CalibrateParams &p) {
         bool near = false;
         for (int32_t i = lane; i < kSide * kSide; i += 32) {
             const int32_t y = cell / width + i / kSide - calibration::kMargin, x = cell % width + i % kSide - calibration::kMargin;
-            if (y >= 0 && y < p.masks.grid.height && x >= 0 && x < width) near = near || p.shows_object(reference, y * width + x);
+            if (y >= 0 && y < grid.height && x >= 0 && x < width) near = near || p.shows_object(reference, y * width + x);
         }
         Packed best = 0;
         if (t.any(near)) {
@@ -77,16 +78,15 @@ VOSRT_KERNEL void look_back(Thread &t, const CalibrateParams &p) {
 // The objects' biases. A block per object; in shared memory, what each thread has seen.
 template <class Thread>
 VOSRT_KERNEL void set_biases(Thread &t, const CalibrateParams &p) {
-    const int32_t channel = p.masks.channels[1 + t.job()], reference = p.owner[channel], cells = p.masks.grid.cells();
+    const int32_t channel = p.masks.channels[1 + t.job()], reference = p.owner[channel], cells = p.masks.cells().cells();
     if (p.age(reference) == 0 && t.thread() == 0) p.biases[channel] = p.object_bias;
     if (!p.due(reference)) return;
     auto *each = reinterpret_cast<calibration::Evidence *>(t.shared());
     const int32_t *went_to = p.went_to + static_cast<size_t>(reference) * cells;
-    const float *truth = p.references[reference].soft + channel, *now = p.masks.values() + channel;
+    const float *truth = p.references[reference].soft, *now = p.masks.values();
     calibration::Evidence evidence;
     for (int32_t cell = t.thread(); cell < cells; cell += t.threads()) {
-        if (went_to[cell] >= 0)
-            evidence.add(truth[static_cast<size_t>(cell) * p.masks.capacity], now[static_cast<size_t>(went_to[cell]) * p.masks.capacity]);
+        if (went_to[cell] >= 0) evidence.add(p.masks.mean(truth, cell, channel), p.masks.mean(now, went_to[cell], channel));
     }
     each[t.thread()] = evidence;
     t.sync();

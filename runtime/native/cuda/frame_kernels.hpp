@@ -171,7 +171,7 @@ VOSRT_KERNEL void make_heads(Thread &t, const HeadParams &p) {
 struct ReadOutParams {
     Grid grid;
     Window window;
-    int32_t context, references, top_k, channels, capacity;
+    int32_t context, references, top_k, channels, capacity, parts;
     int32_t jobs, lists_per_job;
     bool yield_background;
     float temperature;
@@ -182,7 +182,7 @@ struct ReadOutParams {
     const ReferenceEntry *reference;
     const Packed *lists;
     const float *ring_bias;
-    float *ring_soft;       // [context + 1][cells][capacity]
+    float *ring_soft;       // [context + 1][cells * parts * parts][capacity]
     const int32_t *owner;   // [capacity] reference that a channel is read from, -1 = unused; channel 0: the first
     Neighbour *neighbours;  // [references][cells][top_k]
 };
@@ -260,13 +260,14 @@ VOSRT_KERNEL void weigh(Thread &t, const ReadOutParams &p, int32_t reference, in
         scratch.weight[i] = expf((out[i].similarity - first) / p.temperature);
         const float *soft = p.reference[reference].soft;
         if (position > p.contexts[reference].copies)
-            soft = p.ring_soft + static_cast<size_t>(slot_of_age(newest, p.context + 1 - position, p.context)) * cells * p.capacity;
-        scratch.soft[i] = soft + static_cast<size_t>(from) * p.capacity;
+            soft = p.ring_soft + static_cast<size_t>(slot_of_age(newest, p.context + 1 - position, p.context)) * cells * p.parts * p.parts * p.capacity;
+        scratch.soft[i] = soft + static_cast<size_t>(first_part(from, p.grid.width, p.parts)) * p.capacity;
     }
     t.sync_warp();
 }
 
-// Soft masks of the newest frame: every reference's context gives the channels annotated there. A warp per cell.
+// Soft masks of the newest frame: every reference's context gives the channels annotated there, and a part reads the same part of each
+// neighbour. A warp per cell.
 template <class Thread>
 VOSRT_KERNEL void read_out(Thread &t, const ReadOutParams &p) {
     const int32_t warps = t.threads() / 32, lane = t.thread() % 32, cells = p.grid.cells();
@@ -276,33 +277,36 @@ VOSRT_KERNEL void read_out(Thread &t, const ReadOutParams &p) {
     for (int32_t c = lane; c < p.channels; c += 32) square += p.mean[c] * p.mean[c];
     square = sum_of_warp(t, square);
     for (int32_t cell = t.block() * warps + t.thread() / 32; cell < cells; cell += t.blocks() * warps) {
-        float *soft = p.ring_soft + (newest + cell) * p.capacity;
+        float *of_cell = p.ring_soft + (newest * p.parts * p.parts + first_part(cell, p.grid.width, p.parts)) * p.capacity;
+        const auto offset_of = [&](int32_t part) {
+            return (static_cast<size_t>(part / p.parts) * p.parts * p.grid.width + part % p.parts) * p.capacity;
+        };
         const float common = square + p.ring_bias[newest + cell];
-        for (int32_t c = lane; c < p.capacity; c += 32)
-            if (p.owner[c] < 0) soft[c] = 0.0f;
-        float background = 0.0f, later = 0.0f;
         for (int32_t r = p.references - 1; r >= 0; --r) {
             merge_lists(t, p, r, cell, scratch);
             weigh(t, p, r, cell, common, scratch);
             float total = 0.0f;
             for (int32_t i = 0; i < scratch.count; ++i) total += scratch.weight[i];
-            for (int32_t c = lane; c < p.capacity; c += 32) {
-                if (p.owner[c] != r) continue;
-                float sum = 0.0f;
-                for (int32_t i = 0; i < scratch.count; ++i) sum += scratch.weight[i] / total * scratch.soft[i][c];
-                if (c == 0) {
-                    background = sum;
-                } else {
-                    soft[c] = sum;
-                    if (r > 0) later += sum;
+            for (int32_t part = 0; part < p.parts * p.parts; ++part) {
+                const size_t offset = offset_of(part);
+                for (int32_t c = lane; c < p.capacity; c += 32) {
+                    if (p.owner[c] != r) continue;
+                    float sum = 0.0f;
+                    for (int32_t i = 0; i < scratch.count; ++i) sum += scratch.weight[i] / total * scratch.soft[i][offset + c];
+                    of_cell[offset + c] = sum;
                 }
             }
             t.sync_warp();  // before the next reference overwrites the scratch
         }
-        later = sum_of_warp(t, later);
-        if (lane == 0) {
+        for (int32_t part = 0; part < p.parts * p.parts; ++part) {
+            float *soft = of_cell + offset_of(part), later = 0.0f;
+            for (int32_t c = lane; c < p.capacity; c += 32) {
+                if (p.owner[c] < 0) soft[c] = 0.0f;
+                if (p.owner[c] > 0) later += soft[c];  // which this thread has written
+            }
+            later = sum_of_warp(t, later);
             const float rest = 1.0f - later;
-            soft[0] = p.yield_background ? background * (rest > 0.0f ? rest : 0.0f) : background;
+            if (lane == 0 && p.yield_background) soft[0] *= rest > 0.0f ? rest : 0.0f;
         }
     }
 }

@@ -10,6 +10,11 @@ struct Grid {
     VOSRT_BOTH int32_t cells() const { return height * width; }
 };
 
+// The first part of a cell on a grid of parts x parts for each; those of a row lie beside each other. As MemoryOptions::first_part.
+VOSRT_BOTH inline int32_t first_part(int32_t cell, int32_t width, int32_t parts) {
+    return (cell / width * parts * width + cell % width) * parts;
+}
+
 // Row and column of a cell in one word, so that neither takes a division; -1 = none.
 using Site = int32_t;
 constexpr int32_t kMaxSide = 32767;

@@ -56,16 +56,32 @@ struct Planes {
 
 // The soft masks of the newest frame in the memory.
 struct NewestMasks {
-    Grid grid;
+    Grid grid;      // of the parts of cells
+    int32_t parts;  // of a cell, to a side
     int32_t context, capacity, count;
     const int64_t *now;
-    float *ring_soft;         // f32 [context + 1][cells][capacity]
+    float *ring_soft;         // f32 [context + 1][grid.cells()][capacity]
     const int32_t *channels;  // [count]: the background, then the objects by ascending id
 
     VOSRT_BOTH float *values() const {
         return ring_soft + static_cast<size_t>(ring_slot(*now, context)) * grid.cells() * capacity;
     }
     VOSRT_BOTH SoftView view() const { return {grid, values(), capacity, 1, channels}; }
+    VOSRT_BOTH Grid cells() const { return {grid.height / parts, grid.width / parts}; }
+
+    // Calls body(soft masks of a part) for the parts of a cell in a frame.
+    template <class Body>
+    VOSRT_BOTH void for_each_part(float *frame, int32_t cell, const Body &body) const {
+        float *first = frame + static_cast<size_t>(first_part(cell, grid.width / parts, parts)) * capacity;
+        for (int32_t y = 0; y < parts; ++y)
+            for (int32_t x = 0; x < parts; ++x) body(first + (static_cast<size_t>(y) * grid.width + x) * capacity);
+    }
+    // The mean over the parts of a cell in a frame.
+    VOSRT_BOTH float mean(const float *frame, int32_t cell, int32_t channel) const {
+        float sum = 0.0f;
+        for_each_part(const_cast<float *>(frame), cell, [&](const float *soft) { sum += soft[channel]; });
+        return sum / static_cast<float>(parts * parts);
+    }
 };
 
 // ---- to pixels and back --------------------------------------------------------------------------------------
@@ -81,7 +97,7 @@ VOSRT_KERNEL void draw_planes(Thread &t, const NewestMasks &masks, const Planes 
     }
 }
 
-// Planes become the newest frame's soft masks. A thread per cell.
+// Planes become the newest frame's soft masks. A thread per part.
 template <class Thread>
 VOSRT_KERNEL void keep_planes(Thread &t, const NewestMasks &masks, const SoftView &planes) {
     float *out = masks.values();
@@ -100,32 +116,34 @@ struct SettleParams {
     const float *biases;  // f32 [256]: of a channel's object, the logarithm of its factor
 };
 
-// Makes a cell's masks proportional to `weigh(n, share of the largest one)`, of sum 1. A cell without masks keeps that.
-template <class Weigh>
-VOSRT_KERNEL void weigh_cell(const NewestMasks &masks, int32_t cell, const Weigh &weigh) {
-    float *soft = masks.values() + static_cast<size_t>(cell) * masks.capacity;
-    float largest = 0.0f, total = 0.0f;
+// Divides the masks of a part by the largest one, so that what they are multiplied by makes none overflow.
+VOSRT_BOTH inline void divide_by_largest(const NewestMasks &masks, float *soft) {
+    float largest = 0.0f;
     for (int32_t n = 0; n < masks.count; ++n) {
         const float value = soft[masks.channels[n]];
         largest = value > largest ? value : largest;
     }
-    if (largest == 0.0f) return;
-    for (int32_t n = 0; n < masks.count; ++n) {
-        float &value = soft[masks.channels[n]];
-        value = weigh(n, value / largest);
-        total += value;
-    }
-    for (int32_t n = 0; n < masks.count; ++n) soft[masks.channels[n]] /= total;
+    for (int32_t n = 0; largest != 0.0f && n < masks.count; ++n) soft[masks.channels[n]] /= largest;
+}
+// Makes their sum 1. A part without masks keeps that.
+VOSRT_BOTH inline void divide_by_sum(const NewestMasks &masks, float *soft) {
+    float total = 0.0f;
+    for (int32_t n = 0; n < masks.count; ++n) total += soft[masks.channels[n]];
+    for (int32_t n = 0; total != 0.0f && n < masks.count; ++n) soft[masks.channels[n]] /= total;
 }
 
-// reference.sharpen: what is remembered of the newest frame once another one comes, unless it was annotated. A thread per cell.
+// reference.sharpen: what is remembered of the newest frame once another one comes, unless it was annotated. A thread per part.
 template <class Thread>
 VOSRT_KERNEL void settle_masks(Thread &t, const SettleParams &p) {
     if (p.references[p.count - 1].frame == *p.masks.now) return;
-    for (int32_t cell = t.block() * t.threads() + t.thread(); cell < p.masks.grid.cells(); cell += t.blocks() * t.threads()) {
-        weigh_cell(p.masks, cell, [&](int32_t n, float share) {
-            return powf(share, p.sharpness) * (n == 0 ? 1.0f : expf(p.biases[p.masks.channels[n]]));
-        });
+    for (int32_t part = t.block() * t.threads() + t.thread(); part < p.masks.grid.cells(); part += t.blocks() * t.threads()) {
+        float *soft = p.masks.values() + static_cast<size_t>(part) * p.masks.capacity;
+        divide_by_largest(p.masks, soft);
+        for (int32_t n = 0; n < p.masks.count; ++n) {
+            float &value = soft[p.masks.channels[n]];
+            value = powf(value, p.sharpness) * (n == 0 ? 1.0f : expf(p.biases[p.masks.channels[n]]));
+        }
+        divide_by_sum(p.masks, soft);
     }
 }
 

@@ -30,9 +30,9 @@ CudaMemory::CudaMemory(const MemoryOptions &options)
       padded_(cuda::padded_channels(options.channels)),
       half_width_(window_half_widths(options)),
       guide_(options.device, options.guided) {
-    if ((static_cast<int64_t>(options.context) + 1) * cells() >= int64_t{1} << 31)
-        invalid("a context of " + std::to_string(options.context) + " frames of " + std::to_string(cells()) +
-                " cells is too large for a GPU; expected fewer than 2^31 together");
+    if ((static_cast<int64_t>(options.context) + 1) * mask_cells() >= int64_t{1} << 31)
+        invalid("a context of " + std::to_string(options.context) + " frames of " + std::to_string(mask_cells()) +
+                " cells and parts of cells is too large for a GPU; expected fewer than 2^31 together");
     if (std::max(options.height, options.width) > cuda::kMaxSide)
         invalid("a grid of " + std::to_string(options.height) + "x" + std::to_string(options.width) +
                 " cells is too long for a GPU; expected at most " + std::to_string(cuda::kMaxSide) + " rows and columns");
@@ -200,7 +200,7 @@ void CudaMemory::queue_frame(const float *embedding, cuda::Stopwatch *watch) {
     mark();
     if (objects().references().empty()) {
         mark();
-        cuda::launch_clear(queue_, now_.data<int64_t>(), options_.context, cells(), static_cast<int32_t>(capacity_),
+        cuda::launch_clear(queue_, now_.data<int64_t>(), options_.context, mask_cells(), static_cast<int32_t>(capacity_),
                            ring_soft_.data<float>());
     } else {
         match_newest(watch);
@@ -263,6 +263,7 @@ void CudaMemory::match_newest(cuda::Stopwatch *watch) {
                                    .top_k = options_.top_k,
                                    .channels = options_.channels,
                                    .capacity = static_cast<int32_t>(capacity_),
+                                   .parts = options_.parts,
                                    .jobs = plan.max_jobs(),
                                    .lists_per_job = shape_.lists_per_job(),
                                    .yield_background = options_.yield_background,
@@ -455,7 +456,7 @@ void CudaMemory::reserve_ring(int64_t slots) {
     const size_t count = static_cast<size_t>(slots) * cells();
     cuda::Buffer keys = buffer(count * padded_ * sizeof(uint16_t), "the keys of the recent frames");
     cuda::Buffer bias = buffer(count * sizeof(float), "the keys of the recent frames");
-    cuda::Buffer soft = buffer(count * capacity_ * sizeof(float), "the soft masks of the recent frames");
+    cuda::Buffer soft = buffer(static_cast<size_t>(slots) * mask_cells() * capacity_ * sizeof(float), "the soft masks of the recent frames");
     cuda::Buffer heads;
     if (shape_.head > 0) heads = buffer(count * shape_.head * sizeof(uint16_t), "the keys of the recent frames");
     queue_.zero(soft.data(), soft.bytes());
@@ -487,7 +488,7 @@ void CudaMemory::reserve_objects(const ObjectTable &table) {
         if (references_.empty() || references_.back().frame < reference.frame)
             references_.push_back({reference.frame, buffer(static_cast<size_t>(cells()) * padded_ * sizeof(uint16_t), "a reference's keys"),
                                    buffer(cells() * sizeof(float), "a reference's keys"),
-                                   buffer(cells() * capacity_ * sizeof(float), "a reference's soft masks"),
+                                   buffer(mask_cells() * capacity_ * sizeof(float), "a reference's soft masks"),
                                    shape_.head > 0 ? buffer(static_cast<size_t>(cells()) * shape_.head * sizeof(uint16_t), "a reference's keys")
                                                    : cuda::Buffer()});
 }
@@ -571,7 +572,8 @@ void CudaMemory::grow_channels(size_t channels) {
 // ---- objects -------------------------------------------------------------------------------------------
 
 cuda::NewestMasks CudaMemory::newest_masks() const {
-    return {.grid = grid_,
+    return {.grid = {options_.mask_height(), options_.mask_width()},
+            .parts = options_.parts,
             .context = options_.context,
             .capacity = static_cast<int32_t>(capacity_),
             .count = static_cast<int32_t>(objects().order_ids().size()),
@@ -586,7 +588,7 @@ void CudaMemory::with_slot(Place place, Part part, Access access, const std::fun
     const auto count = static_cast<size_t>(cells());
     const size_t whole = part == Part::whole ? count : 0;
     std::vector<uint16_t> keys(whole * padded_);  // padding is zero, as in what a frame stores
-    std::vector<float> bias(whole), soft(count * capacity_);
+    std::vector<float> bias(whole), soft(mask_cells() * capacity_);
     const auto each = [&](const auto &copy) {
         copy(slot.keys, keys);
         copy(slot.bias, bias);
@@ -602,8 +604,8 @@ void CudaMemory::with_slot(Place place, Part part, Access access, const std::fun
 }
 
 CudaMemory::Slot CudaMemory::slot_of(int64_t frame) const {
-    const auto first = static_cast<size_t>(cuda::ring_slot(frame, options_.context)) * cells();
-    return {ring_keys_.data<uint16_t>() + first * padded_, ring_bias_.data<float>() + first, ring_soft_.data<float>() + first * capacity_,
+    const auto slot = static_cast<size_t>(cuda::ring_slot(frame, options_.context)), first = slot * cells();
+    return {ring_keys_.data<uint16_t>() + first * padded_, ring_bias_.data<float>() + first, ring_soft_.data<float>() + slot * mask_cells() * capacity_,
             shape_.head > 0 ? ring_heads_.data<uint16_t>() + first * shape_.head : nullptr};
 }
 
@@ -615,16 +617,16 @@ void CudaMemory::keep_reference() {
     const Slot from = slot_of(objects().newest()), to = reference_slot(objects().newest());
     queue_.copy(to.keys, from.keys, static_cast<size_t>(cells()) * padded_ * sizeof(uint16_t));
     queue_.copy(to.bias, from.bias, cells() * sizeof(float));
-    queue_.copy(to.soft, from.soft, cells() * capacity_ * sizeof(float));
+    queue_.copy(to.soft, from.soft, mask_cells() * capacity_ * sizeof(float));
     if (shape_.head > 0) queue_.copy(to.heads, from.heads, static_cast<size_t>(cells()) * shape_.head * sizeof(uint16_t));
 }
 
 void CudaMemory::release(int32_t channel) {
     queue_.select();
     const auto capacity = static_cast<int32_t>(capacity_);
-    cuda::launch_release(queue_, ring_soft_.data<float>(), static_cast<int32_t>(cells() * ring_slots_), capacity, channel);
+    cuda::launch_release(queue_, ring_soft_.data<float>(), static_cast<int32_t>(mask_cells() * ring_slots_), capacity, channel);
     for (const ReferenceSlot &reference : references_)
-        cuda::launch_release(queue_, reference.soft.data<float>(), cells(), capacity, channel);
+        cuda::launch_release(queue_, reference.soft.data<float>(), mask_cells(), capacity, channel);
 }
 
 void CudaMemory::objects_changed() {

@@ -18,13 +18,13 @@ struct MotionParams {
     motion::Step *steps;               // [kAges][cells]
     motion::Sums<float> *rows;         // [kAges][masks.count][cells]: sums over the row of a window
 
-    VOSRT_BOTH int32_t cells() const { return masks.grid.cells(); }
+    VOSRT_BOTH int32_t cells() const { return masks.cells().cells(); }
 };
 
 // Where every cell was. A thread per cell.
 template <class Thread>
 VOSRT_KERNEL void find_steps(Thread &t, const MotionParams &p) {
-    const int32_t cells = p.cells(), width = p.masks.grid.width;
+    const int32_t cells = p.cells(), width = p.masks.cells().width;
     for (int32_t cell = t.block() * t.threads() + t.thread(); cell < cells; cell += t.blocks() * t.threads()) {
         const Neighbour *list = p.neighbours + static_cast<size_t>(cell) * p.top_k;
         motion::Step found[motion::kAges];
@@ -50,25 +50,27 @@ VOSRT_KERNEL void find_steps(Thread &t, const MotionParams &p) {
 // Steps of a mask's cells, added up along rows. A thread per cell, a job per age and mask.
 template <class Thread>
 VOSRT_KERNEL void sum_rows(Thread &t, const MotionParams &p) {
-    const int32_t cells = p.cells(), width = p.masks.grid.width, age = t.job() / p.masks.count;
-    const float *soft = p.masks.values() + p.masks.channels[t.job() % p.masks.count];
+    const int32_t cells = p.cells(), width = p.masks.cells().width, age = t.job() / p.masks.count;
+    const int32_t channel = p.masks.channels[t.job() % p.masks.count];
+    const float *soft = p.masks.values();
     const motion::Step *steps = p.steps + static_cast<size_t>(age) * cells;
     motion::Sums<float> *out = p.rows + static_cast<size_t>(t.job()) * cells;
     for (int32_t cell = t.block() * t.threads() + t.thread(); cell < cells; cell += t.blocks() * t.threads()) {
         const int32_t first = cell / width * width, x = cell - first;
         motion::Sums<float> sum;
         for (int32_t at = larger(0, x - motion::kReach); at < smaller(width, x + motion::kReach + 1); ++at)
-            sum.add(steps[first + at], soft[static_cast<size_t>(first + at) * p.masks.capacity]);
+            sum.add(steps[first + at], p.masks.mean(soft, first + at, channel));
         out[cell] = sum;
     }
 }
 
 // Sums along the columns of those along rows.
 VOSRT_BOTH inline motion::Sums<float> sum_column(const MotionParams &p, int32_t age, int32_t n, int32_t cell) {
-    const int32_t cells = p.cells(), width = p.masks.grid.width, y = cell / width;
+    const Grid grid = p.masks.cells();
+    const int32_t cells = grid.cells(), width = grid.width, y = cell / width;
     const motion::Sums<float> *rows = p.rows + (static_cast<size_t>(age) * p.masks.count + n) * cells;
     motion::Sums<float> sum;
-    for (int32_t at = larger(0, y - motion::kReach); at < smaller(p.masks.grid.height, y + motion::kReach + 1); ++at)
+    for (int32_t at = larger(0, y - motion::kReach); at < smaller(grid.height, y + motion::kReach + 1); ++at)
         sum.add(rows[at * width + cell % width]);
     return sum;
 }
@@ -89,16 +91,20 @@ VOSRT_KERNEL void weigh_motion(Thread &t, const MotionParams &p) {
             rest[a] = motion::in_noise(sqrtf(sums.squared_distance(step)));
             trust[a] = step.weight * sums.support();
         }
-        weigh_cell(p.masks, cell, [&](int32_t n, float share) {
+        float *frame = p.masks.values();
+        p.masks.for_each_part(frame, cell, [&](float *soft) { divide_by_largest(p.masks, soft); });
+        for (int32_t n = 1; n < p.masks.count; ++n) {
             float evidence = 0.0f;
             VOSRT_UNROLL
-            for (int32_t a = 0; n > 0 && a < motion::kAges; ++a) {
+            for (int32_t a = 0; a < motion::kAges; ++a) {
                 const motion::Sums<float> sums = sum_column(p, a, n, cell);
                 const float own = motion::in_noise(sqrtf(sums.squared_distance(p.steps[static_cast<size_t>(a) * cells + cell])));
                 evidence += trust[a] * sums.support() * (rest[a] - own);
             }
-            return share * expf(p.strength * evidence / weight);
-        });
+            const float factor = expf(p.strength * evidence / weight);
+            p.masks.for_each_part(frame, cell, [&](float *soft) { soft[p.masks.channels[n]] *= factor; });
+        }
+        p.masks.for_each_part(frame, cell, [&](float *soft) { divide_by_sum(p.masks, soft); });
     }
 }
 

@@ -27,7 +27,7 @@ struct ReferenceEntry {
     int64_t frame;
     const uint16_t *keys;   // [cells][padded channels] bf16
     const float *bias;      // [cells]
-    const float *soft;      // [cells][capacity]
+    const float *soft;      // [cells * parts * parts][capacity]
     const uint16_t *heads;  // [cells][head] bf16, once axes are known
 };
 

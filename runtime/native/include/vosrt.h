@@ -164,6 +164,8 @@ typedef struct vosrt_memory_options {
     double back_confidence; /* 0.6: mean confidence below which what is seen of a lost object does not count, 0 to 1 */
     double iou_factor;      /* 0.31: factor that turns the odds of a mean confidence, to the power of iou_power, into those of the IoU */
     double iou_power;       /* 1.38: 0.1 to 10; the factor 0.001 to 1000 */
+    int32_t parts;          /* 1: parts of a cell, to a side, whose soft masks are remembered, 1 to 4; more than 1 needs align_corners 0 */
+    int32_t reserved;
 } vosrt_memory_options;
 
 /* Fill in the defaults, which the comments above begin with; height, width and channels become 0, which no memory takes. */
@@ -184,6 +186,8 @@ typedef struct vosrt_memory_info {
     int32_t head;    /* channels of a bounded search's heads; 0: every product is computed */
     float survivors; /* share of the keys that the newest frame was bounded with whose products were computed all the same;
                               * 1 where nothing was bounded */
+    int32_t parts;   /* see vosrt_memory_options */
+    int32_t reserved;
 } vosrt_memory_info;
 
 VOSRT_API vosrt_status vosrt_memory_create(const vosrt_memory_options *options, vosrt_memory **memory);
@@ -216,7 +220,8 @@ VOSRT_API vosrt_status vosrt_memory_guide(vosrt_memory *memory, const uint8_t *b
 VOSRT_API vosrt_status vosrt_memory_labels(vosrt_memory *memory, int32_t height, int32_t width, uint8_t *labels,
                                            float *confidence);
 
-/* Soft masks of the newest frame, f32 [h, w, 1 + objects]: background, then objects by ascending id. */
+/* Soft masks of the newest frame, f32 [h * parts, w * parts, 1 + objects] (vosrt_memory_info says how many parts): background, then
+ * objects by ascending id. */
 VOSRT_API vosrt_status vosrt_memory_soft_masks(const vosrt_memory *memory, float *masks);
 /* Replace them, e.g. by refined ones; values are finite and at least 0. References keep theirs. */
 VOSRT_API vosrt_status vosrt_memory_set_soft_masks(vosrt_memory *memory, const float *masks);

@@ -38,7 +38,7 @@ vosrt_memory_options propagation_of(const Json &values) {
     const auto with = [&](const char *key, auto set) {
         if (const Json *value = values.find(key)) set(*value);
     };
-    const std::pair<const char *, int32_t &> integers[] = {{"context", out.context}, {"top_k", out.top_k}, {"guided", out.guided}, {"calibration", out.calibration}, {"lost_after", out.lost_after}, {"back_after", out.back_after}, {"back_for", out.back_for}};
+    const std::pair<const char *, int32_t &> integers[] = {{"context", out.context}, {"top_k", out.top_k}, {"guided", out.guided}, {"calibration", out.calibration}, {"parts", out.parts}, {"lost_after", out.lost_after}, {"back_after", out.back_after}, {"back_for", out.back_for}};
     const std::pair<const char *, float &> numbers[] = {{"radius", out.radius}, {"temperature", out.temperature}, {"centring", out.centring}, {"sharpness", out.sharpness}, {"object_bias", out.object_bias}, {"motion", out.motion}};
     const std::pair<const char *, double &> shares[] = {{"lost_share", out.lost_share}, {"clear_share", out.clear_share}, {"back_confidence", out.back_confidence}, {"iou_factor", out.iou_factor}, {"iou_power", out.iou_power}};
     const std::pair<const char *, int32_t &> flags[] = {{"pad_context", out.pad_context}, {"yield_background", out.yield_background}};

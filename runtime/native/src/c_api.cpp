@@ -135,6 +135,7 @@ vosrt_status vosrt_memory_get_info(const vosrt_memory *memory, vosrt_memory_info
         out.width = options.width;
         out.channels = options.channels;
         out.top_k = options.top_k;
+        out.parts = options.parts;
         out.align_corners = options.alignment == vosrt::Alignment::corners ? 1 : 0;
         vosrt::write_struct(out, info, "info");
     });

@@ -91,12 +91,12 @@ void Memory::push(const float *embedding) {
 
 void Memory::annotate(const uint8_t *mask, int32_t height, int32_t width, int64_t stride) {
     require_frame("annotating");
-    const GridMask grid = resize_mask(mask, height, width, stride, options_.height, options_.width, options_.alignment);
+    const GridMask grid = resize_mask(mask, height, width, stride, options_.mask_height(), options_.mask_width(), options_.alignment);
     // Whatever can run out of memory comes first, so that a failure leaves everything as it was.
     ObjectTable after = objects_;
     after.mark(grid.ids);
     const std::function<void(const HostSlot &)> mark = [&](const HostSlot &slot) {
-        mark_cells(grid, objects_, after, cells(), capacity(), slot.soft);
+        mark_cells(grid, objects_, after, mask_cells(), capacity(), slot.soft);
     };
     matched_.reserve(after.references().size());
     reserve_work(after.references().size());
@@ -127,7 +127,7 @@ void Memory::soft_masks(float *masks) {
     require_frame("reading soft masks");
     const std::vector<int32_t> &channels = objects_.order_channels();
     with_slot({objects_.newest()}, Part::soft, Access::read, [&](const HostSlot &slot) {
-        for (int32_t cell = 0; cell < cells(); ++cell)
+        for (int32_t cell = 0; cell < mask_cells(); ++cell)
             for (const int32_t channel : channels) *masks++ = slot.soft[cell * capacity() + channel];
     });
 }
@@ -135,12 +135,12 @@ void Memory::soft_masks(float *masks) {
 void Memory::set_soft_masks(const float *masks) {
     require_frame("setting soft masks");
     const std::vector<int32_t> &channels = objects_.order_channels();
-    for (size_t i = 0; i < cells() * channels.size(); ++i)
+    for (size_t i = 0; i < mask_cells() * channels.size(); ++i)
         if (!(masks[i] >= 0.0f && std::isfinite(masks[i])))
             invalid("a soft mask holds " + std::to_string(masks[i]) + "; expected finite values of at least 0");
     ++revision_;
     with_slot({objects_.newest()}, Part::soft, Access::edit, [&](const HostSlot &slot) {
-        for (int32_t cell = 0; cell < cells(); ++cell)
+        for (int32_t cell = 0; cell < mask_cells(); ++cell)
             for (const int32_t channel : channels) slot.soft[cell * capacity() + channel] = *masks++;
     });
 }

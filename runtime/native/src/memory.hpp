@@ -29,6 +29,7 @@ struct MemoryOptions {
     int32_t guided;
     int32_t calibration;
     float motion;
+    int32_t parts;             // of a cell, to a side
     PresenceOptions presence;  // which streams read
     Alignment alignment;
     vosrt_isa isa;  // resolved, never AUTO
@@ -40,6 +41,12 @@ struct MemoryOptions {
     // Whether a frame that is `age` frames younger than a reference is held against it (calibration.hpp).
     bool calibrates(int64_t age) const { return calibration != 0 && age > 0 && age % calibration == 0; }
     int32_t cells() const { return height * width; }
+    // The grid of the parts of cells, which soft masks lie on.
+    int32_t mask_height() const { return height * parts; }
+    int32_t mask_width() const { return width * parts; }
+    int32_t mask_cells() const { return cells() * parts * parts; }
+    // The first part of a cell; those of a row lie beside each other.
+    int32_t first_part(int32_t cell) const { return (cell / width * parts * width + cell % width) * parts; }
 };
 
 vosrt_memory_options default_memory_options();
@@ -75,6 +82,7 @@ class Memory {
     const ObjectTable &objects() const { return objects_; }
     const MemoryOptions &options() const { return options_; }
     int32_t cells() const { return options_.cells(); }
+    int32_t mask_cells() const { return options_.mask_cells(); }
     virtual int32_t threads() const = 0;
     virtual bool has_threads() const = 0;  // that a fork leaves behind
     virtual int64_t bytes() const = 0;
@@ -102,7 +110,7 @@ class Memory {
         size_t key_stride = 0;  // bytes from cell to cell
         std::byte *bias = nullptr;
         size_t bias_stride = 0;
-        float *soft = nullptr;  // [cells][capacity()]
+        float *soft = nullptr;  // [mask_cells][capacity()]
     };
     enum class Access {
         read,

@@ -8,6 +8,7 @@
 #include "calibration.hpp"
 #include "error.hpp"
 #include "isa.hpp"
+#include "ranges.hpp"
 #include "refiner.hpp"
 
 namespace vosrt {
@@ -55,7 +56,7 @@ CpuMemory::CpuMemory(const MemoryOptions &options)
            patch_columns_ * patch_rows_ < kGroupsPerThread * pool_.size() * group_columns_ * group_rows_)
         (group_rows_ >= group_columns_ ? group_rows_ : group_columns_) /= 2;
     workspace_.resize(pool_.size());
-    sums_.assign(pool_.size(), std::vector<float>(capacity_));
+    sums_.assign(pool_.size(), std::vector<float>(capacity_ * options_.parts * options_.parts));
     recent_keys_.reserve(options_.context);
 }
 
@@ -76,7 +77,7 @@ void CpuMemory::build_window() {
 CpuMemory::Slot CpuMemory::make_slot(size_t capacity) const {
     Slot slot;
     slot.keys.reserve(search_.keys_bytes(cells()));
-    slot.soft.assign(cells() * capacity, 0.0f);
+    slot.soft.assign(mask_cells() * capacity, 0.0f);
     return slot;
 }
 
@@ -171,8 +172,8 @@ void CpuMemory::settle_newest() {
     std::transform(biases_.begin(), biases_.end(), factors.begin(), [](float bias) { return std::exp(bias); });
     factors[0] = 1.0f;
     Slot &slot = newest();
-    pool_.run((cells() + kRunCells - 1) / kRunCells, [&](int32_t job, int32_t) {
-        for (int32_t cell = job * kRunCells; cell < std::min((job + 1) * kRunCells, cells()); ++cell)
+    pool_.run((mask_cells() + kRunCells - 1) / kRunCells, [&](int32_t job, int32_t) {
+        for (int32_t cell = job * kRunCells; cell < std::min((job + 1) * kRunCells, mask_cells()); ++cell)
             sharpen_cell(slot.soft.data() + cell * capacity_, objects().order_channels(), options_.sharpness, factors.data());
     });
 }
@@ -187,8 +188,7 @@ void CpuMemory::calibrate(const ObjectTable::Reference &reference) {
     const Slot &truth = reference_slot(reference.frame);
     std::fill(looks_back_.begin(), looks_back_.end(), 0);
     for (int32_t cell = 0; cell < cells(); ++cell) {
-        const float *soft = truth.soft.data() + cell * capacity_;
-        if (std::none_of(reference.ids.begin(), reference.ids.end(), [&](uint8_t id) { return soft[objects().channel(id)] > rule::kLeastSoft; })) continue;
+        if (std::none_of(reference.ids.begin(), reference.ids.end(), [&](uint8_t id) { return mean_soft(truth, cell, objects().channel(id)) > rule::kLeastSoft; })) continue;
         const int32_t y = cell / options_.width, x = cell % options_.width;
         const int32_t left = std::max(0, x - rule::kMargin), right = std::min(options_.width, x + rule::kMargin + 1);
         for (int32_t row = std::max(0, y - rule::kMargin); row < std::min(options_.height, y + rule::kMargin + 1); ++row)
@@ -200,7 +200,7 @@ void CpuMemory::calibrate(const ObjectTable::Reference &reference) {
         rule::Evidence evidence;
         for (int32_t cell = 0; cell < cells(); ++cell) {
             if (looks_back_[cell] && went_to_[cell].cell >= 0)
-                evidence.add(truth.soft[cell * capacity_ + channel], newest().soft[went_to_[cell].cell * capacity_ + channel]);
+                evidence.add(mean_soft(truth, cell, channel), mean_soft(newest(), went_to_[cell].cell, channel));
         }
         biases_[channel] = options_.object_bias + rule::correction(std::log(evidence.odds()));
     }
@@ -273,7 +273,7 @@ void CpuMemory::take(const float *embedding) {
     });
     if (objects().references().empty()) {
         std::fill(slot.soft.begin(), slot.soft.end(), 0.0f);
-        for (int32_t cell = 0; cell < cells(); ++cell) slot.soft[cell * capacity_] = 1.0f;
+        for (int32_t cell = 0; cell < mask_cells(); ++cell) slot.soft[cell * capacity_] = 1.0f;
         return;
     }
     match_newest();
@@ -329,8 +329,7 @@ void CpuMemory::match_newest() {
         kernel_.match(search_.bounds(job, worker) ? bounded : task, group, workspace_[worker].data(), search_.counts(worker));
         for (int32_t y = box.top; y < box.bottom; ++y)
             for (int32_t x = box.left; x < box.right; ++x) {
-                const int32_t cell = y * options_.width + x;
-                propagate(cell, sums_[worker].data(), slot.soft.data() + cell * capacity_);
+                propagate(y * options_.width + x, sums_[worker].data(), slot.soft.data());
             }
     });
     if (options_.motion != 0.0f && objects().order_channels().size() > 1) move_together();
@@ -363,7 +362,7 @@ void CpuMemory::move_together() {
             }
         }
     });
-    for_each_cell([&](int32_t cell) { weigh_motion(cell, newest().soft.data() + cell * capacity_); });
+    for_each_cell([&](int32_t cell) { weigh_motion(cell); });
 }
 
 // Where a cell was in each of the last frames, by the candidates of the first reference's context that lie within its window.
@@ -392,12 +391,12 @@ void CpuMemory::find_step(int32_t cell) {
 void CpuMemory::sum_steps(int32_t age, int32_t channel, int32_t worker, motion::Sums<float> *out) {
     const int32_t height = options_.height, width = options_.width;
     const motion::Step *steps = steps_.data() + static_cast<size_t>(age) * cells();
-    const float *soft = newest().soft.data() + channel;
+    const Slot &slot = newest();
     std::vector<motion::Sums<double>> &columns = column_steps_[worker];
     std::fill(columns.begin(), columns.end(), motion::Sums<double>{});
     const auto add_row = [&](int32_t y, float sign) {
         if (y < 0 || y >= height) return;
-        for (int32_t x = 0; x < width; ++x) columns[x].add(steps[y * width + x], soft[static_cast<size_t>(y * width + x) * capacity_], sign);
+        for (int32_t x = 0; x < width; ++x) columns[x].add(steps[y * width + x], mean_soft(slot, y * width + x, channel), sign);
     };
     for (int32_t y = 0; y < motion::kReach; ++y) add_row(y, 1.0f);
     for (int32_t y = 0; y < height; ++y) {
@@ -413,20 +412,43 @@ void CpuMemory::sum_steps(int32_t age, int32_t channel, int32_t worker, motion::
     }
 }
 
-// A cell's masks times e^(motion * evidence), divided by their sum; relative to the largest one, so that none overflows.
-void CpuMemory::weigh_motion(int32_t cell, float *soft) const {
+// The masks of a cell's parts times e^(motion * evidence), divided by their sum; relative to the largest one, so that none overflows.
+void CpuMemory::weigh_motion(int32_t cell) {
     const std::vector<int32_t> &channels = objects().order_channels();
-    float weight = motion::kDoubt, largest = 0.0f, total = 0.0f;
+    float weight = motion::kDoubt;
     for (int32_t age = 0; age < motion::kAges; ++age) weight += steps_[static_cast<size_t>(age) * cells() + cell].weight;
-    for (const int32_t channel : channels) largest = std::max(largest, soft[channel]);
-    if (largest == 0.0f) return;
-    for (size_t n = 0; n < channels.size(); ++n) {
-        float &value = soft[channels[n]];
-        value /= largest;
-        if (n > 0) value *= std::exp(options_.motion * evidence_[(n - 1) * cells() + cell] / weight);
-        total += value;
+    for (size_t n = 1; n < channels.size(); ++n) {
+        float &factor = evidence_[(n - 1) * cells() + cell];
+        factor = std::exp(options_.motion * factor / weight);
     }
-    for (const int32_t channel : channels) soft[channel] /= total;
+    for_each_part(cell, [&](int32_t part) {
+        float *soft = newest().soft.data() + part * capacity_;
+        float largest = 0.0f, total = 0.0f;
+        for (const int32_t channel : channels) largest = std::max(largest, soft[channel]);
+        if (largest == 0.0f) return;
+        for (size_t n = 0; n < channels.size(); ++n) {
+            float &value = soft[channels[n]];
+            value /= largest;
+            if (n > 0) value *= evidence_[(n - 1) * cells() + cell];
+            total += value;
+        }
+        for (const int32_t channel : channels) soft[channel] /= total;
+    });
+}
+
+// Calls body(part) for the parts of a cell, row by row.
+template <class Body>
+void CpuMemory::for_each_part(int32_t cell, const Body &body) const {
+    const int32_t first = options_.first_part(cell);
+    for (int32_t y = 0; y < options_.parts; ++y)
+        for (int32_t x = 0; x < options_.parts; ++x) body(first + y * options_.mask_width() + x);
+}
+
+// The mean over the parts of a cell.
+float CpuMemory::mean_soft(const Slot &slot, int32_t cell, int32_t channel) const {
+    float sum = 0.0f;
+    for_each_part(cell, [&](int32_t part) { sum += slot.soft[part * capacity_ + channel]; });
+    return sum / static_cast<float>(options_.parts * options_.parts);
 }
 
 // Calls body(group, box of its cells, job, worker) for all patches of a frame, on all threads.
@@ -447,19 +469,27 @@ void CpuMemory::for_each_group(const Body &body) {
 
 // Every reference's context gives the channels annotated there, the first one background too. The first reference may
 // show as background what was marked only later, so background yields to later objects.
-void CpuMemory::propagate(int32_t cell, float *sums, float *soft) const {
-    std::fill_n(soft, capacity_, 0.0f);
-    float later = 0.0f;
+void CpuMemory::propagate(int32_t cell, float *sums, float *frame) const {
+    constexpr auto kMostParts = static_cast<int32_t>(ranges::parts.highest * ranges::parts.highest);
+    float later[kMostParts] = {};
     for (size_t r = matched().size(); r-- > 0;) {
-        if (r + 1 == matched().size() || !reads_like_next(r, cell)) read_out(r, cell, sums);
-        for (const uint8_t id : objects().references()[r].ids) {
-            const int32_t channel = objects().channel(id);
-            soft[channel] = sums[channel];
-            if (r > 0) later += sums[channel];
-        }
+        const bool first = r + 1 == matched().size();
+        if (first || !reads_like_next(r, cell)) read_out(r, cell, sums);
+        int32_t n = 0;
+        for_each_part(cell, [&](int32_t part) {
+            const float *of_part = sums + n * capacity_;
+            float *soft = frame + part * capacity_;
+            if (first) std::fill_n(soft, capacity_, 0.0f);
+            for (const uint8_t id : objects().references()[r].ids) {
+                const int32_t channel = objects().channel(id);
+                soft[channel] = of_part[channel];
+                if (r > 0) later[n] += of_part[channel];
+            }
+            if (r == 0) soft[0] = of_part[0];
+            if (r == 0 && options_.yield_background) soft[0] *= std::max(0.0f, 1.0f - later[n]);
+            ++n;
+        });
     }
-    soft[0] = sums[0];
-    if (options_.yield_background) soft[0] *= std::max(0.0f, 1.0f - later);
 }
 
 // Whether the lists of references r and r + 1 are equal and name recent frames only, which the two contexts share.
@@ -473,13 +503,15 @@ bool CpuMemory::reads_like_next(size_t r, int32_t cell) const {
 }
 
 // Softmax of the kept similarities, then the weighted sum of their soft masks (Araslanov et al. 2021, eq. 1 and 2 of
-// appendix C). `sums` receives every channel; a context contributes only those annotated in its reference.
+// appendix C): a part reads the same part of each neighbour. `sums`, [parts * parts][capacity_], receives every channel; a context
+// contributes only those annotated in its reference.
 void CpuMemory::read_out(size_t reference, int32_t cell, float *sums) const {
     const Candidate *list =
         candidates_.data() + ((matched().size() - 1 - reference) * cells() + cell) * options_.top_k;
     const Matched &context = matched()[reference];
     const Slot &slot = references_[reference].slot;
-    std::fill_n(sums, capacity_, 0.0f);
+    const size_t row = options_.parts * capacity_;  // parts of a row lie beside each other
+    std::fill_n(sums, options_.parts * row, 0.0f);
     float weights[64];
     float total = 0.0f;
     int32_t count = 0;
@@ -491,9 +523,10 @@ void CpuMemory::read_out(size_t reference, int32_t cell, float *sums) const {
     for (int32_t i = 0; i < count; ++i) {
         const int32_t position = list[i].position;
         const Slot &from = position <= context.copies ? slot : slot_of(now - (options_.context + 1 - position));
-        const float *soft = from.soft.data() + list[i].cell * capacity_;
+        const float *soft = from.soft.data() + options_.first_part(list[i].cell) * capacity_;
         const float weight = weights[i] / total;
-        for (size_t c = 0; c < capacity_; ++c) sums[c] += weight * soft[c];
+        for (int32_t y = 0; y < options_.parts; ++y)
+            for (size_t c = 0; c < row; ++c) sums[y * row + c] += weight * soft[y * options_.width * row + c];
     }
 }
 
@@ -521,12 +554,12 @@ void CpuMemory::grow_channels(size_t channels) {
     // Everything is allocated before anything changes.
     std::vector<std::vector<float>> wider;
     for_each_slot([&](Slot &slot) {
-        std::vector<float> soft(cells() * capacity, 0.0f);
-        for (int32_t cell = 0; cell < cells(); ++cell)
+        std::vector<float> soft(mask_cells() * capacity, 0.0f);
+        for (int32_t cell = 0; cell < mask_cells(); ++cell)
             std::copy_n(slot.soft.data() + cell * capacity_, capacity_, soft.data() + cell * capacity);
         wider.push_back(std::move(soft));
     });
-    std::vector<std::vector<float>> sums(sums_.size(), std::vector<float>(capacity));
+    std::vector<std::vector<float>> sums(sums_.size(), std::vector<float>(capacity * options_.parts * options_.parts));
     size_t i = 0;
     for_each_slot([&](Slot &slot) { slot.soft = std::move(wider[i++]); });
     sums_ = std::move(sums);
@@ -559,7 +592,7 @@ void CpuMemory::keep_reference() {
 
 void CpuMemory::release(int32_t channel) {
     for_each_slot([&](Slot &slot) {
-        for (int32_t cell = 0; cell < cells(); ++cell) {
+        for (int32_t cell = 0; cell < mask_cells(); ++cell) {
             float *soft = slot.soft.data() + cell * capacity_;
             soft[0] += soft[channel];
             soft[channel] = 0.0f;
@@ -582,8 +615,8 @@ Memory::GuidePicture CpuMemory::guide_picture() {
 
 void CpuMemory::labels(int32_t height, int32_t width, uint8_t *labels, float *confidence) {
     require_frame("labelling");
-    LabelTask task{.height = options_.height,
-                   .width = options_.width,
+    LabelTask task{.height = options_.mask_height(),
+                   .width = options_.mask_width(),
                    .soft = newest().soft.data(),
                    .stride = static_cast<int64_t>(capacity_),
                    .channels = objects().order_channels().data(),

@@ -27,7 +27,7 @@ class CpuMemory final : public Memory {
    private:
     struct Slot {
         AlignedBuffer keys;
-        std::vector<float> soft;  // [cells][capacity_]
+        std::vector<float> soft;  // [mask_cells][capacity_]
     };
     struct CellBox {
         int32_t left, top, right, bottom;  // the last two excluded
@@ -71,10 +71,13 @@ class CpuMemory final : public Memory {
     void move_together();
     void find_step(int32_t cell);
     void sum_steps(int32_t age, int32_t channel, int32_t worker, motion::Sums<float> *out);
-    void weigh_motion(int32_t cell, float *soft) const;
+    void weigh_motion(int32_t cell);
+    template <class Body>
+    void for_each_part(int32_t cell, const Body &body) const;
+    float mean_soft(const Slot &slot, int32_t cell, int32_t channel) const;
     template <class Body>
     void for_each_group(const Body &body);
-    void propagate(int32_t cell, float *sums, float *soft) const;
+    void propagate(int32_t cell, float *sums, float *frame) const;
     bool reads_like_next(size_t r, int32_t cell) const;
     void read_out(size_t reference, int32_t cell, float *sums) const;
     Slot make_slot(size_t capacity) const;
@@ -101,13 +104,13 @@ class CpuMemory final : public Memory {
     std::vector<motion::Sums<float>> background_steps_;            // likewise, over windows
     std::vector<std::vector<motion::Sums<float>>> object_steps_;   // per worker, [cells]
     std::vector<std::vector<motion::Sums<double>>> column_steps_;  // per worker, [width]
-    std::vector<float> evidence_;                                  // [objects][cells]
+    std::vector<float> evidence_;                                  // [objects][cells], then their factors
     size_t capacity_ = 4;                                          // channels that soft masks have room for
 
     int32_t patch_columns_, patch_rows_;
     int32_t group_columns_ = 2, group_rows_ = 4;  // patches of one job
     std::vector<AlignedBuffer> workspace_;        // per worker
-    std::vector<std::vector<float>> sums_;        // per worker, [capacity_]
+    std::vector<std::vector<float>> sums_;        // per worker, [parts * parts][capacity_]
     std::vector<Candidate> candidates_;           // [references][cells][top_k], youngest reference first
     std::vector<const std::byte *> recent_keys_;
     std::vector<MatchReference> match_references_;

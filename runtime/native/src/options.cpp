@@ -38,7 +38,9 @@ vosrt_memory_options default_memory_options() {
             .clear_share = 0.25,
             .back_confidence = 0.6,
             .iou_factor = 0.31,
-            .iou_power = 1.38};
+            .iou_power = 1.38,
+            .parts = 1,
+            .reserved = 0};
 }
 
 vosrt_model_options default_model_options() {
@@ -87,6 +89,9 @@ MemoryOptions resolve(const vosrt_memory_options &in) {
     out.pad_context = within(in.pad_context, 0, 1, "pad_context") == 1;
     out.yield_background = within(in.yield_background, 0, 1, "yield_background") == 1;
     out.alignment = within(in.align_corners, 0, 1, "align_corners") == 1 ? Alignment::corners : Alignment::half_pixel;
+    out.parts = ranges::parts.check(in.parts);
+    if (out.parts > 1 && out.alignment == Alignment::corners)
+        invalid("parts is " + std::to_string(out.parts) + "; expected 1 where corners are aligned");
     within(in.precision, VOSRT_PRECISION_AUTO, VOSRT_PRECISION_BF16, "precision");
     within(in.isa, VOSRT_ISA_AUTO, kLastIsa, "isa");
     out.isa = choose_isa(static_cast<vosrt_isa>(in.isa), static_cast<vosrt_precision>(in.precision));

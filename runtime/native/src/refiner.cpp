@@ -282,6 +282,8 @@ class HostArrays final : public RefineArrays {
    private:
     using Pixels = std::vector<float>;  // f32 [height, width, 1 + objects] of the working frame
 
+    Size mask_grid() const { return {memory_.options().mask_height(), memory_.options().mask_width()}; }
+
     Memory &memory_;
     ThreadPool pool_;
 
@@ -289,7 +291,7 @@ class HostArrays final : public RefineArrays {
     std::vector<int32_t> channels_;
     Pixels refined_, propagated_;
     Pixels *masks_ = &propagated_;  // one of them
-    std::vector<float> readout_, values_, planes_, logits_, cells_;
+    std::vector<float> readout_, values_, planes_, logits_, parts_;
     SampleAxis rows_, columns_;
 
     std::map<uint8_t, std::vector<float>> held_;  // f32 [slots, cells, V]
@@ -377,17 +379,18 @@ void HostArrays::labels(Size size, uint8_t *labels, float *confidence) {
 
 void HostArrays::draw() {
     const size_t count = 1 + objects();
-    cells_.resize(static_cast<size_t>(grid_.height) * grid_.width * count);
-    memory_.soft_masks(cells_.data());
+    parts_.resize(static_cast<size_t>(memory_.mask_cells()) * count);
+    memory_.soft_masks(parts_.data());
     propagated_.resize(pixels() * count);
     masks_ = &propagated_;
     const auto step = static_cast<ptrdiff_t>(count);
-    const Taps from = taps(grid_, view_.size, step * grid_.width, step, rows_, columns_);
+    const Size grid = mask_grid();
+    const Taps from = taps(grid, view_.size, step * grid.width, step, rows_, columns_);
     pool_.run(view_.size.height, [&](int32_t y, int32_t) {
         float *soft = propagated_.data() + static_cast<size_t>(y) * view_.size.width * count;
         for (int32_t x = 0; x < view_.size.width; ++x) {
             const Tap tap = from.at(y, x);
-            for (size_t c = 0; c < count; ++c) *soft++ = tap.of(cells_.data() + c);
+            for (size_t c = 0; c < count; ++c) *soft++ = tap.of(parts_.data() + c);
         }
     });
 }
@@ -395,14 +398,15 @@ void HostArrays::draw() {
 void HostArrays::give_back() {
     const size_t count = 1 + objects();
     const auto step = static_cast<ptrdiff_t>(count);
-    const Taps from = taps(view_.size, grid_, step * view_.size.width, step, rows_, columns_);
-    for (int32_t y = 0; y < grid_.height; ++y)
-        for (int32_t x = 0; x < grid_.width; ++x) {
+    const Size grid = mask_grid();
+    const Taps from = taps(view_.size, grid, step * view_.size.width, step, rows_, columns_);
+    for (int32_t y = 0; y < grid.height; ++y)
+        for (int32_t x = 0; x < grid.width; ++x) {
             const Tap tap = from.at(y, x);
             for (size_t c = 0; c < count; ++c)
-                cells_[(static_cast<size_t>(y) * grid_.width + x) * count + c] = tap.of(masks_->data() + c);
+                parts_[(static_cast<size_t>(y) * grid.width + x) * count + c] = tap.of(masks_->data() + c);
         }
-    memory_.set_soft_masks(cells_.data());
+    memory_.set_soft_masks(parts_.data());
 }
 
 void HostArrays::encode() {

@@ -16,8 +16,8 @@ static_assert(std::endian::native == std::endian::little, "sessions are little-e
 
 constexpr char kMagic[8] = {'V', 'O', 'S', 'R', 'T', 'S', 'E', 'S'};
 // 1 does not say how the grid is aligned: its corners are; 1 and 2 alter no embeddings or masks; 1 to 3 calibrate nothing;
-// 1 to 4 know nothing of motion; 1 to 5 have the default thresholds of what becomes of objects.
-constexpr uint32_t kVersion = 6;
+// 1 to 4 know nothing of motion; 1 to 5 have the default thresholds of what becomes of objects; 1 to 6 do not divide cells.
+constexpr uint32_t kVersion = 7;
 constexpr size_t kHashAt = 24, kHeaderBytes = kHashAt + 32;
 constexpr int32_t kCircle = 0;  // the shape of the window
 constexpr bool kGlobalReference = true;
@@ -61,6 +61,7 @@ void write_all(SessionWriter &out, Memory &memory, const vosrt_session &session)
     const PresenceOptions &presence = options.presence;
     for (const int32_t value : {presence.lost_after, presence.back_after, presence.back_for}) out.put(value);
     for (const double value : {presence.lost_share, presence.clear_share, presence.back_confidence, presence.iou_factor, presence.iou_power}) out.put(value);
+    out.put(options.parts);
     memory.write(out);
     if (session.annotation != nullptr)
         out.bytes(session.annotation, static_cast<size_t>(session.frame_height) * session.frame_width);
@@ -142,6 +143,7 @@ SessionReader::SessionReader(std::span<const uint8_t> data) : data_(data) {
         for (int32_t *value : {&options_.lost_after, &options_.back_after, &options_.back_for}) *value = get<int32_t>();
         for (double *value : {&options_.lost_share, &options_.clear_share, &options_.back_confidence, &options_.iou_factor, &options_.iou_power}) *value = get<double>();
     }
+    if (version >= 7) options_.parts = get<int32_t>();
 }
 
 void SessionReader::check_network(const vosrt_load_options &wanted) const {
@@ -234,7 +236,7 @@ std::vector<ObjectTable::Reference> read_references(SessionReader &in, uint32_t 
 
 size_t Memory::slot_bytes(const ObjectTable &table) const {
     const bool bf16 = isa_is_bf16(options_.isa);
-    return cells() * (key_bytes(options_) + (bf16 ? sizeof(float) : 0) + table.order_ids().size() * sizeof(float));
+    return cells() * (key_bytes(options_) + (bf16 ? sizeof(float) : 0)) + mask_cells() * table.order_ids().size() * sizeof(float);
 }
 
 void Memory::write_slot(SessionWriter &out, Place place) {
@@ -244,7 +246,7 @@ void Memory::write_slot(SessionWriter &out, Place place) {
             out.bytes(slot.keys + cell * slot.key_stride, key_bytes(options_));
             if (slot.bias != nullptr) out.bytes(slot.bias + cell * slot.bias_stride, sizeof(float));
         }
-        for (int32_t cell = 0; cell < cells(); ++cell)
+        for (int32_t cell = 0; cell < mask_cells(); ++cell)
             for (const int32_t channel : objects_.order_channels()) out.put(slot.soft[cell * capacity() + channel]);
     });
 }
@@ -256,7 +258,7 @@ void Memory::read_slot(SessionReader &in, Place place) {
             std::memcpy(slot.keys + cell * slot.key_stride, in.bytes(stored), stored);
             if (slot.bias != nullptr) std::memcpy(slot.bias + cell * slot.bias_stride, in.bytes(sizeof(float)), sizeof(float));
         }
-        for (int32_t cell = 0; cell < cells(); ++cell)
+        for (int32_t cell = 0; cell < mask_cells(); ++cell)
             for (const int32_t channel : objects_.order_channels()) slot.soft[cell * capacity() + channel] = in.get<float>();
     });
 }

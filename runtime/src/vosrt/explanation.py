@@ -1,4 +1,7 @@
-"""What a pixel's label was read from: the past cells that voted, with their weights."""
+"""What a pixel's label was read from: the past cells that voted, with their weights.
+
+Where an option divides cells into parts, a cell is a part here: each reads the same part of its cell's neighbours.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ class Vote:
         reference: which reference's objects were read from it, from 0 in order of their frames. Background and the
             objects of the first marks are read through reference 0, objects that were marked later through their own.
         frame: of the cell, from 0 in the order in which the stream took frames.
-        cell: its row and column on the grid.
+        cell: its row and column on the grid of soft masks.
         x: pixel of the cell's centre.
         y: likewise.
         similarity: of the two cells, -1 to 1.
@@ -45,7 +48,7 @@ class Explanation:
     Attributes:
         frame: the newest one, counted as in `Vote`.
         cell: row and column of the pixel's cell.
-        grid: rows and columns of cells.
+        grid: rows and columns of soft masks.
         votes: the largest weight first within each reference.
     """
 
@@ -72,9 +75,10 @@ def explain(memory: Memory, temperature: float, frame_size: tuple[int, int], y: 
     rows, columns, _ = info["shape"]
     if not len(found.similarity):
         raise InputError("nothing was matched with this frame: it came before the first marks, or has them")
-    axes = [_Axis(rows, height, info["align_corners"]), _Axis(columns, width, info["align_corners"])]
+    parts, align_corners = info["parts"], info["align_corners"]
+    axes = [_Axis(rows * parts, height, align_corners), _Axis(columns * parts, width, align_corners)]
     row, column = axes[0].cell(y), axes[1].cell(x)
-    query, votes = row * columns + column, []
+    query, votes = row // parts * columns + column // parts, []
     for reference in range(len(found.similarity)):
         kept = found.frame[reference, query] >= 0
         similarity, frames, cells = (
@@ -82,11 +86,12 @@ def explain(memory: Memory, temperature: float, frame_size: tuple[int, int], y: 
         )
         weights = _softmax(similarity / np.float32(temperature))
         for at in np.argsort(-weights, kind="stable"):
-            there = divmod(int(cells[at]), columns)
+            there_y, there_x = divmod(int(cells[at]), columns)
+            there = (there_y * parts + row % parts, there_x * parts + column % parts)
             place = {"y": axes[0].pixel(there[0]), "x": axes[1].pixel(there[1])}
             numbers = {"similarity": float(similarity[at]), "weight": float(weights[at])}
             votes.append(Vote(reference=reference, frame=int(frames[at]), cell=there, **place, **numbers))
-    return Explanation(info["frames"] - 1, (row, column), (rows, columns), tuple(votes))
+    return Explanation(info["frames"] - 1, (row, column), (rows * parts, columns * parts), tuple(votes))
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ class HostStream:
         self._call("remove", object_id)
 
     def soft_masks(self) -> F32Array:
-        """Soft masks of the newest frame, f32 [h, w, 1 + objects]."""
+        """Soft masks of the newest frame, f32 [h * parts, w * parts, 1 + objects]."""
         assert self.memory is not None
         return self.memory.soft_masks()
 

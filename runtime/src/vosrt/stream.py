@@ -284,7 +284,7 @@ class Stream(Closing, NotCopied):
 
     @exclusive
     def soft_masks(self) -> F32Array:
-        """Soft masks of the newest frame, f32 [h, w, 1 + objects]: background, then ids ascending."""
+        """Soft masks of the newest frame, f32 [h * parts, w * parts, 1 + objects]: background, then ids ascending."""
         return self._begun("read soft masks").soft_masks()
 
     @exclusive
@@ -310,7 +310,7 @@ class Stream(Closing, NotCopied):
         """Replace the soft masks of the newest frame, from which later frames are labelled; its own result stays.
 
         Args:
-            masks: f32 [h, w, 1 + objects], as `soft_masks` gives them.
+            masks: f32 [h * parts, w * parts, 1 + objects], as `soft_masks` gives them.
 
         Raises:
             InputError: no frame was given yet.

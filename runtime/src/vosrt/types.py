@@ -117,6 +117,9 @@ class PropagationOptions:
             it did over the last four frames and not as the background did, and loses the others
             (`vosrt.core.reference.move_together`), so that surfaces which come into view are kept. 0 leaves masks as
             they are read.
+        parts: of a cell, to a side: soft masks are remembered for ``parts * parts`` equal parts of every cell, and each
+            part reads the same part of the cell's neighbours. Features stay one per cell, and so does what matching
+            costs. More than 1 needs an encoder whose corners are not aligned.
         lost_share: share of an object's usual area, the median of its newest areas, with less than which it is hardly
             seen. This option and the following ones say what becomes of objects (`ObjectResult.state`); no mask depends
             on them.
@@ -144,6 +147,7 @@ class PropagationOptions:
     guided: int = 0
     calibration: int = 0
     motion: float = 0.0
+    parts: int = 1
     lost_share: float = 0.15
     clear_share: float = 0.25
     lost_after: int = 3

@@ -42,7 +42,7 @@ _WHITE, _BLACK, _CLICK = (255, 255, 255), (0, 0, 0), (0, 255, 255)
 
 @dataclass(frozen=True)
 class Seen:
-    """A frame that may vote: its picture, its labels u8 [H, W] and the object of each cell u8 [h, w]."""
+    """A frame that may vote: its picture, its labels u8 [H, W] and the object of each cell or part u8 [h, w]."""
 
     frame: Frame
     labels: U8Array

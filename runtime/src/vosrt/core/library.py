@@ -358,6 +358,7 @@ class LibraryMemory(NotCopied):
         weakref.finalize(self, library.plain, "vosrt_memory_destroy", handle).atexit = False
         info = self._info()
         self._shape, self._top_k = (info.height, info.width, info.channels), int(info.top_k)
+        self._masks = (info.height * info.parts, info.width * info.parts)
 
     def __getattr__(self, name: str) -> Any:
         """Refuse what was made by ``__new__`` alone.
@@ -393,7 +394,7 @@ class LibraryMemory(NotCopied):
     def info(self) -> dict[str, Any]:
         """Counters; see `vosrt.core.memory.Memory`."""
         info = self._info()
-        names = ("threads", "objects", "references", "frames", "bytes", "head", "survivors")
+        names = ("threads", "objects", "references", "frames", "bytes", "head", "survivors", "parts")
         counters = {name: getattr(info, name) for name in names}
         isa = self._library.plain("vosrt_isa_name", info.isa).decode()
         return {"isa": isa, **counters, "shape": self._shape, "align_corners": info.align_corners == 1}
@@ -425,7 +426,7 @@ class LibraryMemory(NotCopied):
         return labels, confidence
 
     def _masks_shape(self) -> tuple[int, ...]:
-        return (*self._shape[:2], 1 + len(self.object_ids))
+        return (*self._masks, 1 + len(self.object_ids))
 
     def soft_masks(self) -> F32Array:
         """Soft masks of the newest frame; see `vosrt.core.memory.Memory`."""

@@ -27,7 +27,7 @@ class Memory(Protocol):
 
         ``isa``, ``threads``, ``objects``, ``references``, ``frames`` pushed, ``bytes``, ``head`` (channels that
         similarities are bounded by; 0 if every product is computed), ``survivors`` (share of the keys bounded for the
-        newest frame whose products were computed all the same), ``shape`` (h, w, K), ``align_corners``.
+        newest frame whose products were computed all the same), ``shape`` (h, w, K), ``align_corners``, ``parts``.
         """
 
     def push(self, embedding: F32Array) -> None:
@@ -68,10 +68,10 @@ class Memory(Protocol):
         """Object ids u8 [height, width] and confidence f32 [height, width] of the newest frame."""
 
     def soft_masks(self) -> F32Array:
-        """Soft masks of the newest frame, f32 [h, w, 1 + objects]: background, then ids ascending."""
+        """Soft masks of the newest frame, f32 [h * parts, w * parts, 1 + objects]: background, then ids ascending."""
 
     def set_soft_masks(self, masks: F32Array) -> None:
-        """Replace the newest frame's soft masks, f32 [h, w, 1 + objects]; references keep theirs.
+        """Replace the newest frame's soft masks, f32 [h * parts, w * parts, 1 + objects]; references keep theirs.
 
         Raises:
             OptionError: the array does not have this shape or dtype, or holds a negative or not finite value.

@@ -297,16 +297,18 @@ def move_together(soft: F32Array, steps: Steps, strength: float) -> F32Array:
     multiplied by e^(strength * evidence), and the masks of a cell are divided by their sum.
 
     Args:
-        soft: f32 [h, w, M], background first.
-        steps: how the cells moved.
+        soft: f32 [h * parts, w * parts, M], background first.
+        steps: how the cells moved, f32 [4, h, w]; a cell's masks are the means of those of its parts.
         strength: what evidence is multiplied by.
 
     Returns:
-        f32 [h, w, M] of sum 1; zeros where a cell has no mass.
+        f32 [h * parts, w * parts, M] of sum 1; zeros where a part has no mass.
     """
-    evidence = np.zeros(soft.shape, dtype=np.float64)
+    parts = len(soft) // steps.share.shape[1]
+    cells = cell_means(soft, parts)
+    evidence = np.zeros(cells.shape, dtype=np.float64)
     for share, dy, dx in zip(*(plane.astype(np.float64) for plane in steps), strict=True):
-        shared = share[..., None] * soft
+        shared = share[..., None] * cells
         weight, rows, columns = (_box(shared * each[..., None], 14) for each in (np.ones_like(dy), dy, dx))
         with np.errstate(divide="ignore", invalid="ignore"):
             distance = np.hypot(dy[..., None] - rows / weight, dx[..., None] - columns / weight) / 0.4
@@ -314,11 +316,21 @@ def move_together(soft: F32Array, steps: Steps, strength: float) -> F32Array:
         support = np.minimum(weight / 4, 1)
         evidence += share[..., None] * (support[..., :1] * support * (distance[..., :1] - distance))
     evidence /= (steps.share.sum(axis=0, dtype=np.float64) + 0.05)[..., None]
+    evidence = evidence.repeat(parts, axis=0).repeat(parts, axis=1)
     largest = soft.max(axis=-1, keepdims=True).astype(np.float64)
     relative = soft / np.where(largest > 0, largest, 1)
     moved = relative * np.exp(strength * evidence)
     total = moved.sum(axis=-1, keepdims=True)
     return (moved / np.where(total > 0, total, 1)).astype(np.float32)
+
+
+def cell_means(soft: F32Array, parts: int) -> F32Array:
+    """The mean over the parts of every cell: f32 [h * parts, w * parts, M] becomes f32 [h, w, M]."""
+    if parts == 1:
+        return soft
+    height, width = soft.shape[0] // parts, soft.shape[1] // parts
+    means: F32Array = soft.reshape(height, parts, width, parts, -1).mean(axis=(1, 3))
+    return means
 
 
 class Neighbours(NamedTuple):
@@ -379,27 +391,31 @@ def _inside_window(y: int, height: int, width: int, radius: float) -> NDArray[np
     return inside.reshape(width, height * width)
 
 
-def read_out(neighbours: Neighbours, labels: F32Array, temperature: float) -> F32Array:
+def read_out(neighbours: Neighbours, labels: F32Array, temperature: float, parts: int = 1) -> F32Array:
     """Weighted sum of the neighbours' labels; the weights are a softmax over similarity / temperature.
 
-    The result is not renormalised. A cell without neighbours gets zeros.
+    The result is not renormalised. A cell without neighbours gets zeros. Where cells have parts, each part reads the
+    same part of the neighbours.
 
     Args:
         neighbours: what `match` found.
-        labels: f32 [N, h, w, M], soft labels of every slot.
+        labels: f32 [N, h * parts, w * parts, M], soft labels of every slot.
         temperature: τ.
+        parts: of a cell, to a side.
 
     Returns:
-        f32 [h, w, M].
+        f32 [h * parts, w * parts, M].
     """
-    slots, height, width, channels = labels.shape
+    slots, rows, columns, channels = labels.shape
+    height, width = rows // parts, columns // parts
     weight = _weights(neighbours, temperature)
     missing = neighbours.slot < 0
-    flat = labels.reshape(slots * height * width, channels)
+    flat = labels.reshape(slots, height, parts, width, parts, channels).swapaxes(2, 3)
+    flat = flat.reshape(slots * height * width, parts * parts * channels)
     attended = flat[np.where(missing, 0, neighbours.slot * (height * width) + neighbours.cell)]
     attended[missing] = 0
     total: F32Array = np.einsum("qk,qkm->qm", weight, attended)
-    return total.reshape(height, width, channels)
+    return total.reshape(height, width, parts, parts, channels).swapaxes(1, 2).reshape(rows, columns, channels)
 
 
 def read_values(neighbours: Neighbours, values: Sequence[F32Array], temperature: float) -> F32Array:
@@ -599,15 +615,15 @@ def _sample(plane: F32Array, rows: _Taps, columns: _Taps) -> F32Array:
 
 @dataclass
 class _Slot:
-    """A remembered frame: its key f32 [h, w, K] and its soft masks, one f32 [h, w] per id (0 = background)."""
+    """A remembered frame: its key f32 [h, w, K], and a soft mask f32 [h * parts, w * parts] per id (0: background)."""
 
     frame: int
     key: F32Array
     soft: dict[int, F32Array]
 
     def labels(self, ids: list[int]) -> F32Array:
-        """Soft masks of some ids, f32 [h, w, len(ids)]."""
-        absent = np.zeros(self.key.shape[:2], dtype=np.float32)
+        """Soft masks of some ids, f32 [h * parts, w * parts, len(ids)]."""
+        absent = np.zeros_like(self.soft[BACKGROUND])
         return np.stack([self.soft.get(object_id, absent) for object_id in ids], axis=-1)
 
     def release(self, object_id: int) -> None:
@@ -634,7 +650,7 @@ class NumpyMemory:
         align_corners: see `EncoderSpec`.
 
     Raises:
-        OptionError: a size is not positive.
+        OptionError: a size is not positive, or the options do not go with the alignment.
     """
 
     def __init__(
@@ -651,6 +667,9 @@ class NumpyMemory:
         self._shape = (height, width, channels)
         self._options = options or PropagationOptions()
         self._align_corners = align_corners
+        if self._options.parts > 1 and align_corners:
+            raise OptionError(f"parts is {self._options.parts}; expected 1 where corners are aligned")
+        self._masks = (height * self._options.parts, width * self._options.parts)
         self._recent: deque[_Slot] = deque(maxlen=self._options.context + 1)
         self._references: list[_Reference] = []
         self._frames = 0
@@ -677,6 +696,7 @@ class NumpyMemory:
             "bytes": sum(slot.key.nbytes + sum(plane.nbytes for plane in slot.soft.values()) for slot in slots),
             "shape": self._shape,
             "align_corners": self._align_corners,
+            "parts": self._options.parts,
         }
 
     def push(self, embedding: F32Array) -> None:
@@ -691,7 +711,7 @@ class NumpyMemory:
             self._settle_newest()
             self._propagate_to(slot)
         else:
-            slot.soft[BACKGROUND] = np.ones(self._shape[:2], dtype=np.float32)
+            slot.soft[BACKGROUND] = np.ones(self._masks, dtype=np.float32)
             self._top_k = self._empty_top_k()
         self._recent.append(slot)
         self._guide = None
@@ -715,7 +735,9 @@ class NumpyMemory:
             for object_id in ids:
                 self._biases.pop(object_id, None)
         elif ids and every and age % every == 0:
-            added = calibrate(anchor.labels(ids), anchor.key, newest.labels(ids), newest.key)
+            parts = self._options.parts
+            truth, soft = cell_means(anchor.labels(ids), parts), cell_means(newest.labels(ids), parts)
+            added = calibrate(truth, anchor.key, soft, newest.key)
             self._biases.update(zip(ids, (np.float32(self._options.object_bias) + added).tolist(), strict=True))
 
     def _propagate_to(self, slot: _Slot) -> None:
@@ -731,7 +753,8 @@ class NumpyMemory:
                 radius=self._options.radius,
                 top_k=self._options.top_k,
             )
-            soft = read_out(neighbours, np.stack([other.labels(ids) for other in context]), self._options.temperature)
+            labels = np.stack([other.labels(ids) for other in context])
+            soft = read_out(neighbours, labels, self._options.temperature, self._options.parts)
             slot.soft.update({object_id: soft[:, :, channel] for channel, object_id in enumerate(ids)})
             frames = np.array([*(other.frame for other in context), -1], dtype=np.int32)
             if position == 0 and self._options.motion:
@@ -766,7 +789,7 @@ class NumpyMemory:
         ids = [int(object_id) for object_id in np.unique(mask) if object_id != BACKGROUND]
         if not ids:
             raise MaskError("the mask marks no object; expected at least one pixel that is not 0")
-        marked = resize_mask(mask, ids, *self._shape[:2], align_corners=self._align_corners)
+        marked = resize_mask(mask, ids, *self._masks, align_corners=self._align_corners)
 
         # Rounding may carry the sum just past 1; soft masks are never negative.
         kept = np.maximum(0, 1 - marked.sum(axis=-1, dtype=np.float32))
@@ -824,7 +847,7 @@ class NumpyMemory:
         """Replace the newest frame's soft masks; see `vosrt.core.memory.Memory`."""
         newest = self._newest("set soft masks")
         ids = [BACKGROUND, *self.object_ids]
-        _check_array("soft masks", masks, (*self._shape[:2], len(ids)), np.float32)
+        _check_array("soft masks", masks, (*self._masks, len(ids)), np.float32)
         if (wrong := masks[~(np.isfinite(masks) & (masks >= 0))]).size:
             raise OptionError(f"a soft mask holds {wrong[0]}; expected finite values of at least 0")
         newest.soft = {object_id: masks[:, :, channel].copy() for channel, object_id in enumerate(ids)}
