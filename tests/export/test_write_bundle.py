@@ -66,6 +66,7 @@ def test_options_reach_the_manifest(small_checkpoint: Path, tmp_path: Path) -> N
     assert manifest.encoder.align_corners
 
 
+DEFAULT = Inference.of(load_bundle("default").manifest)
 INHERITED = Inference(options=PropagationOptions(radius=14.4, centring=0.8, guided=2), size=576, enlarge_percent=120)
 
 
@@ -80,7 +81,11 @@ INHERITED = Inference(options=PropagationOptions(radius=14.4, centring=0.8, guid
         ),
         ({"propagation": "published"}, Inference(options=PropagationOptions())),
         ({"propagation": "published", "guided": 3}, Inference(options=PropagationOptions(guided=3))),
-        ({"propagation": "default"}, Inference.of(load_bundle("default").manifest)),
+        ({"propagation": "default"}, DEFAULT),
+        (
+            {"propagation": "default", "align_corners": True},
+            replace(DEFAULT, options=replace(DEFAULT.options, parts=1)),
+        ),
     ],
 )
 def test_masks_are_propagated_as_by_the_start(

@@ -154,6 +154,7 @@ WRONG: dict[str, Edit] = {
     "schema true": lambda d: d.update(schema=True),
     "channels float": lambda d: d["encoder"].update(channels=4.0),
     "sides": lambda d: d["encoder"].update(min_side=64, max_side=32),
+    "parts": lambda d: (d["encoder"].update(align_corners=True), d["inference"].update(parts=2)),
     "graphs empty": lambda d: d.update(graphs={}),
     "graph name": lambda d: d["graphs"].update({"\x1b[2J": d["graphs"]["encoder"]}),
     "graph": lambda d: d["graphs"].update(encoder="encoder.onnx"),

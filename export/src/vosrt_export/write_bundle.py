@@ -287,6 +287,8 @@ def _inference(checkpoint: Checkpoint, options: ExportOptions) -> Inference:
         base = Inference(options=replace(published, radius=radius, guided=guided))
     changes = {name: getattr(options, name) for name in ("context", "pad_context", "guided")}
     changed = replace(base.options, **{name: value for name, value in changes.items() if value is not None})
+    if options.align_corners:  # its cells have no parts
+        changed = replace(changed, parts=1)
     return replace(base, options=changed, size=base.size if options.size is None else options.size)
 
 

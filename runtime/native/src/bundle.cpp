@@ -184,6 +184,8 @@ Bundle parse_manifest(std::string_view text, const std::string &where) {
     out.memory.align_corners = corners == nullptr || corners->boolean;
     if (family == "mask-embedding" && out.memory.align_corners)
         refuse(where + ": a mask-embedding bundle has encoder.align_corners false; export it again");
+    if (out.memory.parts > 1 && out.memory.align_corners)
+        refuse(where + ": 'inference.parts' is " + std::to_string(out.memory.parts) + "; expected 1 where encoder.align_corners is true");
     if (out.min_side > out.max_side) refuse(where + ": 'encoder.min_side' is larger than max_side");
     for (const auto &[name, value] : values.find("graphs")->members) out.graphs.push_back(graph_of(value, name));
     const auto find = [&](std::string_view name) {
