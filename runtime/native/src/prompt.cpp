@@ -25,9 +25,8 @@ constexpr int32_t kSampled = 8192, kAxisRounds = 20;   // cells that the axes of
 // similar cells outside are compared, how much the middle counts; the part of its box that an object covers.
 constexpr int32_t kBoxRounds = 4, kBoxNearest = 4;
 constexpr float kBoxFilled = 0.5f, kBoxColour = 0.5f, kBoxPlace = 0.2f, kBoxMiddle = 0.1f, kLeastFilled = 0.2f;
-constexpr int32_t kGuideRadius = 6;
-constexpr double kGuideEps = 3e-4;
-constexpr int32_t kPlaces = 6;  // inputs of the classifier besides looks: place, its products, and 1
+constexpr int32_t kGuideRadius = 6;  // pixels of the working frame at half its size
+constexpr int32_t kPlaces = 6;       // inputs of the classifier besides looks: place, its products, and 1
 
 double sum_of(const Plane &values) { return std::accumulate(values.begin(), values.end(), 0.0); }
 int32_t count_of(const Bits &bits) {
@@ -198,29 +197,6 @@ Parts parts_of(const Bits &bits, int32_t height, int32_t width, bool diagonal) {
         }
         out.sizes.push_back(size);
     }
-    return out;
-}
-
-// Means over windows that are mirrored at the border, of n values a pixel.
-Plane window_means(const Plane &values, int32_t height, int32_t width, int32_t n) {
-    const auto mirrored = [](int32_t at, int32_t size) {
-        while (at < 0 || at >= size) at = at < 0 ? -at - 1 : 2 * size - 1 - at;
-        return at;
-    };
-    constexpr float kShare = 1.0f / (2 * kGuideRadius + 1);
-    const size_t row = static_cast<size_t>(width) * n;
-    Plane across(values.size(), 0.0f), out(values.size(), 0.0f);
-    for (int32_t y = 0; y < height; ++y)
-        for (int32_t x = 0; x < width; ++x)
-            for (int32_t d = -kGuideRadius; d <= kGuideRadius; ++d) {
-                const float *from = values.data() + y * row + static_cast<size_t>(mirrored(x + d, width)) * n;
-                for (int32_t c = 0; c < n; ++c) across[y * row + static_cast<size_t>(x) * n + c] += kShare * from[c];
-            }
-    for (int32_t y = 0; y < height; ++y)
-        for (int32_t d = -kGuideRadius; d <= kGuideRadius; ++d) {
-            const float *from = across.data() + mirrored(y + d, height) * row;
-            for (size_t i = 0; i < row; ++i) out[y * row + i] += kShare * from[i];
-        }
     return out;
 }
 
@@ -432,30 +408,8 @@ Prompt::Prompt(const vosrt_embedding &frame, int32_t cell, const vosrt_prompt_op
       fine_(fine_graph(cells_, frame, cell, options)),
       scale_x_(static_cast<double>(frame.grid_width) * cell / frame.width),
       scale_y_(static_cast<double>(frame.grid_height) * cell / frame.height),
-      guide_height_(std::max(1, frame.height / 2)),
-      guide_width_(std::max(1, frame.width / 2)) {
-    const int32_t n = guide_height_ * guide_width_;
-    std::vector<uint8_t> half(static_cast<size_t>(n) * 3);
-    const Picture whole{VOSRT_FORMAT_BGR, frame.height, frame.width, frame.bgr, int64_t{3} * frame.width, nullptr, 0};
-    FrameScaler().run(whole, half.data(), guide_height_, guide_width_, int64_t{3} * guide_width_);
-    colour_.resize(half.size());
-    for (size_t i = 0; i < half.size(); ++i) colour_[i] = static_cast<float>(half[i]) / 255.0f;
-    Plane products(static_cast<size_t>(n) * 6);
-    constexpr std::array<std::array<int32_t, 2>, 6> kPairs{{{0, 0}, {0, 1}, {0, 2}, {1, 1}, {1, 2}, {2, 2}}};
-    for (int32_t i = 0; i < n; ++i)
-        for (size_t k = 0; k < 6; ++k) products[static_cast<size_t>(i) * 6 + k] = colour_[i * 3 + kPairs[k][0]] * colour_[i * 3 + kPairs[k][1]];
-    mean_ = window_means(colour_, guide_height_, guide_width_, 3);
-    inverse_ = window_means(products, guide_height_, guide_width_, 6);
-    for (int32_t i = 0; i < n; ++i) {
-        std::array<double, 6> m{};
-        for (size_t k = 0; k < 6; ++k)
-            m[k] = static_cast<double>(inverse_[static_cast<size_t>(i) * 6 + k]) - static_cast<double>(mean_[i * 3 + kPairs[k][0]]) * mean_[i * 3 + kPairs[k][1]] +
-                   (kPairs[k][0] == kPairs[k][1] ? kGuideEps : 0.0);
-        const double a = m[3] * m[5] - m[4] * m[4], b = m[2] * m[4] - m[1] * m[5], c = m[1] * m[4] - m[2] * m[3];
-        const double by = 1.0 / (m[0] * a + m[1] * b + m[2] * c);
-        const std::array<double, 6> inverse{a, b, c, m[0] * m[5] - m[2] * m[2], m[1] * m[2] - m[0] * m[4], m[0] * m[3] - m[1] * m[1]};
-        for (size_t k = 0; k < 6; ++k) inverse_[static_cast<size_t>(i) * 6 + k] = static_cast<float>(inverse[k] * by);
-    }
+      guide_(kGuideRadius) {
+    guide_.set(frame.bgr, frame.height, frame.width, int64_t{3} * frame.width);
 }
 
 void Prompt::segment(Clicks clicks, const std::optional<Box> &box, const Picture *mask, uint8_t *out) {
@@ -824,40 +778,24 @@ Plane Prompt::classify(const Plane &soft, Clicks clicks) const {
 }
 
 // The mask of the frame at half its size, its outline on the edges of the picture.
-Plane Prompt::follow_edges(const Plane &soft) const {
-    const int32_t n = guide_height_ * guide_width_;
-    const auto w = std::max(guide_width_, static_cast<int32_t>(std::nearbyint(guide_width_ * scale_x_)));
-    const auto h = std::max(guide_height_, static_cast<int32_t>(std::nearbyint(guide_height_ * scale_y_)));
+Plane Prompt::follow_edges(const Plane &soft) {
+    const int32_t rows = guide_.height(), columns = guide_.width();
+    const auto w = std::max(columns, static_cast<int32_t>(std::nearbyint(columns * scale_x_)));
+    const auto h = std::max(rows, static_cast<int32_t>(std::nearbyint(rows * scale_y_)));
     const Plane large = resized(soft, fine_.height, fine_.width, 1, h, w);
-    Plane mask(static_cast<size_t>(n) * 4);  // p and I p
-    for (int32_t i = 0; i < n; ++i) {
-        const float p = std::clamp(4.0f * (large[static_cast<size_t>(i / guide_width_) * w + i % guide_width_] - 0.5f) + 0.5f, 0.0f, 1.0f);
-        mask[static_cast<size_t>(i) * 4] = p;
-        for (size_t c = 0; c < 3; ++c) mask[static_cast<size_t>(i) * 4 + 1 + c] = p * colour_[static_cast<size_t>(i) * 3 + c];
-    }
-    Plane fitted = window_means(mask, guide_height_, guide_width_, 4);  // becomes offset and slope
-    for (int32_t i = 0; i < n; ++i) {
-        float *at = fitted.data() + static_cast<size_t>(i) * 4;
-        const float *mean = mean_.data() + static_cast<size_t>(i) * 3, *m = inverse_.data() + static_cast<size_t>(i) * 6;
-        std::array<float, 3> together{};
-        for (size_t c = 0; c < 3; ++c) together[c] = at[1 + c] - at[0] * mean[c];
-        at[1] = m[0] * together[0] + m[1] * together[1] + m[2] * together[2];
-        at[2] = m[1] * together[0] + m[3] * together[1] + m[4] * together[2];
-        at[3] = m[2] * together[0] + m[4] * together[1] + m[5] * together[2];
-        at[0] -= at[1] * mean[0] + at[2] * mean[1] + at[3] * mean[2];
-    }
-    fitted = window_means(fitted, guide_height_, guide_width_, 4);
-    Plane out(n);
-    for (int32_t i = 0; i < n; ++i) {
-        const float *at = fitted.data() + static_cast<size_t>(i) * 4, *colour = colour_.data() + static_cast<size_t>(i) * 3;
-        out[i] = at[0] + at[1] * colour[0] + at[2] * colour[1] + at[3] * colour[2];
-    }
-    return out;
+    Plane rest(static_cast<size_t>(rows) * columns);  // 1 - p: the guide filters the first channel as background
+    for (int32_t y = 0; y < rows; ++y)
+        for (int32_t x = 0; x < columns; ++x)
+            rest[static_cast<size_t>(y) * columns + x] = 0.5f - std::clamp(4.0f * (large[static_cast<size_t>(y) * w + x] - 0.5f), -0.5f, 0.5f);
+    constexpr std::array<int32_t, 1> kFirst{0};
+    const float *filtered = guide_.run({rows, columns, rest.data(), 1, kFirst, Alignment::half_pixel}, pool_);
+    for (size_t i = 0; i < rest.size(); ++i) rest[i] = 1.0f - filtered[i];
+    return rest;
 }
 
 // The soft mask as a mask of the frame, without small parts and holes in which nobody clicked.
-void Prompt::finish(const State &state, Clicks clicks, uint8_t *out) const {
-    const Plane soft = resized(follow_edges(state.soft), guide_height_, guide_width_, 1, height_, width_);
+void Prompt::finish(const State &state, Clicks clicks, uint8_t *out) {
+    const Plane soft = resized(follow_edges(state.soft), guide_.height(), guide_.width(), 1, height_, width_);
     Bits mask(soft.size());
     for (size_t i = 0; i < soft.size(); ++i) mask[i] = soft[i] > 0.5f;
     const auto pixel = [&](const Click &each) {

@@ -15,7 +15,9 @@
 #include <span>
 #include <vector>
 
+#include "guided.hpp"
 #include "picture.hpp"
+#include "thread_pool.hpp"
 #include "vosrt.h"
 
 namespace vosrt {
@@ -83,16 +85,15 @@ class Prompt {
     Plane halved(const Plane &fine) const;
     std::array<int32_t, 2> at(const Click &click) const;  // row and column on the fine grid
     Bits coarse_spot(const Click &click) const;
-    Plane follow_edges(const Plane &soft) const;
-    void finish(const State &state, Clicks clicks, uint8_t *out) const;
+    Plane follow_edges(const Plane &soft);
+    void finish(const State &state, Clicks clicks, uint8_t *out);
 
     const vosrt_prompt_options options_;
     const int32_t height_, width_;  // of the frame
     CellGraph cells_, fine_;
     double scale_x_, scale_y_;  // the padded working frame by the one that is seen
-    // Of the working frame at half its size: colours 0 to 1, their means and the inverse of their covariance in each window.
-    int32_t guide_height_, guide_width_;
-    Plane colour_, mean_, inverse_;  // 3, 3 and 6 a pixel
+    Guide guide_;
+    ThreadPool pool_{1};  // of the caller's thread alone
     // What is corrected, and the newest clicks with the state after each, so that the next click is one step.
     std::optional<Box> box_;
     Bits mask_;
