@@ -353,10 +353,23 @@ Plane CellGraph::walk(const Plane &weights, const Plane &pulls, Plane x, int32_t
             for (int32_t i = 0; i < n; ++i) applied[i] -= edge[i] * at[i + o] + edge[i - o] * at[i - o];
         }
     };
+    // In lanes, which compilers make vectors of: a sum in one chain waits for each addition.
+    constexpr int32_t kLanes = 8;
     const auto dot = [n](const float *a, const float *b) {
-        double sum = 0.0;
-        for (int32_t i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * b[i];
-        return sum;
+        std::array<double, kLanes> sums{};
+        int32_t i = 0;
+        for (; i + kLanes <= n; i += kLanes)
+            for (int32_t k = 0; k < kLanes; ++k) sums[static_cast<size_t>(k)] += static_cast<double>(a[i + k]) * b[i + k];
+        for (; i < n; ++i) sums[0] += static_cast<double>(a[i]) * b[i];
+        return std::accumulate(sums.begin(), sums.end(), 0.0);
+    };
+    const auto largest = [n](const float *a) {
+        std::array<float, kLanes> most{};
+        int32_t i = 0;
+        for (; i + kLanes <= n; i += kLanes)
+            for (int32_t k = 0; k < kLanes; ++k) most[static_cast<size_t>(k)] = std::max(most[static_cast<size_t>(k)], std::abs(a[i + k]));
+        for (; i < n; ++i) most[0] = std::max(most[0], std::abs(a[i]));
+        return *std::max_element(most.begin(), most.end());
     };
     float *direction = wide.data() + pad;
     std::copy(x.begin(), x.end(), direction);
@@ -369,13 +382,11 @@ Plane CellGraph::walk(const Plane &weights, const Plane &pulls, Plane x, int32_t
     for (int32_t round = 0; round < rounds && size > 1e-20; ++round) {
         apply();
         const float step = static_cast<float>(size / std::max(dot(direction, applied.data()), 1e-20));
-        float change = 0.0f;
         for (int32_t i = 0; i < n; ++i) {
             x[i] += step * direction[i];
             residual[i] -= step * applied[i];
-            change = std::max(change, std::abs(direction[i]));
         }
-        if (change * std::abs(step) < tolerance) break;
+        if (largest(direction) * std::abs(step) < tolerance) break;
         for (int32_t i = 0; i < n; ++i) scaled[i] = residual[i] / diagonal[i];
         const double before = std::exchange(size, dot(residual.data(), scaled.data()));
         const float kept = static_cast<float>(size / before);
