@@ -236,6 +236,8 @@ def test_a_video_is_read_over_http(write_video: Write) -> None:
 def test_unreachable_addresses_are_refused() -> None:
     with pytest.raises(SourceError, match=r"cannot be opened as a video \(.*reachable"):
         open_source("rtsp://127.0.0.1:1/camera")
+    with pytest.raises(SourceError, match=r"protocol not found\); expected .* vos-run batch fetches from stores"):
+        open_source("s3://bucket/clip.mp4")
 
 
 def test_closing_waits_for_no_reader_and_harms_none(write_video: Write, monkeypatch: pytest.MonkeyPatch) -> None:

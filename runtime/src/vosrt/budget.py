@@ -16,6 +16,7 @@ from vosrt.encoder import FrameArray
 from vosrt.errors import InputError, MaskError, OptionError
 from vosrt.locking import Closing
 from vosrt.stream import MaskArray, PendingStep, Stream
+from vosrt.text import counted
 from vosrt.types import F32Array, StepResult
 
 _SEEN = 5  # frames whose median decides: one slow frame changes nothing
@@ -140,7 +141,7 @@ class Budget:
         size = f"size {last.size} instead of {best.size}" if last.size != best.size else ""
         context = f"context {last.context} instead of {best.context}" if last.context != best.context else ""
         gave = " and ".join(each for each in (size, context) if each) or "nothing at the end"
-        return f"{kept}; given up: {gave} ({len(self.changes)} changes)" + (
+        return f"{kept}; given up: {gave} ({counted(len(self.changes), 'change')})" + (
             f"; {self.obstacle}" if self.obstacle else ""
         )
 

@@ -91,7 +91,7 @@ def show(*parts: RichTable | Cell) -> None:
     for part in parts:
         # A terminal wraps a table that is too wide for it. Rich would cut off its last figures.
         console.print(styled(part) if isinstance(part, str) else part, crop=False)
-    _write(text.getvalue())
+    _write("".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines()))  # cells are padded
 
 
 def table(

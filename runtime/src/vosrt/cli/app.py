@@ -24,7 +24,7 @@ import vosrt
 from vosrt import console
 from vosrt._signals import handled
 from vosrt.cli.help import show_help
-from vosrt.errors import MissingExtraError, VosrtError
+from vosrt.errors import MissingExtraError, OptionError, VosrtError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 TRACEBACK_VARIABLE = "VOSRT_TRACEBACK"
@@ -99,10 +99,12 @@ class _Program(TyperGroup):
 
 class _Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Answer ``--help-all``, and take former names of options."""
+        """Answer ``--help-all``, refuse empty words, and take former names of options."""
         if "--help-all" in args:
             self._write_help(ctx, whole=True)
             ctx.exit()
+        if not ctx.resilient_parsing:
+            _check_words(args)
         return super().parse_args(ctx, self._with_new_names(ctx, args))
 
     def _with_new_names(self, ctx: Any, args: list[str]) -> list[str]:
@@ -126,6 +128,19 @@ class _Command(TyperCommand):
             ctx.parent.command.write_help(ctx.parent, whole=whole)
         else:
             show_help(ctx, self, self.get_params(ctx), whole=whole)
+
+
+def _check_words(words: list[str]) -> None:
+    """Refuse empty words, which a variable of the shell that is not set leaves: as a path, one is the working folder.
+
+    Raises:
+        OptionError: a word, or the value of an option, is empty.
+    """
+    for before, word in pairwise(["", *words]):
+        name, equals, value = word.partition("=")
+        if not word or (name[:2] == "--" and equals and not value):
+            what = name or (before if before[:1] == "-" else "an argument")
+            raise OptionError(f"{what} is empty; is a variable of the shell not set?")
 
 
 class _App(typer.Typer):

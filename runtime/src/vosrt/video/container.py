@@ -55,6 +55,10 @@ def open_container(source: str, max_pixels: int, part_at: int = 0) -> InputConta
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         expected = "is the address right and reachable?" if is_url(source) else "expected a whole, playable video file"
+        if isinstance(error, av.error.ProtocolNotFoundError):
+            expected = (
+                "expected an address such as rtsp:// or https://; vos-run batch fetches from stores such as s3://"
+            )
         raise SourceError(f"{source}: cannot be opened as a video ({words(error)}); {expected}") from error
 
 
