@@ -9,7 +9,6 @@ the results of people who did not ask for it, so an engine of another package ru
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -27,8 +26,6 @@ from vosrt.types import ModelPrecision
 
 GROUP = "vosrt.engines"
 UNREGISTERED = ("auto", "fake")  # the fastest of the engines, and one for tests that reads no graph
-
-_log = logging.getLogger(__name__)
 
 
 class Factory(Protocol):
@@ -145,12 +142,11 @@ def registered(name: str) -> Registration:
 
 
 def plain_name(engine: str) -> str:
-    """The name of an engine, given that or a former one; a warning is logged for the latter."""
+    """The name of an engine, given that or a former one."""
     if engine in (*UNREGISTERED, *names()):
         return engine
     for name in auto_order():
         if engine in registered(name).former_names:
-            _log.warning("the engine %s is called %s; use that name", engine, name)
             return name
     return engine
 

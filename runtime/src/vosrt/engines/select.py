@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -22,6 +23,7 @@ from vosrt.onnx_file import Graph, as_graph
 from vosrt.types import ModelPrecision
 
 _PROBE_SIDE = 32
+_log = logging.getLogger(__name__)
 
 
 def create_encoder_engine(
@@ -50,7 +52,9 @@ def create_encoder_engine(
         MissingExtraError: the engine that was asked for, or every one, is not installed.
         EngineError: the engine that was asked for, or every one, cannot run the graph.
     """
-    engine = registry.plain_name(engine)
+    given, engine = engine, registry.plain_name(engine)
+    if engine != given:
+        _log.warning("the engine %s is called %s; use that name", given, engine)
     check_name(engine)
     graphs = [as_graph(graph)] if isinstance(graph, Graph | Path) else [*graph]
     if precision in get_args(Quantised):
