@@ -12,6 +12,7 @@ from vosrt.evaluation.human_parts import PARTS, PartsScore
 from vosrt.evaluation.pictures import Pictures, worst_frames
 from vosrt.evaluation.scoring import DatasetScore, SequenceScore
 from vosrt.evaluation.tables import Table, object_table, sequence_table, text_of
+from vosrt.text import counted
 
 _TITLES = {"davis16": "DAVIS 2016", "davis17": "DAVIS 2017", "ytvos": "YouTube-VOS", "vip": "VIP"}
 _PICTURES = 5  # a sequence
@@ -96,9 +97,8 @@ def _cards(score: DatasetScore) -> str:
         for name, value in score.figures.items()
     ]
     if score.missing:
-        cards.append(
-            f'<p class="warning">{len(score.missing)} sequences are left out: {escape(", ".join(score.missing))}.</p>'
-        )
+        missing = f"{counted(len(score.missing), 'sequence')} left out: {', '.join(score.missing)}."
+        cards.append(f'<p class="warning">{escape(missing)}</p>')
     return "".join(cards)
 
 
