@@ -484,7 +484,7 @@ def options(*given: str) -> Spoil:
         pytest.param(options("--size", "0"), "expected a short side in pixels, as in --size 360", id="no size"),
         pytest.param(options("--size=-3"), "expected a short side in pixels, as in --size 360", id="negative size"),
         pytest.param(options("--size", "480.0"), "expected a short side in pixels, as in --size 360", id="fraction"),
-        pytest.param(options("--size", ""), "expected a short side in pixels, as in --size 360", id="empty size"),
+        pytest.param(options("--size", ""), "--size is empty", id="empty size"),
         pytest.param(options("--threads", "-2"), "--threads is -2; expected 0", id="threads"),
         pytest.param(options("--start", "12"), "has 12 frames; frame 12 (--start) is past the end", id="start"),
         pytest.param(options("--end", "0"), "--end is 0; expected more than --start", id="end"),

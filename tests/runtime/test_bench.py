@@ -355,11 +355,16 @@ def quick_rates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick_rates")
-def test_vos_bench_measures_every_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_vos_bench_measures_every_setting(
+    tmp_path: Path, fake_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Each setting has a process and all stages; what cannot run is left out with its reason."""
     code = main([*QUICK, "--objects", "1,3", "--isa", "auto,amx-less"])
     assert code == 2  # a typing error is found before anything runs
-    code = main([*QUICK, "--objects", "1,3,255", "--json", "--budget-ms", "1e6", "-o", str(tmp_path), "--no-plot"])
+    assert main([*QUICK, "--json"]) == 0  # the default bundle, whose cells have parts
+    capsys.readouterr()
+    quick = [*QUICK, "--bundle", str(fake_bundle)]  # its cells are too few for 255 objects
+    code = main([*quick, "--objects", "1,3,255", "--json", "--budget-ms", "1e6", "-o", str(tmp_path), "--no-plot"])
     shown = capsys.readouterr()
     assert code == 0, shown.err
     header, one, three, advice = (json.loads(line) for line in shown.out.splitlines())
@@ -371,7 +376,9 @@ def test_vos_bench_measures_every_setting(tmp_path: Path, capsys: pytest.Capture
     assert one["frame"] == [64, 114]
     assert one["memory"]["survivors"] > 0  # seeds are computed twice, which a toy frame shows: it may exceed 1
     assert "left out: 64p, 255 objects" in shown.err
-    assert advice["fits"][0].startswith("vos-run SOURCE --mask FIRST.png -o OUT --size 64 --context 2")
+    assert advice["fits"][0].startswith(
+        f"vos-run SOURCE --mask FIRST.png -o OUT --bundle {fake_bundle} --size 64 --context 2"
+    )
     assert read_rows(tmp_path / "bench.jsonl") == (header, [one, three])
 
 

@@ -60,6 +60,7 @@ class CaseRun:
             1,
             self._channels,
             options,
+            align_corners=self._model.manifest.encoder.align_corners,
             precision=match_precision(case.precision),
             threads=threads,
             device=case.device,
