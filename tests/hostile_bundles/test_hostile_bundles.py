@@ -433,7 +433,8 @@ def everything_that_export_writes(plain: Manifest) -> Iterator[Manifest]:
         PropagationOptions(yield_background=False),
         *(one_option(name, each) for name, allowed in RANGES.items() for each in ends(name, allowed)),
     ):
-        yield replace(plain, inference=options)
+        encoder = replace(plain.encoder, align_corners=options.parts == 1)
+        yield replace(plain, encoder=encoder, inference=options)
     masks = MaskSpec(value_channels=64, context="context")
     yield with_masks(plain, masks)
     yield with_masks(plain, replace(masks, context="res3", rounds=0, residual=True, feedback=False))
