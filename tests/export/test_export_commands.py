@@ -56,7 +56,7 @@ def run_here(
         (("broken.safetensors", "-o", "bundle"), "broken.safetensors is not a whole safetensors file"),
         (("part.safetensors", "-o", "bundle", "--feature", "res4"), "no feature 'res4'; choose from: res3"),
         (("part.safetensors", "-o", "taken"), "taken is there already"),
-        (("part.safetensors", "-o", "bundle", "--name", ""), "the name is ''"),
+        (("part.safetensors", "-o", "bundle", "--name", ""), "--name is empty"),
         (("import-released", "nowhere.pth", "-o", "bundle"), "no such file: nowhere.pth"),
         (("import-released", "broken.safetensors", "-o", "bundle"), "is not a whole PyTorch file"),
         (("import-released", "x.pth", "-o", "x.safetensors", "--size", "240"), "--name and --size are for bundles"),
