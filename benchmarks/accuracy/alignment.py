@@ -75,10 +75,11 @@ def follow(model: Model, sequence: DavisSequence, scale: int, sampled: Sampled) 
 
 
 def load(bundle: str, align_corners: bool) -> Model:
-    """Load a bundle with another sampling of masks."""
+    """Load a bundle with another sampling of masks; its cells are whole, since none has parts where corners align."""
     opened = load_bundle(bundle)
     encoder = replace(opened.manifest.encoder, align_corners=align_corners)
-    return Model.load(replace(opened, manifest=replace(opened.manifest, encoder=encoder)))
+    inference = replace(opened.manifest.inference, parts=1)
+    return Model.load(replace(opened, manifest=replace(opened.manifest, encoder=encoder, inference=inference)))
 
 
 def measure(bundle: str, root: Path, settings: list[tuple[int, Sampled]]) -> list[dict[str, Any]]:
