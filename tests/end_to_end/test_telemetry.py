@@ -67,7 +67,9 @@ def watched(tmp_path: Path) -> Watched:
     def run(*command: str) -> None:
         log = tmp_path / "calls"
         environment = {
-            key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "ORT_", "CI", "TF_BUILD"))
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("XDG_", "ORT_", "CI", "TF_BUILD", "VOSRT_CACHE"))
         }
         environment |= {"HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(tmp_path / "scratch")}
         (tmp_path / "scratch").mkdir(exist_ok=True)
