@@ -142,10 +142,10 @@ def test_gst_inspect_lists_it(launch: Launch) -> None:
     ],
 )
 def test_mistakes_are_one_line(launch: Launch, read: str, element: str, message: str) -> None:
-    """A mistake ends the pipeline with its reason; the element never hangs.
+    """A mistake ends the pipeline with its reason.
 
     After an error, gst-launch 1.22.0 now and then waits for ever by itself: after ``identity error-after=1``, too.
-    An element that hangs would do so each time.
+    An element that hangs each time fails all the same.
     """
     done = None
     for _ in range(5):
